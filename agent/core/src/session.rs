@@ -1,0 +1,545 @@
+//! The link to the registry, as a state machine.
+//!
+//! ```text
+//!  Waiting(until) ──timeout──► Connecting ──connected──► Greeting ──welcome──► Live
+//!        ▲                        │ failed                 │ closed, silent       │ closed, silent
+//!        └────────────────────────┴────────────────────────┴──────────────────────┘
+//! ```
+//!
+//! The delay before a new attempt is drawn with full jitter from 1 s doubling to 30 s; it falls back to the first
+//! only after a session has lived for [`STABLE`], so that a registry that takes sessions and drops them is not
+//! hammered. A refusal that no retry can cure (revoked, unknown) waits much longer, and says so in `status`.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use orfe_protocol::close;
+use orfe_protocol::id::BootId;
+use orfe_protocol::message::{
+    FromAgent, FromRegistry, Goodbye, GoodbyeReason, Heartbeat, Hello, RefusedReason, Welcome,
+};
+use orfe_protocol::{desired::DesiredState, id::Revision};
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::backoff::Backoff;
+
+/// How long a session must live before the next failure counts as a first one.
+pub const STABLE: Duration = Duration::from_secs(60);
+
+/// How long the registry may take from the open socket to its welcome.
+pub const GREETING: Duration = Duration::from_secs(15);
+
+/// Silence beyond two heartbeats that is still forgiven: a busy registry, a short loss.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Wait after a refusal that a retry alone does not cure, and after an overloaded registry's answer.
+const LONG: Duration = Duration::from_secs(300);
+
+/// Bounds for the heartbeat interval that a registry may set; outside them it is taken for a mistake.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
+
+/// Something the shell must do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SessionCommand {
+    /// Open the socket and shake hands; answer with `handle_connected` or `handle_closed`.
+    Connect,
+    Send(FromAgent),
+    /// Close the socket, if there is one; no answer is expected.
+    Close,
+    /// A newer desired state came.
+    Desired(Box<DesiredState>),
+}
+
+/// Why the socket is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// It could not be opened, or broke. The text says why.
+    Lost(String),
+    /// The registry closed it with this code.
+    Code(u16, String),
+}
+
+/// How the link is, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// There is no registry to link to.
+    Off,
+    Connecting,
+    Connected,
+    /// Not connected; the text says why, and the instant when it is tried again.
+    Waiting {
+        reason: String,
+        until: Instant,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    Off,
+    Waiting {
+        until: Instant,
+        reason: String,
+    },
+    Connecting,
+    Greeting {
+        deadline: Instant,
+    },
+    Live {
+        since: Instant,
+        heartbeat: Duration,
+        next_beat: Instant,
+        last_heard: Instant,
+    },
+}
+
+/// The link's state machine; see the module's picture.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    backoff: Backoff,
+    boot: BootId,
+    agent_version: String,
+    known: Revision,
+    refused: Option<(RefusedReason, String)>,
+    commands: VecDeque<SessionCommand>,
+}
+
+impl Session {
+    /// A link that begins to connect at once, or is off for a device without a registry.
+    #[must_use]
+    pub fn new(enrolled: bool, boot: BootId, agent_version: String, known: Revision, now: Instant) -> Self {
+        let state = if enrolled {
+            State::Waiting {
+                until: now,
+                reason: "starting".to_owned(),
+            }
+        } else {
+            State::Off
+        };
+        Self {
+            state,
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            boot,
+            agent_version,
+            known,
+            refused: None,
+            commands: VecDeque::new(),
+        }
+    }
+
+    pub fn link(&self) -> LinkState {
+        match &self.state {
+            State::Off => LinkState::Off,
+            State::Connecting | State::Greeting { .. } => LinkState::Connecting,
+            State::Live { .. } => LinkState::Connected,
+            State::Waiting { until, reason } => LinkState::Waiting {
+                reason: reason.clone(),
+                until: *until,
+            },
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, State::Live { .. })
+    }
+
+    /// The socket is open and the Noise handshake done.
+    pub fn handle_connected(&mut self, now: Instant) {
+        if !matches!(self.state, State::Connecting) {
+            return;
+        }
+        self.state = State::Greeting {
+            deadline: now + GREETING,
+        };
+        self.send(FromAgent::Hello(Hello {
+            agent_version: self.agent_version.clone(),
+            boot: self.boot,
+            desired: self.known,
+            capabilities: Vec::new(),
+        }));
+    }
+
+    pub fn handle_message(&mut self, message: FromRegistry, now: Instant, rng: &mut StdRng) {
+        if let State::Live { last_heard, .. } = &mut self.state {
+            *last_heard = now;
+        }
+        match message {
+            FromRegistry::Welcome(welcome) => self.handle_welcome(&welcome, now, rng),
+            FromRegistry::Desired(desired) => self.handle_desired(desired),
+            FromRegistry::Ack(ack) => {
+                if let State::Live { heartbeat, .. } = &mut self.state {
+                    *heartbeat = interval(ack.heartbeat_ms);
+                }
+            }
+            FromRegistry::Refused(refused) => {
+                self.refused = Some((refused.reason, refused.message));
+                self.commands.push_back(SessionCommand::Close);
+                self.wait(now, rng, None);
+            }
+            // An answer to a claim has no place in a session; a newer registry may know better.
+            FromRegistry::Claimed(_) => {}
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: &Welcome, now: Instant, rng: &mut StdRng) {
+        if !matches!(self.state, State::Greeting { .. }) {
+            return;
+        }
+        let heartbeat = interval(welcome.heartbeat_ms);
+        // The first beat comes anywhere within the interval, so that a fleet that came back together does
+        // not beat together.
+        let next_beat = now + heartbeat.mul_f64(rng.random_range(0.0..=1.0));
+        self.refused = None;
+        self.state = State::Live {
+            since: now,
+            heartbeat,
+            next_beat,
+            last_heard: now,
+        };
+    }
+
+    fn handle_desired(&mut self, desired: Box<DesiredState>) {
+        let live = matches!(self.state, State::Live { .. });
+        // Equal is taken again: a registry restored from a copy may state the same revision differently.
+        if live && desired.revision >= self.known {
+            self.known = desired.revision;
+            self.commands.push_back(SessionCommand::Desired(desired));
+        }
+    }
+
+    /// The socket could not be opened, or is closed now.
+    pub fn handle_closed(&mut self, closed: &Closed, now: Instant, rng: &mut StdRng) {
+        match &self.state {
+            State::Off | State::Waiting { .. } => return,
+            State::Live { since, .. } if now.duration_since(*since) >= STABLE => self.backoff.reset(),
+            State::Live { .. } | State::Connecting | State::Greeting { .. } => {}
+        }
+        self.wait(now, rng, Some(closed));
+    }
+
+    fn wait(&mut self, now: Instant, rng: &mut StdRng, closed: Option<&Closed>) {
+        let (ceiling, reason) = match (&self.refused, closed) {
+            (Some((reason, message)), _) if !is_passing(*reason) => (Some(LONG), message.clone()),
+            (_, Some(Closed::Code(close::OVERLOADED, _))) => (
+                Some(LONG),
+                "the registry holds as many sessions as it can".to_owned(),
+            ),
+            (_, Some(Closed::Code(close::REVOKED, _))) => (Some(LONG), "this device was revoked".to_owned()),
+            (_, Some(Closed::Code(close::REPLACED, _))) => (
+                Some(Duration::from_secs(30)),
+                "another session of this device took its place".to_owned(),
+            ),
+            (_, Some(Closed::Code(code, text))) => {
+                (None, format!("the registry closed the session ({code} {text})"))
+            }
+            (_, Some(Closed::Lost(reason))) => (None, reason.clone()),
+            (Some((_, message)), None) => (None, message.clone()),
+            (None, None) => (None, "the registry was silent for too long".to_owned()),
+        };
+        let delay = match ceiling {
+            Some(ceiling) => ceiling.mul_f64(rng.random_range(0.5..=1.0)),
+            None => self.backoff.next(rng),
+        };
+        self.state = State::Waiting {
+            until: now + delay,
+            reason,
+        };
+    }
+
+    /// Tells the registry, if it listens.
+    pub fn report(&mut self, message: FromAgent) {
+        if self.is_live() {
+            self.send(message);
+        }
+    }
+
+    /// The daemon is going: say so and close.
+    pub fn goodbye(&mut self, reason: GoodbyeReason) {
+        self.report(FromAgent::Goodbye(Goodbye { reason }));
+        self.commands.push_back(SessionCommand::Close);
+        self.state = State::Off;
+    }
+
+    /// The network or the clock says that waiting is pointless: try at once.
+    pub fn hurry(&mut self, now: Instant) {
+        if let State::Waiting { until, .. } = &mut self.state {
+            *until = now;
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng) {
+        match &mut self.state {
+            State::Waiting { until, .. } if now >= *until => {
+                self.refused = None;
+                self.state = State::Connecting;
+                self.commands.push_back(SessionCommand::Connect);
+            }
+            State::Greeting { deadline } if now >= *deadline => self.give_up(now, rng),
+            State::Live {
+                heartbeat,
+                last_heard,
+                ..
+            } if now >= *last_heard + *heartbeat * 2 + GRACE => {
+                self.give_up(now, rng);
+            }
+            State::Live {
+                heartbeat, next_beat, ..
+            } if now >= *next_beat => {
+                *next_beat = now + heartbeat.mul_f64(rng.random_range(0.9..=1.1));
+                self.send(FromAgent::Heartbeat(Heartbeat {}));
+            }
+            State::Off
+            | State::Waiting { .. }
+            | State::Connecting
+            | State::Greeting { .. }
+            | State::Live { .. } => {}
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, rng: &mut StdRng) {
+        self.commands.push_back(SessionCommand::Close);
+        self.wait(now, rng, None);
+    }
+
+    /// When to call [`Session::handle_timeout`], and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match &self.state {
+            // The shell bounds the opening of the socket and answers in any case.
+            State::Off | State::Connecting => None,
+            State::Waiting { until, .. } => Some((*until, "connect to the registry")),
+            State::Greeting { deadline } => Some((*deadline, "no welcome from the registry")),
+            State::Live {
+                heartbeat,
+                next_beat,
+                last_heard,
+                ..
+            } => {
+                let silence = *last_heard + *heartbeat * 2 + GRACE;
+                Some(if *next_beat <= silence {
+                    (*next_beat, "heartbeat")
+                } else {
+                    (silence, "registry is silent")
+                })
+            }
+        }
+    }
+
+    pub fn poll_command(&mut self) -> Option<SessionCommand> {
+        self.commands.pop_front()
+    }
+
+    fn send(&mut self, message: FromAgent) {
+        self.commands.push_back(SessionCommand::Send(message));
+    }
+}
+
+fn interval(ms: u64) -> Duration {
+    Duration::from_millis(ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
+}
+
+/// Whether trying again soon may help.
+const fn is_passing(reason: RefusedReason) -> bool {
+    matches!(
+        reason,
+        RefusedReason::Unavailable | RefusedReason::Protocol | RefusedReason::Unknown
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use orfe_protocol::id::DeviceId;
+    use orfe_protocol::message::{Ack, Refused};
+    use rand::SeedableRng;
+
+    use super::*;
+
+    struct Bench {
+        session: Session,
+        now: Instant,
+        rng: StdRng,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let now = Instant::now();
+            let session = Session::new(true, BootId::generate(), "0".into(), Revision::default(), now);
+            Self {
+                session,
+                now,
+                rng: StdRng::seed_from_u64(7),
+            }
+        }
+
+        fn live() -> Self {
+            let mut bench = Self::new();
+            bench.run_to_timeout();
+            bench.session.handle_connected(bench.now);
+            bench.hear(welcome(1000));
+            bench.drain();
+            bench
+        }
+
+        fn run_to_timeout(&mut self) -> &'static str {
+            let (at, why) = self.session.poll_timeout().unwrap();
+            self.now = self.now.max(at);
+            self.session.handle_timeout(self.now, &mut self.rng);
+            why
+        }
+
+        fn hear(&mut self, message: FromRegistry) {
+            self.session.handle_message(message, self.now, &mut self.rng);
+        }
+
+        fn drain(&mut self) -> Vec<SessionCommand> {
+            std::iter::from_fn(|| self.session.poll_command()).collect()
+        }
+
+        fn wait_left(&self) -> Duration {
+            let LinkState::Waiting { until, .. } = self.session.link() else {
+                panic!("not waiting")
+            };
+            until.saturating_duration_since(self.now)
+        }
+    }
+
+    fn welcome(heartbeat_ms: u64) -> FromRegistry {
+        FromRegistry::Welcome(Welcome {
+            device: DeviceId::generate(),
+            name: "ab".parse().unwrap(),
+            session_epoch: 1,
+            heartbeat_ms,
+            server_time: Timestamp::UNIX_EPOCH,
+        })
+    }
+
+    fn desired(epoch: u64, revision: u64) -> FromRegistry {
+        let json = format!(r#"{{"epoch":{epoch},"revision":{revision},"device":"ab"}}"#);
+        FromRegistry::Desired(serde_json::from_str(&json).unwrap())
+    }
+
+    #[test]
+    fn it_connects_greets_and_beats() {
+        let mut bench = Bench::new();
+        bench.run_to_timeout();
+        assert_eq!(bench.drain(), [SessionCommand::Connect]);
+        bench.session.handle_connected(bench.now);
+        assert!(matches!(
+            bench.drain()[..],
+            [SessionCommand::Send(FromAgent::Hello(_))]
+        ));
+        assert_eq!(bench.session.link(), LinkState::Connecting);
+        bench.hear(welcome(1000));
+        assert_eq!(bench.session.link(), LinkState::Connected);
+        for _ in 0..5 {
+            assert_eq!(bench.run_to_timeout(), "heartbeat");
+            assert!(matches!(
+                bench.drain()[..],
+                [SessionCommand::Send(FromAgent::Heartbeat(_))]
+            ));
+            bench.hear(FromRegistry::Ack(Ack { heartbeat_ms: 1000 }));
+        }
+    }
+
+    #[test]
+    fn silence_ends_the_session_after_two_beats_and_the_grace() {
+        let mut bench = Bench::live();
+        let heard = bench.now;
+        while bench.session.is_live() {
+            bench.run_to_timeout();
+        }
+        assert_eq!(bench.now.duration_since(heard), Duration::from_secs(2) + GRACE);
+        assert!(bench.drain().contains(&SessionCommand::Close));
+    }
+
+    #[test]
+    fn a_registry_that_never_greets_is_given_up() {
+        let mut bench = Bench::new();
+        bench.run_to_timeout();
+        bench.session.handle_connected(bench.now);
+        assert_eq!(bench.run_to_timeout(), "no welcome from the registry");
+        assert!(matches!(bench.session.link(), LinkState::Waiting { .. }));
+    }
+
+    #[test]
+    fn a_stable_session_starts_the_backoff_anew_and_a_short_one_does_not() {
+        for (lived, attempts) in [(STABLE, 1), (Duration::from_secs(1), 4)] {
+            let mut bench = Bench::new();
+            for _ in 0..3 {
+                bench.run_to_timeout();
+                bench
+                    .session
+                    .handle_closed(&Closed::Lost("refused".into()), bench.now, &mut bench.rng);
+            }
+            bench.run_to_timeout();
+            bench.session.handle_connected(bench.now);
+            bench.hear(welcome(60_000));
+            bench.now += lived;
+            bench
+                .session
+                .handle_closed(&Closed::Lost("reset".into()), bench.now, &mut bench.rng);
+            assert_eq!(bench.session.backoff.attempts(), attempts);
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_no_retry_cures_waits_long_and_says_why() {
+        let mut bench = Bench::live();
+        bench.hear(FromRegistry::Refused(Refused {
+            reason: RefusedReason::DeviceRevoked,
+            message: "revoked by alice".into(),
+        }));
+        bench
+            .session
+            .handle_closed(&Closed::Code(4003, String::new()), bench.now, &mut bench.rng);
+        assert!(bench.wait_left() >= LONG / 2);
+        let LinkState::Waiting { reason, .. } = bench.session.link() else {
+            panic!("not waiting")
+        };
+        assert_eq!(reason, "revoked by alice");
+        bench.session.hurry(bench.now);
+        assert_eq!(bench.wait_left(), Duration::ZERO);
+    }
+
+    #[test]
+    fn older_desired_states_are_not_taken() {
+        let mut bench = Bench::live();
+        bench.hear(desired(2, 5));
+        bench.hear(desired(2, 4));
+        bench.hear(desired(1, 900));
+        bench.hear(desired(2, 5));
+        bench.hear(desired(3, 1));
+        let taken: Vec<String> = bench
+            .drain()
+            .iter()
+            .filter_map(|command| match command {
+                SessionCommand::Desired(desired) => Some(desired.revision.to_string()),
+                SessionCommand::Connect | SessionCommand::Send(_) | SessionCommand::Close => None,
+            })
+            .collect();
+        assert_eq!(taken, ["2.5", "2.5", "3.1"]);
+    }
+
+    #[test]
+    fn nothing_is_said_before_the_welcome_or_after_goodbye() {
+        let mut bench = Bench::new();
+        bench.session.report(FromAgent::Heartbeat(Heartbeat {}));
+        bench.hear(desired(1, 1));
+        assert_eq!(bench.drain(), []);
+        let mut bench = Bench::live();
+        bench.session.goodbye(GoodbyeReason::Shutdown);
+        assert!(matches!(
+            bench.drain()[..],
+            [SessionCommand::Send(FromAgent::Goodbye(_)), SessionCommand::Close]
+        ));
+        assert_eq!(bench.session.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_absurd_interval_is_bounded() {
+        assert_eq!(interval(0), HEARTBEAT_MIN);
+        assert_eq!(interval(u64::MAX), HEARTBEAT_MAX);
+    }
+}

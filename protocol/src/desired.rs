@@ -1,0 +1,138 @@
+//! Desired state: what the registry wants of one device.
+//!
+//! It is whole, never a difference: a device that missed ten revisions needs only the newest. The agent keeps
+//! it in a private file and makes it true with or without the registry.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::id::{InstanceId, Revision};
+use crate::key::WireGuardPublicKey;
+use crate::name::{DeviceName, HostName};
+use crate::secret::Secret;
+use crate::tag::Tags;
+
+/// Most provisioners on one device; a slot number has two digits in a provisioner's name.
+pub const SLOTS_MAX: u8 = 64;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DesiredState {
+    #[serde(flatten)]
+    pub revision: Revision,
+    pub device: DeviceName,
+    /// Tags that the join code or an admin gave. Detected tags are added by the agent below them.
+    #[serde(default)]
+    pub tags: Tags,
+    /// What the provisioners connect to; none means that no provisioner is wanted.
+    #[serde(default)]
+    pub coder: Option<Coder>,
+    /// How many provisioners to run, 1 to [`SLOTS_MAX`].
+    #[serde(default = "one")]
+    pub slots: u8,
+    /// None: Coder is reached directly.
+    #[serde(default)]
+    pub tunnel: Option<Tunnel>,
+    /// Whether a missing Docker engine makes the device unhealthy, or only earns a warning.
+    #[serde(default)]
+    pub docker_required: bool,
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// A Coder deployment and the way in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Coder {
+    pub url: Url,
+    pub credential: Credential,
+    /// PEM certificates to trust beside the system's, for a Coder behind a private authority.
+    #[serde(default)]
+    pub ca_pem: Option<String>,
+}
+
+/// What a provisioner shows to Coder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Credential {
+    /// The deployment-wide pre-shared key of Coder (not WireGuard's).
+    Psk(Secret),
+    /// A provisioner key of this device; its tags are bound to it on the server.
+    Key(Secret),
+}
+
+impl Credential {
+    pub fn secret(&self) -> &Secret {
+        match self {
+            Self::Psk(secret) | Self::Key(secret) => secret,
+        }
+    }
+}
+
+/// The device's end of the tunnel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Inner addresses of this device.
+    pub addresses: Vec<IpAddr>,
+    pub gateway: Gateway,
+    /// The names that policy lets this device reach, and the inner address that stands for each.
+    pub names: BTreeMap<HostName, NamedDestination>,
+    /// Interval of WireGuard's persistent keepalive, in seconds; 0 sends none.
+    #[serde(default = "keepalive")]
+    pub keepalive_s: u16,
+}
+
+fn keepalive() -> u16 {
+    25
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gateway {
+    pub public_key: WireGuardPublicKey,
+    /// Where its UDP port is, `host:port`, best first.
+    pub endpoints: Vec<String>,
+    /// One life of the gateway: when it changes, the old session is gone and a handshake is due at once.
+    pub instance: InstanceId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedDestination {
+    pub address: IpAddr,
+    /// TCP ports that policy allows.
+    pub ports: Vec<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_registry_leaves_out_has_a_meaning() {
+        let json = r#"{"epoch":1,"revision":4,"device":"alices-laptop"}"#;
+        let desired: DesiredState = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            desired.revision,
+            Revision {
+                epoch: 1,
+                revision: 4
+            }
+        );
+        assert_eq!((desired.slots, desired.docker_required), (1, false));
+        assert!(desired.coder.is_none() && desired.tunnel.is_none());
+    }
+
+    #[test]
+    fn a_credential_is_not_printed() {
+        let coder = Coder {
+            url: "https://coder.example.com".parse().unwrap(),
+            credential: Credential::Psk(Secret::new("hunter2".into())),
+            ca_pem: None,
+        };
+        assert!(!format!("{coder:?}").contains("hunter2"));
+        let json = serde_json::to_string(&coder).unwrap();
+        assert_eq!(serde_json::from_str::<Coder>(&json).unwrap(), coder);
+    }
+}

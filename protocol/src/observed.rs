@@ -1,0 +1,250 @@
+//! Observed state: what one device sees of itself, reported whole and at once when it changes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::Revision;
+use crate::tag::Tags;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObservedState {
+    /// The desired state that this is the answer to.
+    pub desired: Revision,
+    pub agent_version: String,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    pub health: Health,
+    pub checks: Vec<Check>,
+    pub facts: Facts,
+    /// The tags in force: detected, and over them those of the desired state.
+    pub tags: Tags,
+    #[serde(default)]
+    pub tunnel: Option<TunnelStatus>,
+    pub provisioners: Vec<ProvisionerStatus>,
+}
+
+/// The verdict over all checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Every required check passes.
+    Healthy,
+    /// A required check has not passed yet, and none has failed for good.
+    Starting,
+    /// A required check fails.
+    Unhealthy,
+    /// Nothing is asked of the device, or it was asked to stop.
+    Idle,
+    #[serde(other)]
+    Unknown,
+}
+
+/// One coded health check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    pub code: CheckCode,
+    pub outcome: CheckOutcome,
+    /// Whether `healthy` depends on it.
+    pub required: bool,
+    /// What was found, in a sentence for people.
+    pub message: String,
+    /// What to do, when there is something to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Since when the outcome is what it is.
+    pub since: Timestamp,
+}
+
+/// Which check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckCode {
+    /// A WireGuard handshake within the last 180 s.
+    Tunnel,
+    /// Every wanted provisioner is connected to Coder.
+    Connected,
+    /// A usable terraform is on the provisioners' PATH.
+    Terraform,
+    /// Room on the disk of the state folder.
+    Disk,
+    /// A Docker engine answers.
+    Docker,
+    /// The session to the registry stands.
+    Registry,
+    #[serde(other)]
+    Unknown,
+}
+
+impl CheckCode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Connected => "connected",
+            Self::Terraform => "terraform",
+            Self::Disk => "disk",
+            Self::Docker => "docker",
+            Self::Registry => "registry",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckOutcome {
+    Ok,
+    /// Not known yet, or on its way.
+    Pending,
+    Warning,
+    Failed,
+    #[serde(other)]
+    Unknown,
+}
+
+/// What was detected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    pub hostname: String,
+    /// `linux`, `darwin`, `windows`: Coder's spelling.
+    pub os: String,
+    #[serde(default)]
+    pub os_version: String,
+    /// `amd64`, `arm64`, …: Coder's spelling.
+    pub arch: String,
+    pub cpu_model: String,
+    pub cpu_cores: u32,
+    pub memory_mib: u64,
+    /// `laptop`, `desktop`, `server`, `vm`; empty when it could not be told.
+    #[serde(default)]
+    pub chassis: String,
+    pub docker: Docker,
+    pub gpus: Vec<Gpu>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Docker {
+    Present {
+        version: String,
+    },
+    Absent {
+        reason: String,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    pub vendor: String,
+    pub model: String,
+    /// The value of the `gpu` tag that it gives, such as `nvidia-rtx4090`.
+    pub tag: String,
+    /// Where it was seen.
+    pub evidence: String,
+}
+
+/// How the tunnel is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    pub phase: TunnelPhase,
+    pub since: Timestamp,
+    #[serde(default)]
+    pub last_handshake_at: Option<Timestamp>,
+    /// Where the gateway is, as it was last resolved.
+    #[serde(default)]
+    pub endpoint: Option<SocketAddr>,
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Which TCP stack carries the connections: `smoltcp`.
+    pub tcp_stack: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunnelPhase {
+    Connecting,
+    Up,
+    Down,
+    #[serde(other)]
+    Unknown,
+}
+
+impl TunnelPhase {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How the provisioner in one slot is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProvisionerStatus {
+    pub slot: u8,
+    /// Its name towards Coder.
+    pub name: String,
+    pub state: ProvisionerState,
+    pub since: Timestamp,
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Unplanned ends of the child since the daemon started.
+    pub restarts: u32,
+    /// What it waits for, or why it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// State of a slot; `ARCHITECTURE.md` draws how they follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProvisionerState {
+    Idle,
+    /// Waits for something it needs before the child can start.
+    Blocked,
+    Starting,
+    /// Runs, and was not connected yet.
+    Up,
+    Connected,
+    Reconnecting,
+    /// Coder answered 403: the child lives and will never dial again.
+    Rejected,
+    Backoff,
+    Draining,
+    #[serde(other)]
+    Unknown,
+}
+
+impl ProvisionerState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Blocked => "blocked",
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Connected => "connected",
+            Self::Reconnecting => "reconnecting",
+            Self::Rejected => "rejected",
+            Self::Backoff => "backoff",
+            Self::Draining => "draining",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Health {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Starting => "starting",
+            Self::Unhealthy => "unhealthy",
+            Self::Idle => "idle",
+            Self::Unknown => "unknown",
+        }
+    }
+}
