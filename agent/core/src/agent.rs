@@ -5,7 +5,7 @@
 //! three steps, whatever came in: slots are told whether they are wanted and what they wait for, checks are judged
 //! anew, and what the registry does not know yet is reported. So no input needs to remember what depends on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -50,6 +50,13 @@ pub enum Input {
     ChildExited {
         slot: u8,
         exit: Exit,
+    },
+    /// A child of an earlier life of the daemon runs in a slot and is being ended.
+    OrphanLeft {
+        slot: u8,
+    },
+    OrphanGone {
+        slot: u8,
     },
     /// Open connections to Coder that the proxy holds for a slot's child.
     Connections {
@@ -114,6 +121,9 @@ pub struct Start {
     pub rng: StdRng,
 }
 
+/// Why nothing starts in a slot while a child of an earlier life is there.
+const ORPHAN: &str = "the provisioner of an earlier run finishes its job";
+
 /// The agent; see the module's text.
 #[derive(Debug)]
 pub struct Agent {
@@ -125,6 +135,8 @@ pub struct Agent {
     slots: BTreeMap<u8, Slot>,
     /// What each running child was started with, to see when it must be replaced.
     plans: BTreeMap<u8, ChildPlan>,
+    /// Slots in which a child of an earlier life still finishes its job.
+    orphans: BTreeSet<u8>,
     desired: Option<DesiredState>,
     facts: Option<Facts>,
     tunnel: Option<TunnelStatus>,
@@ -163,6 +175,7 @@ impl Agent {
             session,
             slots: BTreeMap::new(),
             plans: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             desired: None,
             facts: None,
             tunnel: None,
@@ -209,6 +222,8 @@ impl Agent {
             Input::Facts(facts) => self.facts = Some(*facts),
             Input::Terraform(terraform) => self.terraform = terraform,
             Input::DiskFree(free) => self.disk_free_mib = free,
+            Input::OrphanLeft { slot } => drop(self.orphans.insert(slot)),
+            Input::OrphanGone { slot } => drop(self.orphans.remove(&slot)),
             Input::PathChanged => self.handle_path_changed(now),
             Input::Stop => self.stop(now),
             Input::StopNow => {
@@ -355,7 +370,13 @@ impl Agent {
                 self.plans.remove(&number);
                 slot.replace(now);
             }
-            slot.want(blocked_by.clone(), now);
+            let orphan = self.orphans.contains(&number);
+            let blocked_by = if orphan {
+                Some(ORPHAN.to_owned())
+            } else {
+                blocked_by.clone()
+            };
+            slot.want(blocked_by, now);
         }
         for slot in self.slots.values_mut().filter(|slot| slot.number() >= wanted) {
             slot.unwant(now);

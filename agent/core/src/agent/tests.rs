@@ -352,6 +352,24 @@ fn after_a_path_change_everything_is_cut_and_tried_at_once() {
 }
 
 #[test]
+fn an_orphan_finishes_before_anything_starts_in_its_slot() {
+    let mut bench = Bench::new(Some(desired(1)));
+    bench.input(Input::OrphanLeft { slot: 0 });
+    bench.input(Input::Facts(Box::new(unknown_facts())));
+    bench.input(Input::Terraform(Terraform::Found {
+        version: "1.11.4".into(),
+    }));
+    bench.input(Input::Tunnel(Some(tunnel(TunnelPhase::Up))));
+    assert!(spawns(&bench.take()).is_empty());
+    assert_eq!(
+        bench.agent.observed().provisioners[0].reason.as_deref(),
+        Some(ORPHAN)
+    );
+    bench.input(Input::OrphanGone { slot: 0 });
+    assert_eq!(spawns(&bench.take()).len(), 1);
+}
+
+#[test]
 fn a_secret_is_in_no_debug_output() {
     let mut bench = Bench::ready();
     let commands = bench.take();
