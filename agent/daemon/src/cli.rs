@@ -1,0 +1,143 @@
+//! The command line, as data.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXAMPLES: &str = "\
+Examples:
+  orfe-registry join-code create | orfe join -    enrol this machine
+  orfe run                                        work until stopped
+  orfe status                                     how is it?
+  orfe status --check ready && echo 'at work'     for scripts";
+
+/// Puts this machine to work as a Coder provisioner, and keeps it healthy.
+#[derive(Debug, Parser)]
+#[command(name = "orfe", version, max_term_width = 80, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub places: PlaceArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where things are. A flag wins over its variable, that over the config file, that over the default.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PlaceArgs {
+    /// Config file [env: `ORFE_CONFIG`]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// State folder: keys, desired state, logs [env: `ORFE_STATE`]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Control socket of the daemon [env: `ORFE_CONTROL`]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Enrol this machine with a join code
+    Join(JoinArgs),
+    /// Run the daemon in the foreground
+    Run,
+    /// Show how the daemon is
+    Status(StatusArgs),
+    /// Check or show the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script for a shell
+    Completions { shell: Shell },
+    /// Print the version
+    Version {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  orfe-registry join-code create | ssh laptop orfe join -
+  orfe join - --name gpu-box < code.txt
+
+The code dies when it is used, so it may also be given in place of `-`.")]
+pub(crate) struct JoinArgs {
+    /// The join code, or `-` to read it from standard input
+    #[arg(value_name = "CODE|-")]
+    pub code: String,
+    /// Name in the fleet; the host name by default
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 healthy, 3 not healthy (or not ready), 5 the daemon is not
+running.")]
+pub(crate) struct StatusArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Go on and show every change, until interrupted
+    #[arg(long, conflicts_with = "check")]
+    pub watch: bool,
+    /// Print nothing; answer by exit code alone
+    #[arg(long, value_name = "WHAT")]
+    pub check: Option<Probe>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Probe {
+    /// The daemon answers
+    Live,
+    /// Every required check passes
+    Ready,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read the configuration and say what is wrong with it
+    Check,
+    /// Print the configuration in force
+    Show {
+        /// Say for each value where it comes from
+        #[arg(long)]
+        origin: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_into_80_columns() {
+        let mut command = Cli::command();
+        command.build();
+        for name in ["", "join", "run", "status", "config", "completions", "version"] {
+            let page = if name.is_empty() {
+                command.render_long_help()
+            } else {
+                command.find_subcommand_mut(name).unwrap().render_long_help()
+            };
+            for line in page.to_string().lines() {
+                assert!(line.chars().count() <= 80, "`orfe {name} --help`: {line}");
+            }
+        }
+    }
+}

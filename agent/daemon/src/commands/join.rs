@@ -1,0 +1,187 @@
+//! `orfe join`: enrols this machine.
+//!
+//! Keys are made (or found, after a lost answer) before anything is sent. The claim goes through the Noise session with the key
+//! that the join code pins, so a registry that does not hold it learns neither the code's secret nor anything else.
+
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+
+use orfe_protocol::join_code::{InvalidJoinCode, JoinCode};
+use orfe_protocol::key::WireGuardPublicKey;
+use orfe_protocol::message::{Claim, Claimed, FromAgent, FromRegistry, Refused, RefusedReason};
+use orfe_protocol::name::DeviceName;
+use zeroize::Zeroizing;
+
+use super::print;
+use crate::cli::{JoinArgs, PlaceArgs};
+use crate::config::Config;
+use crate::failure::{Exit, Failure};
+use crate::link::{Received, RegistryAddress, STEP_TIMEOUT, connect};
+use crate::state::{Identity, StateFolder};
+
+/// More than the longest join code.
+const INPUT_MAX: u64 = 16 * 1024;
+
+pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(places)?;
+    let code = read_code(&args.code)?;
+    let name = wanted_name(args.name.as_deref())?;
+    let state = StateFolder::open(&config.state.value)
+        .map_err(|failure| failure.hint_or("stop the running daemon before this machine joins"))?;
+    if let Some(identity) = state.identity()? {
+        return Err(already_joined(&identity, &code, &state).into());
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let identity = runtime.block_on(enrol(&state, &code, name))?;
+    state.store_identity(&identity)?;
+    print(&format!(
+        "joined {} as {}\nnext: orfe run\n",
+        identity.registry_url, identity.name
+    ))
+}
+
+fn read_code(argument: &str) -> Result<JoinCode, Failure> {
+    let text = if argument == "-" {
+        read_stdin()?
+    } else {
+        Zeroizing::new(argument.to_owned())
+    };
+    text.parse().map_err(|error| {
+        let hint = match error {
+            InvalidJoinCode::Version(_) | InvalidJoinCode::Flags(_) => {
+                "this program is older than the registry that made the code; upgrade it"
+            }
+            _ => "copy the whole line that `orfe-registry join-code create` printed",
+        };
+        Failure::new("cannot read the join code")
+            .hint(hint.to_owned())
+            .exit(Exit::Usage)
+            .because(error)
+    })
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "a person at a terminal must know that it waits for input"
+)]
+fn read_stdin() -> Result<Zeroizing<String>, Failure> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        eprintln!("paste the join code and press enter, then ctrl-d:");
+    }
+    let mut text = Zeroizing::new(String::new());
+    stdin
+        .lock()
+        .take(INPUT_MAX)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::new("cannot read the join code from standard input").because(error))?;
+    Ok(text)
+}
+
+fn wanted_name(given: Option<&str>) -> Result<DeviceName, Failure> {
+    let Some(name) = given else {
+        // A machine that does not know its name joins as `device`; an admin can tell it by its hardware.
+        let hostname = orfe_platform::process::hostname().unwrap_or_default();
+        return Ok(DeviceName::from_hostname(&hostname));
+    };
+    name.parse().map_err(|error| {
+        Failure::new("that name cannot be used")
+            .hint("choose something like `alices-laptop`".to_owned())
+            .exit(Exit::Usage)
+            .because(error)
+    })
+}
+
+fn already_joined(identity: &Identity, code: &JoinCode, state: &StateFolder) -> Failure {
+    let same = identity.registry_key == code.registry_key;
+    let place = if same { "this registry" } else { "another registry" };
+    Failure::new(format!(
+        "this machine already joined {place} ({}) as {}",
+        identity.registry_url, identity.name
+    ))
+    .hint(if same {
+        "start it with `orfe run`; the join code was not used".to_owned()
+    } else {
+        format!(
+            "to join anew, move {} away; the join code was not used",
+            state.path().display()
+        )
+    })
+}
+
+async fn enrol(state: &StateFolder, code: &JoinCode, name: DeviceName) -> Result<Identity, Failure> {
+    let noise_key = state.noise_key()?;
+    let wireguard_key = state.wireguard_key()?;
+    let registry = RegistryAddress {
+        url: code.registry_url.clone(),
+        key: code.registry_key,
+        spki_pin: code.spki_pin,
+    };
+    let unreachable = |error: crate::link::LinkError| {
+        Failure::new("cannot join")
+            .hint(error.hint().map(str::to_owned))
+            .because(error)
+    };
+
+    let mut connection = connect(&registry, &noise_key).await.map_err(unreachable)?;
+    let claim = Claim {
+        join_code: code.id,
+        secret: code.secret.to_text(),
+        name,
+        wireguard_public_key: WireGuardPublicKey::from_bytes(*wireguard_key.public_key().as_bytes()),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    connection
+        .send(&FromAgent::Claim(claim))
+        .await
+        .map_err(unreachable)?;
+    let answer = async {
+        loop {
+            if let Received::Message(message) = connection.receive().await.map_err(unreachable)? {
+                return Ok::<_, Failure>(message);
+            }
+        }
+    };
+    let answer = tokio::time::timeout(STEP_TIMEOUT, answer).await.map_err(|_| {
+        Failure::new("the registry took the join code and did not answer")
+            .hint("run the same command again: the code is still good for this machine".to_owned())
+    })??;
+    connection.close().await;
+    match *answer {
+        FromRegistry::Claimed(Claimed { device, name }) => Ok(Identity {
+            version: 1,
+            device,
+            name,
+            registry_url: registry.url,
+            registry_key: registry.key,
+            spki_pin: registry.spki_pin,
+        }),
+        FromRegistry::Refused(refused) => Err(refusal(&refused)),
+        FromRegistry::Welcome(_) | FromRegistry::Desired(_) | FromRegistry::Ack(_) => Err(Failure::new(
+            "the registry answered something else than was asked",
+        )),
+    }
+}
+
+fn refusal(refused: &Refused) -> Failure {
+    let hint = match refused.reason {
+        RefusedReason::JoinCodeInvalid
+        | RefusedReason::JoinCodeExpired
+        | RefusedReason::JoinCodeUsed
+        | RefusedReason::JoinCodeRevoked => {
+            "ask the registry's admin for a new one: `orfe-registry join-code create`"
+        }
+        RefusedReason::WireGuardKeyTaken => {
+            "this state folder is a copy of another machine's; remove `wireguard.key` and `noise.key` from it"
+        }
+        RefusedReason::DeviceRevoked => "an admin revoked this machine; ask for a new join code",
+        RefusedReason::Unavailable => "try again in a moment",
+        RefusedReason::UnknownDevice | RefusedReason::Protocol | RefusedReason::Unknown => {
+            "the registry's log says more"
+        }
+    };
+    Failure::new(format!("the registry refused: {}", refused.message)).hint(hint.to_owned())
+}

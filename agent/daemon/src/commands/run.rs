@@ -1,0 +1,33 @@
+//! `orfe run`: the daemon, in the foreground.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::cli::PlaceArgs;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::run::{Daemon, init_logging};
+use crate::state::StateFolder;
+
+pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(places)?;
+    init_logging(&config)?;
+    let state = StateFolder::open(&config.state.value)?;
+    let Some(identity) = state.identity()? else {
+        return Err(Failure::new("this machine has not joined a registry yet")
+            .hint("get a join code from the registry's admin, then `orfe join -`".to_owned())
+            .into());
+    };
+    // Two workers: one is enough for an idle agent, the other keeps heartbeats going while a transfer runs.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let daemon = Daemon::start(config, state, identity).await?;
+        daemon.run().await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,260 @@
+//! The status as people read it, within 80 columns.
+//!
+//! ```text
+//! alices-laptop   healthy
+//!
+//! registry     connected      https://orfe.example.com:7443
+//! tunnel       up for 3 min   handshake 12 s ago, smoltcp
+//! provisioner  connected      alices-laptop-0, for 3 min
+//!
+//! ✓ tunnel     the tunnel to the gateway is up
+//! ! docker     no Docker engine: not running
+//!              → templates that make containers need a running Docker engine
+//!
+//! tags         arch=amd64 gpu=none os=linux
+//! machine      Debian GNU/Linux 12, amd64, 2 cores, 23 GiB, GPU none
+//! ```
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use jiff::Timestamp;
+use orfe_protocol::observed::{Check, CheckOutcome, Facts, Health, ProvisionerState, TunnelStatus};
+
+use crate::control::status::Status;
+
+/// Width that lines are wrapped to.
+const WIDTH: usize = 80;
+
+/// Column where the second part of a row begins.
+const INDENT: usize = 13;
+
+/// Whether to use colour: on a terminal, unless `NO_COLOR` says otherwise (no-color.org).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    Plain,
+    Colour,
+}
+
+impl Style {
+    pub(super) fn of_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && std::io::stdout().is_terminal() {
+            Self::Colour
+        } else {
+            Self::Plain
+        }
+    }
+
+    fn paint(self, ansi: u8, text: &str) -> String {
+        match self {
+            Self::Plain => text.to_owned(),
+            Self::Colour => format!("\x1b[{ansi}m{text}\x1b[0m"),
+        }
+    }
+}
+
+const GREEN: u8 = 32;
+const YELLOW: u8 = 33;
+const RED: u8 = 31;
+const DIM: u8 = 2;
+
+/// The whole page.
+pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
+    let mut page = String::new();
+    let colour = match status.health {
+        Health::Healthy => GREEN,
+        Health::Unhealthy => RED,
+        Health::Starting | Health::Idle | Health::Unknown => YELLOW,
+    };
+    let _ = writeln!(
+        page,
+        "{}   {}\n",
+        status.device.name,
+        style.paint(colour, status.health.as_str())
+    );
+
+    let reason = status
+        .registry
+        .reason
+        .as_deref()
+        .map(|reason| format!("\n{reason}"))
+        .unwrap_or_default();
+    row(
+        &mut page,
+        "registry",
+        &format!("{}, {}{reason}", status.registry.state, status.registry.url),
+    );
+    row(
+        &mut page,
+        "tunnel",
+        &status
+            .tunnel
+            .as_ref()
+            .map_or("off".to_owned(), |tunnel| describe_tunnel(tunnel, now)),
+    );
+    for slot in &status.provisioners {
+        let for_time = age(slot.since, now);
+        let reason = slot
+            .reason
+            .as_deref()
+            .map(|reason| format!("\n{reason}"))
+            .unwrap_or_default();
+        let restarts = match slot.restarts {
+            0 => String::new(),
+            1 => ", restarted once".to_owned(),
+            times => format!(", restarted {times} times"),
+        };
+        let shown = slot.state == ProvisionerState::Connected;
+        let reason = if shown { String::new() } else { reason };
+        row(
+            &mut page,
+            "provisioner",
+            &format!(
+                "{}, {} for {for_time}{restarts}{reason}",
+                slot.name,
+                slot.state.as_str()
+            ),
+        );
+    }
+    page.push('\n');
+    for check in &status.checks {
+        push_check(&mut page, check, style);
+    }
+    page.push('\n');
+    let tags: Vec<String> = status
+        .tags
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    row(
+        &mut page,
+        "tags",
+        if tags.is_empty() {
+            "none".to_owned()
+        } else {
+            tags.join(" ")
+        }
+        .as_str(),
+    );
+    row(&mut page, "machine", &describe_machine(&status.facts));
+    row(
+        &mut page,
+        "agent",
+        &format!(
+            "{}, running for {}",
+            status.device.agent_version,
+            age(status.started_at, now)
+        ),
+    );
+    page
+}
+
+fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
+    let handshake = tunnel
+        .last_handshake_at
+        .map_or("no handshake yet".to_owned(), |at| {
+            format!("handshake {} ago", age(at, now))
+        });
+    let endpoint = tunnel
+        .endpoint
+        .map(|endpoint| format!(", gateway {endpoint}"))
+        .unwrap_or_default();
+    format!(
+        "{} for {}, {handshake}{endpoint}, {}",
+        tunnel.phase.as_str(),
+        age(tunnel.since, now),
+        tunnel.tcp_stack
+    )
+}
+
+fn describe_machine(facts: &Facts) -> String {
+    if facts.os.is_empty() {
+        return "being detected".to_owned();
+    }
+    let os = if facts.os_version.is_empty() {
+        &facts.os
+    } else {
+        &facts.os_version
+    };
+    let gpus: Vec<&str> = facts.gpus.iter().map(|gpu| gpu.model.as_str()).collect();
+    let gpus = if gpus.is_empty() {
+        "none".to_owned()
+    } else {
+        gpus.join(", ")
+    };
+    let memory = facts.memory_mib.div_ceil(1024);
+    format!(
+        "{os}, {}, {} cores, {memory} GiB, GPU {gpus}",
+        facts.arch, facts.cpu_cores
+    )
+}
+
+fn push_check(page: &mut String, check: &Check, style: Style) {
+    let (mark, colour) = match check.outcome {
+        CheckOutcome::Ok => ("✓", GREEN),
+        CheckOutcome::Pending | CheckOutcome::Unknown => ("…", YELLOW),
+        CheckOutcome::Warning => ("!", YELLOW),
+        CheckOutcome::Failed => ("✗", RED),
+    };
+    let mut text = check.message.clone();
+    if check.outcome != CheckOutcome::Ok
+        && let Some(hint) = &check.hint
+    {
+        let _ = write!(text, "\n→ {hint}");
+    }
+    for (index, line) in wrap(&text, WIDTH - INDENT).iter().enumerate() {
+        if index == 0 {
+            let code = check.code.as_str();
+            let _ = writeln!(
+                page,
+                "{} {code:<width$}{line}",
+                style.paint(colour, mark),
+                width = INDENT - 2
+            );
+        } else {
+            let _ = writeln!(page, "{}{}", " ".repeat(INDENT), style.paint(DIM, line));
+        }
+    }
+}
+
+fn row(page: &mut String, label: &str, text: &str) {
+    for (index, line) in wrap(text, WIDTH - INDENT).iter().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let _ = writeln!(page, "{label:<INDENT$}{line}");
+    }
+}
+
+/// Lines of at most `width` characters; a word that is longer stands alone.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in paragraph.split(' ') {
+            let longer = line.chars().count() + 1 + word.chars().count();
+            if !line.is_empty() && longer > width {
+                lines.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// `12 s`, `3 min`, `5 h`, `2 days`.
+fn age(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests;

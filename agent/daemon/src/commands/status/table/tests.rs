@@ -1,0 +1,104 @@
+use serde_json::json;
+
+use super::*;
+
+fn status() -> Status {
+    let at = "2026-11-20T12:00:00Z";
+    serde_json::from_value(json!({
+        "version": 1,
+        "device": {"id": "01990f3e-5d2c-7b1a-9c1e-0a1b2c3d4e5f", "name": "alices-laptop", "agent_version": "0.1.0"},
+        "health": "healthy",
+        "registry": {"url": "https://orfe.example.com:7443", "state": "connected"},
+        "checks": [
+            {"code": "tunnel", "outcome": "ok", "required": true, "message": "the tunnel to the gateway is up", "since": at},
+            {"code": "docker", "outcome": "warning", "required": false, "message": "no Docker engine: not running",
+             "hint": "templates that make containers need a running Docker engine", "since": at},
+        ],
+        "tunnel": {"phase": "up", "since": at, "last_handshake_at": "2026-11-20T12:02:48Z",
+                   "endpoint": "203.0.113.7:51820", "addresses": ["100.64.0.1"], "tcp_stack": "smoltcp"},
+        "provisioners": [{"slot": 0, "name": "alices-laptop-0", "state": "connected", "since": at, "pid": 7, "restarts": 1}],
+        "tags": {"arch": "amd64", "gpu": "none", "os": "linux"},
+        "facts": {"hostname": "h", "os": "linux", "os_version": "Debian GNU/Linux 12 (bookworm)", "arch": "amd64",
+                  "cpu_model": "x", "cpu_cores": 8, "memory_mib": 31000, "docker": {"absent": {"reason": "not running"}},
+                  "gpus": []},
+        "desired": {"epoch": 1, "revision": 2},
+        "started_at": "2026-11-20T09:00:00Z",
+        "pid": 1,
+    }))
+    .unwrap()
+}
+
+fn page(status: &Status) -> String {
+    render(status, "2026-11-20T12:03:00Z".parse().unwrap(), Style::Plain)
+}
+
+#[test]
+fn a_healthy_device() {
+    insta::assert_snapshot!(page(&status()), @r"
+    alices-laptop   healthy
+
+    registry     connected, https://orfe.example.com:7443/
+    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820,
+                 smoltcp
+    provisioner  alices-laptop-0, connected for 3 min, restarted once
+
+    ✓ tunnel     the tunnel to the gateway is up
+    ! docker     no Docker engine: not running
+                 → templates that make containers need a running Docker engine
+
+    tags         arch=amd64 gpu=none os=linux
+    machine      Debian GNU/Linux 12 (bookworm), amd64, 8 cores, 31 GiB, GPU none
+    agent        0.1.0, running for 3 h
+    ");
+}
+
+#[test]
+fn what_is_wrong_stands_where_it_is_wrong() {
+    let mut status = status();
+    status.health = Health::Unhealthy;
+    status.registry.state = "waiting".into();
+    status.registry.reason =
+        Some("cannot reach the registry at orfe.example.com:7443: connection refused".into());
+    status.provisioners[0].state = ProvisionerState::Rejected;
+    status.provisioners[0].reason = Some(
+        "Coder forbids this provisioner (403): External provisioner daemons is an Enterprise feature.".into(),
+    );
+    let page = page(&status);
+    insta::assert_snapshot!(page.lines().take(11).collect::<Vec<_>>().join("\n"), @r"
+    alices-laptop   unhealthy
+
+    registry     waiting, https://orfe.example.com:7443/
+                 cannot reach the registry at orfe.example.com:7443: connection
+                 refused
+    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820,
+                 smoltcp
+    provisioner  alices-laptop-0, rejected for 3 min, restarted once
+                 Coder forbids this provisioner (403): External provisioner daemons
+                 is an Enterprise feature.
+    ");
+}
+
+#[test]
+fn every_line_fits_and_colour_is_only_for_terminals() {
+    let text = page(&status());
+    assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+    assert!(!text.contains('\x1b'));
+    let coloured = render(&status(), Timestamp::UNIX_EPOCH, Style::Colour);
+    assert!(coloured.contains("\x1b[32mhealthy\x1b[0m"));
+}
+
+#[test]
+fn ages() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    for (seconds, text) in [
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (172_800, "2 days"),
+    ] {
+        assert_eq!(age(at(0), at(seconds)), text);
+    }
+    assert_eq!(age(at(10), at(0)), "0 s");
+}

@@ -1,0 +1,234 @@
+//! Configuration: raw TOML, variables and flags become one valid [`Config`], each value with its origin.
+//!
+//! Flag > `ORFE_*` variable > file > default. (What the registry states is desired state and not configuration; it never
+//! overrides what the machine's owner wrote.) Everything is read and checked before anything is opened.
+
+mod file;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use orfe_platform::paths::{Environment, Places, check_socket_path};
+use serde::Serialize;
+
+use crate::cli::PlaceArgs;
+use crate::failure::{Exit, Failure};
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Origin {
+    Flag,
+    Environment,
+    File,
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => "file",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// A value and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setting<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// The configuration in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// The file that was read, if there is one.
+    pub file: Setting<PathBuf>,
+    pub state: Setting<PathBuf>,
+    pub control: Setting<PathBuf>,
+    /// The `coder` program: a path, or a name that is looked for on `path`.
+    pub coder: Setting<PathBuf>,
+    /// PATH of the provisioners; terraform is looked for on it.
+    pub path: Setting<OsString>,
+    /// How long a drain may wait for the running job.
+    pub drain_timeout: Setting<Duration>,
+    pub log_filter: Setting<String>,
+    pub log_format: Setting<LogFormat>,
+}
+
+/// Form of the daemon's own log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+impl LogFormat {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// Drain deadline when none is configured: Coder's own Helm chart gives a provisioner as long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Config {
+    /// The configuration of this process.
+    pub(crate) fn load(flags: &PlaceArgs) -> Result<Self, Failure> {
+        Self::resolve(flags, &Environment::of_process())
+    }
+
+    fn resolve(flags: &PlaceArgs, environment: &Environment<'_>) -> Result<Self, Failure> {
+        let variable = |name: &str| (environment.var)(name).filter(|value| !value.is_empty());
+        let places = Places::of(environment.default_scope(), environment).map_err(|error| {
+            Failure::new("cannot tell where Orfe's files are")
+                .hint(error.hint())
+                .because(error)
+        })?;
+
+        let named = flags.config.is_some() || variable("ORFE_CONFIG").is_some();
+        let file = pick(flags.config.clone(), path(variable("ORFE_CONFIG")), None, || {
+            places.config_file.clone()
+        });
+        let raw = file::read(&file.value, named)?;
+        let text = |name: &str| text_variable(name, variable(name));
+
+        let state = pick(
+            flags.state.clone(),
+            path(variable("ORFE_STATE")),
+            raw.state,
+            || places.state_dir.clone(),
+        );
+        let control = pick(
+            flags.control.clone(),
+            path(variable("ORFE_CONTROL")),
+            raw.control,
+            || places.control_socket.clone(),
+        );
+        if cfg!(unix) {
+            check_socket_path(&control.value).map_err(|error| {
+                Failure::new("cannot use the control socket")
+                    .hint(error.hint())
+                    .because(error)
+                    .exit(Exit::Usage)
+            })?;
+        }
+        let log_format = text("ORFE_LOG_FORMAT")?
+            .map(|format| parse_log_format(&format))
+            .transpose()?;
+        Ok(Self {
+            state,
+            control,
+            coder: pick(
+                None,
+                path(variable("ORFE_CODER_BIN")),
+                raw.provisioner.coder,
+                || PathBuf::from("coder"),
+            ),
+            path: pick(None, None, raw.provisioner.path.map(OsString::from), || {
+                variable("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"))
+            }),
+            drain_timeout: pick(
+                None,
+                None,
+                raw.provisioner.drain_timeout_s.map(Duration::from_secs),
+                || DRAIN_TIMEOUT,
+            ),
+            log_filter: pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned()),
+            log_format: pick(None, log_format, raw.log.format, || LogFormat::Human),
+            file,
+        })
+    }
+
+    /// The control socket alone: `orfe status` must work for a user who may not read the config file.
+    pub(crate) fn control_socket(flags: &PlaceArgs) -> Result<PathBuf, Failure> {
+        match Self::load(flags) {
+            Ok(config) => Ok(config.control.value),
+            Err(failure) => flags.control.clone().ok_or(failure),
+        }
+    }
+
+    /// Name, value and origin of every setting, in the order of the documentation.
+    pub(crate) fn rows(&self) -> Vec<(&'static str, String, Origin)> {
+        let show = |path: &Path| path.display().to_string();
+        vec![
+            ("config", show(&self.file.value), self.file.origin),
+            ("state", show(&self.state.value), self.state.origin),
+            ("control", show(&self.control.value), self.control.origin),
+            ("provisioner.coder", show(&self.coder.value), self.coder.origin),
+            (
+                "provisioner.path",
+                self.path.value.to_string_lossy().into_owned(),
+                self.path.origin,
+            ),
+            (
+                "provisioner.drain_timeout_s",
+                self.drain_timeout.value.as_secs().to_string(),
+                self.drain_timeout.origin,
+            ),
+            (
+                "log.filter",
+                self.log_filter.value.clone(),
+                self.log_filter.origin,
+            ),
+            (
+                "log.format",
+                self.log_format.value.as_str().to_owned(),
+                self.log_format.origin,
+            ),
+        ]
+    }
+}
+
+fn pick<T>(
+    flag: Option<T>,
+    environment: Option<T>,
+    file: Option<T>,
+    default: impl FnOnce() -> T,
+) -> Setting<T> {
+    let layers = [
+        (flag, Origin::Flag),
+        (environment, Origin::Environment),
+        (file, Origin::File),
+    ];
+    for (value, origin) in layers {
+        if let Some(value) = value {
+            return Setting { value, origin };
+        }
+    }
+    Setting {
+        value: default(),
+        origin: Origin::Default,
+    }
+}
+
+fn path(value: Option<OsString>) -> Option<PathBuf> {
+    value.map(PathBuf::from)
+}
+
+fn text_variable(name: &str, value: Option<OsString>) -> Result<Option<String>, Failure> {
+    let text = value.map(OsString::into_string).transpose();
+    text.map_err(|_| Failure::new(format!("the variable {name} is not valid text")).exit(Exit::Usage))
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, Failure> {
+    match text {
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Failure::new(format!("ORFE_LOG_FORMAT is `{text}`"))
+            .hint("`human` and `json` are the choices".to_owned())
+            .exit(Exit::Usage)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

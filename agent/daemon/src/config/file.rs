@@ -1,0 +1,110 @@
+//! The config file, raw.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::LogFormat;
+use crate::failure::{Exit, Failure};
+
+/// What may stand in `agent.toml`. Unknown names are errors: a mistyped one would silently do nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) state: Option<PathBuf>,
+    pub(super) control: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) provisioner: RawProvisioner,
+    #[serde(default)]
+    pub(super) log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProvisioner {
+    pub(super) coder: Option<PathBuf>,
+    pub(super) path: Option<String>,
+    pub(super) drain_timeout_s: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) filter: Option<String>,
+    pub(super) format: Option<LogFormat>,
+}
+
+/// Reads the file. One that is not there is empty, unless it was asked for by name.
+pub(super) fn read(path: &Path, named: bool) -> Result<Raw, Failure> {
+    let cannot = |error: std::io::Error| {
+        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        Failure::new(format!("cannot read the config file {}", path.display()))
+            .hint(denied.then(|| "run it as the user that owns the file, or with sudo".to_owned()))
+            .exit(if denied { Exit::NotPermitted } else { Exit::Failed })
+            .because(error)
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Raw::default()),
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+/// Parses the file's text; an error names line and column.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Raw, Failure> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map(|span| position(text, span.start));
+        let place = at.map_or_else(String::new, |(line, column)| {
+            format!(", line {line}, column {column}")
+        });
+        Failure::new(format!(
+            "the config file {}{place} is not right: {}",
+            path.display(),
+            error.message()
+        ))
+        .hint("`orfe config show` prints every setting and its default".to_owned())
+        .exit(Exit::Usage)
+    })
+}
+
+/// Line and column of a byte offset, both from 1; the column counts characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(text: &str) -> String {
+        parse(Path::new("/etc/orfe/agent.toml"), text)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn mistakes_are_found_by_line_and_column() {
+        assert_eq!(
+            complaint("[log]\nfilter = \n"),
+            "the config file /etc/orfe/agent.toml, line 2, column 10 is not right: \
+             string values must be quoted, expected literal string"
+        );
+        assert!(
+            complaint("[provisioner]\ncodre = \"x\"\n").contains("line 2, column 1"),
+            "{}",
+            complaint("codre=1")
+        );
+        assert!(complaint("[log]\nformat = \"xml\"\n").contains("line 2, column 10"));
+        assert!(complaint("[provisioner]\ndrain_timeout_s = -1\n").contains("line 2, column 19"));
+    }
+
+    #[test]
+    fn an_empty_file_is_fine() {
+        assert!(parse(Path::new("x"), "").unwrap().state.is_none());
+    }
+}

@@ -1,0 +1,105 @@
+use super::*;
+
+fn resolve(flags: &PlaceArgs, variables: &[(&str, &str)]) -> Result<Config, Failure> {
+    let variables: Vec<(String, OsString)> = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+        .collect();
+    let lookup = move |name: &str| {
+        variables
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.clone())
+    };
+    let environment = Environment {
+        os: orfe_platform::paths::Os::Linux,
+        uid: 1000,
+        var: &lookup,
+    };
+    Config::resolve(flags, &environment)
+}
+
+const HOME: (&str, &str) = ("HOME", "/nonexistent/home");
+
+#[test]
+fn flags_win_over_variables_and_these_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(
+        &file,
+        "state = \"/from/file\"\n[provisioner]\ncoder = \"/opt/coder\"\n",
+    )
+    .unwrap();
+    let flags = PlaceArgs {
+        config: Some(file),
+        ..PlaceArgs::default()
+    };
+    let origin = |config: Config| (config.state.value.display().to_string(), config.state.origin);
+
+    assert_eq!(
+        origin(resolve(&flags, &[HOME]).unwrap()),
+        ("/from/file".into(), Origin::File)
+    );
+    let environment = [HOME, ("ORFE_STATE", "/from/env")];
+    assert_eq!(
+        origin(resolve(&flags, &environment).unwrap()),
+        ("/from/env".into(), Origin::Environment)
+    );
+    let flags = PlaceArgs {
+        state: Some("/from/flag".into()),
+        ..flags
+    };
+    let config = resolve(&flags, &environment).unwrap();
+    assert_eq!(config.coder.value, PathBuf::from("/opt/coder"));
+    assert_eq!(origin(config), ("/from/flag".into(), Origin::Flag));
+}
+
+#[test]
+fn defaults_are_the_users_own_places() {
+    let config = resolve(&PlaceArgs::default(), &[HOME]).unwrap();
+    assert_eq!(
+        config.state.value,
+        PathBuf::from("/nonexistent/home/.local/state/orfe")
+    );
+    assert!(
+        config
+            .rows()
+            .iter()
+            .all(|(_, _, origin)| *origin == Origin::Default)
+    );
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_be_there() {
+    let error = resolve(
+        &PlaceArgs {
+            config: Some("/nonexistent/a.toml".into()),
+            ..PlaceArgs::default()
+        },
+        &[HOME],
+    );
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "cannot read the config file /nonexistent/a.toml"
+    );
+}
+
+#[test]
+fn a_socket_path_that_no_socket_can_have_is_refused() {
+    let long = format!("/tmp/{}", "x".repeat(120));
+    let error = resolve(
+        &PlaceArgs {
+            control: Some(long.into()),
+            ..PlaceArgs::default()
+        },
+        &[HOME],
+    )
+    .unwrap_err();
+    assert_eq!(error.to_string(), "cannot use the control socket");
+}
+
+#[test]
+fn an_odd_log_format_names_the_choices() {
+    let error = resolve(&PlaceArgs::default(), &[HOME, ("ORFE_LOG_FORMAT", "xml")]).unwrap_err();
+    assert!(crate::failure::render(&error.into()).contains("`human` and `json`"));
+}

@@ -1,0 +1,95 @@
+//! The command line's end of the control socket.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::status::Status;
+use super::{Answer, AnswerLine, Request, RequestLine, VERSION};
+use crate::failure::{Exit, Failure};
+
+/// How long the daemon may take to answer before it counts as hung.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to the daemon; its answers one by one.
+#[derive(Debug)]
+pub(crate) struct Client {
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Asks for the status, once.
+    pub(crate) fn status(socket: &Path) -> Result<Status, Failure> {
+        let mut client = Self::open(socket, Request::Status)?;
+        client
+            .next()?
+            .ok_or_else(|| Failure::new("the daemon closed the connection without an answer"))
+    }
+
+    /// Asks for the status and every change of it.
+    pub(crate) fn watch(socket: &Path) -> Result<Self, Failure> {
+        let client = Self::open(socket, Request::Watch)?;
+        client.reader.get_ref().set_read_timeout(None).map_err(broken)?;
+        Ok(client)
+    }
+
+    fn open(socket: &Path, request: Request) -> Result<Self, Failure> {
+        let mut stream = UnixStream::connect(socket).map_err(|error| not_there(socket, error))?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
+        let mut line = serde_json::to_vec(&RequestLine { v: VERSION, request }).map_err(broken)?;
+        line.push(b'\n');
+        stream.write_all(&line).map_err(broken)?;
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
+    }
+
+    /// The next status; none when the daemon stopped.
+    pub(crate) fn next(&mut self) -> Result<Option<Status>, Failure> {
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line).map_err(|error| {
+            let hung = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+            let failure = broken(error);
+            if hung {
+                failure.hint("the daemon may hang; its log says more".to_owned())
+            } else {
+                failure
+            }
+        })?;
+        if read == 0 {
+            return Ok(None);
+        }
+        let line: AnswerLine = serde_json::from_str(&line).map_err(|error| {
+            Failure::new("the daemon's answer cannot be read")
+                .hint("the daemon may be of another version; restart it".to_owned())
+                .because(error)
+        })?;
+        match line.answer {
+            Answer::Status(status) => Ok(Some(*status)),
+            Answer::Error(text) => Err(Failure::new(text)),
+        }
+    }
+}
+
+fn not_there(socket: &Path, error: io::Error) -> Failure {
+    let failure = match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::new(format!(
+            "no permission to use the daemon's control socket {}",
+            socket.display()
+        ))
+        .hint("run it as the user that the daemon runs as, or with sudo".to_owned())
+        .exit(Exit::NotPermitted),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Failure::new(format!("no daemon answers on {}", socket.display()))
+                .hint("start it with `orfe run`, or name its socket with `--control`".to_owned())
+                .exit(Exit::NotRunning)
+        }
+        _ => Failure::new(format!("cannot speak to the daemon on {}", socket.display())),
+    };
+    failure.because(error)
+}
+
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::new("the exchange with the daemon broke").because(error)
+}

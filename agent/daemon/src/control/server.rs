@@ -1,0 +1,146 @@
+//! The daemon's end of the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use orfe_platform::private::{self, PrivateFileError};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::status::Status;
+use super::{Answer, AnswerLine, REQUEST_MAX, Request, RequestLine, VERSION};
+
+/// Clients at a time. A person opens one or two; beyond this, new ones wait for a place.
+const CLIENTS_MAX: usize = 32;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    #[error("another daemon answers on the control socket {}", .0.display())]
+    Taken(PathBuf),
+    #[error("cannot use the folder of the control socket")]
+    Folder(#[source] PrivateFileError),
+    #[error("cannot open the control socket {}", path.display())]
+    Bind {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The listening socket; its file is removed on drop.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Opens the socket. One that a dead daemon left behind is replaced, one that a living daemon answers on is not.
+    pub(crate) fn bind(path: &Path) -> Result<Self, ServerError> {
+        if let Some(folder) = path.parent() {
+            private::create_dir(folder).map_err(ServerError::Folder)?;
+        }
+        let cannot = |source| ServerError::Bind {
+            path: path.to_owned(),
+            source,
+        };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ServerError::Taken(path.to_owned()));
+        }
+        match fs_err::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(cannot)?;
+        // The folder is ours alone already; the mode says the same to whoever looks at the socket.
+        restrict(path).map_err(cannot)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Serves clients until `stop`.
+    pub(crate) async fn run(
+        self,
+        status: watch::Receiver<Option<Status>>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let (Ok((stream, _)), Ok(place)) = (accepted, places.clone().acquire_owned().await) else {
+                continue;
+            };
+            let (status, stop) = (status.clone(), stop.clone());
+            tasks.spawn(async move {
+                let _place = place;
+                let serving = serve(stream, status);
+                // A client that went away is no news to anybody.
+                let _ = stop.run_until_cancelled(serving).await;
+            });
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Best effort: a socket file that stays is replaced by the next daemon.
+        let _ = fs_err::remove_file(&self.path);
+    }
+}
+
+fn restrict(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+async fn serve(stream: UnixStream, mut status: watch::Receiver<Option<Status>>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let watching = match read_request(reader).await? {
+        Ok(Request::Status) => false,
+        Ok(Request::Watch) => true,
+        Err(text) => return write(&mut writer, Answer::Error(text)).await,
+    };
+    loop {
+        let current = status
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|status| status.clone());
+        // The daemon is gone; so is this.
+        let Some(current) = current else { return Ok(()) };
+        status.mark_unchanged();
+        write(&mut writer, Answer::Status(Box::new(current))).await?;
+        if !watching || status.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn read_request(reader: OwnedReadHalf) -> io::Result<Result<Request, String>> {
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_MAX as u64))
+        .read_line(&mut line)
+        .await?;
+    Ok(match serde_json::from_str::<RequestLine>(&line) {
+        Ok(RequestLine { v: VERSION, request }) => Ok(request),
+        Ok(RequestLine { v, .. }) => Err(format!("this daemon speaks version {VERSION}, not {v}")),
+        Err(_) => Err("this daemon does not know that request; is it older than this program?".to_owned()),
+    })
+}
+
+async fn write(writer: &mut OwnedWriteHalf, answer: Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&AnswerLine { v: VERSION, answer })?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}

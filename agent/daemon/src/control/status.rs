@@ -1,0 +1,46 @@
+//! What `orfe status` shows, as data; `--json` prints it as it stands here.
+
+use orfe_protocol::id::{DeviceId, Revision};
+use orfe_protocol::name::DeviceName;
+use orfe_protocol::observed::{Check, Facts, Health, ProvisionerStatus, TunnelStatus};
+use orfe_protocol::tag::Tags;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// Version of the JSON that `orfe status --json` prints.
+pub(crate) const VERSION: u8 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub version: u8,
+    pub device: Device,
+    pub health: Health,
+    pub registry: Registry,
+    pub checks: Vec<Check>,
+    pub tunnel: Option<TunnelStatus>,
+    pub provisioners: Vec<ProvisionerStatus>,
+    pub tags: Tags,
+    pub facts: Facts,
+    /// The desired state that all this answers to.
+    pub desired: Revision,
+    pub started_at: jiff::Timestamp,
+    /// The daemon's own process.
+    pub pid: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    pub id: DeviceId,
+    pub name: DeviceName,
+    pub agent_version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Registry {
+    pub url: Url,
+    /// `connected`, `connecting`, `waiting`.
+    pub state: String,
+    /// Why it is not connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}

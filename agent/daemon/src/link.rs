@@ -1,0 +1,212 @@
+//! The way to the registry: TCP, TLS, WebSocket, and the Noise session inside.
+//!
+//! [`connect`] does all four and gives a [`Connection`] that carries messages; it is used by `orfe join` for one claim and
+//! by the daemon for its session. Every step is bounded by [`STEP_TIMEOUT`], so that a peer that takes the connection and
+//! says nothing is noticed. What TLS proves depends on the join code: with a pin the certificate's public key must be
+//! that one; without, the system's trust store decides. Noise proves the registry in either case.
+
+mod connection;
+mod task;
+mod tls;
+
+use std::time::Duration;
+
+use orfe_protocol::SUBPROTOCOL;
+use orfe_protocol::join_code::SpkiPin;
+use orfe_protocol::key::{NoisePrivateKey, NoisePublicKey};
+use orfe_protocol::noise::{FRAME_MAX, Initiator, NoiseError};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use url::Url;
+
+pub(crate) use self::connection::{Connection, Received};
+pub(crate) use self::task::{Link, LinkEvent};
+
+/// Longest time for each of: connecting, TLS, the WebSocket upgrade, and the Noise answer.
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the registry is and how it is known.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistryAddress {
+    pub url: Url,
+    pub key: NoisePublicKey,
+    pub spki_pin: Option<SpkiPin>,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("cannot reach the registry at {address}")]
+    Connect {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no TLS with the registry at {address}")]
+    Tls {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("TLS cannot be set up on this machine")]
+    TlsSetup(#[source] rustls::Error),
+    #[error("what answers at {url} is not an Orfe registry")]
+    Upgrade {
+        url: String,
+        #[source]
+        source: Box<tokio_tungstenite::tungstenite::Error>,
+    },
+    #[error("the registry at {url} does not hold the key that the join code names")]
+    Key {
+        url: String,
+        #[source]
+        source: NoiseError,
+    },
+    #[error("the registry at {address} did not answer within {} s while {step}", STEP_TIMEOUT.as_secs())]
+    Silent { address: String, step: &'static str },
+    #[error("the session broke")]
+    Broken(#[source] Box<tokio_tungstenite::tungstenite::Error>),
+    #[error("the session was tampered with")]
+    Tampered(#[source] NoiseError),
+    #[error("the registry said something that this program cannot read")]
+    Envelope(#[source] orfe_protocol::envelope::EnvelopeError),
+    #[error("the registry closed the session ({code}{reason})")]
+    Closed { code: u16, reason: String },
+    #[error("the registry sent a message that is no Noise frame")]
+    NotBinary,
+}
+
+impl LinkError {
+    /// What to do, where there is something to do.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect { .. } | Self::Silent { .. } => {
+                Some("check that this machine can reach that address, and that the registry runs")
+            }
+            Self::Tls { .. } => Some(
+                "something in between may answer in the registry's place; a registry with a new certificate \
+                 needs a new join code",
+            ),
+            Self::Key { .. } => Some(
+                "the registry was set up anew or something answers in its place; ask its admin for a new join code",
+            ),
+            Self::Upgrade { .. } => Some("check the address in the join code with the registry's admin"),
+            _ => None,
+        }
+    }
+}
+
+/// Opens a session with the registry.
+pub(crate) async fn connect(
+    registry: &RegistryAddress,
+    key: &NoisePrivateKey,
+) -> Result<Connection, LinkError> {
+    let host = registry.url.host_str().unwrap_or_default().to_owned();
+    let port = registry.url.port_or_known_default().unwrap_or(443);
+    let address = format!("{host}:{port}");
+    let silent = |step| {
+        let address = address.clone();
+        move |_| LinkError::Silent { address, step }
+    };
+
+    let tcp = timeout(
+        STEP_TIMEOUT,
+        TcpStream::connect((host.trim_matches(['[', ']']), port)),
+    )
+    .await
+    .map_err(silent("connecting"))?
+    .map_err(|source| LinkError::Connect {
+        address: address.clone(),
+        source,
+    })?;
+    // Small messages, each an answer or a question: waiting to fill a segment only delays them.
+    let _ = tcp.set_nodelay(true);
+
+    let connector = tls::connector(registry.spki_pin).map_err(LinkError::TlsSetup)?;
+    let name = tls::server_name(&host).map_err(|source| LinkError::Tls {
+        address: address.clone(),
+        source,
+    })?;
+    let stream = timeout(STEP_TIMEOUT, connector.connect(name, tcp))
+        .await
+        .map_err(silent("agreeing on TLS"))?
+        .map_err(|source| LinkError::Tls {
+            address: address.clone(),
+            source,
+        })?;
+
+    let url = endpoint(&registry.url);
+    let not_registry = |source| LinkError::Upgrade {
+        url: registry.url.to_string(),
+        source: Box::new(source),
+    };
+    let mut request = url.as_str().into_client_request().map_err(not_registry)?;
+    request
+        .headers_mut()
+        .insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
+    let upgrade = tokio_tungstenite::client_async_with_config(request, stream, Some(websocket_config()));
+    let (socket, _) = timeout(STEP_TIMEOUT, upgrade)
+        .await
+        .map_err(silent("opening the WebSocket"))?
+        .map_err(not_registry)?;
+
+    let wrong_key = |source| LinkError::Key {
+        url: registry.url.to_string(),
+        source,
+    };
+    let (initiator, first) = Initiator::start(key, &registry.key).map_err(wrong_key)?;
+    let shake = connection::shake_hands(socket, initiator, first);
+    match timeout(STEP_TIMEOUT, shake)
+        .await
+        .map_err(silent("shaking hands"))?
+    {
+        Ok(connection) => Ok(connection),
+        Err(connection::ShakeError::Noise(source)) => Err(wrong_key(source)),
+        // The registry cannot answer a first frame that was made for another key; it closes.
+        Err(connection::ShakeError::Refused) => Err(wrong_key(NoiseError::Dead)),
+        Err(connection::ShakeError::Link(error)) => Err(error),
+    }
+}
+
+fn endpoint(registry: &Url) -> String {
+    let base = registry
+        .as_str()
+        .trim_end_matches('/')
+        .replacen("https://", "wss://", 1);
+    format!("{base}{}", orfe_protocol::CONNECT_PATH)
+}
+
+fn websocket_config() -> WebSocketConfig {
+    // Small buffers: a session says a few hundred bytes every few seconds.
+    WebSocketConfig::default()
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * FRAME_MAX)
+        .max_message_size(Some(FRAME_MAX))
+        .max_frame_size(Some(FRAME_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_stands_under_the_registrys_address() {
+        for (registry, url) in [
+            (
+                "https://orfe.example.com",
+                "wss://orfe.example.com/agent/v1/connect",
+            ),
+            ("https://127.0.0.1:7443/", "wss://127.0.0.1:7443/agent/v1/connect"),
+            (
+                "https://example.com/orfe",
+                "wss://example.com/orfe/agent/v1/connect",
+            ),
+        ] {
+            assert_eq!(endpoint(&registry.parse().unwrap()), url);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The state folder: what must outlive the process.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `identity.json` | who this device is and which registry it belongs to; its presence means "enrolled" |
+//! | `noise.key`, `wireguard.key` | private keys, made here, never leaving |
+//! | `desired.json` | the last desired state, credential included |
+//! | `proxy-N.json` | port and credential of slot N's proxy; a child that outlives us goes on using them |
+//! | `children.json` | pid and start time of every running child, so that the next life finds orphans |
+//! | `lock` | held by the process that works on the folder |
+//! | `slots/N/` | home, cache, temporary files and log of the provisioner in slot N |
+//!
+//! The folder is 0700 and every file 0600, written whole or not at all (`orfe_platform::private`). Keys are written before
+//! the claim is sent: when the answer is lost, the same keys claim again and get the same answer.
+
+use std::path::{Path, PathBuf};
+
+use orfe_platform::lock::{LockError, StateLock};
+use orfe_platform::private::{self, PrivateFileError};
+use orfe_platform::process::ProcessId;
+use orfe_protocol::desired::DesiredState;
+use orfe_protocol::id::DeviceId;
+use orfe_protocol::join_code::SpkiPin;
+use orfe_protocol::key::{NoisePrivateKey, NoisePublicKey};
+use orfe_protocol::name::DeviceName;
+use orfe_protocol::secret::Secret;
+use orfe_tunnel_core::PrivateKey as WireGuardPrivateKey;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::failure::{Exit, Failure};
+
+/// Larger than any file here; whoever put something larger into the folder meant harm.
+const FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// Who this device is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub version: u8,
+    pub device: DeviceId,
+    /// The name at enrolment; the registry may give another later, which comes with the desired state.
+    pub name: DeviceName,
+    pub registry_url: Url,
+    pub registry_key: NoisePublicKey,
+    /// SHA-256 of the registry's TLS public key, base32, when the join code pinned it.
+    #[serde(default, with = "pin_text")]
+    pub spki_pin: Option<SpkiPin>,
+}
+
+/// Port and credential of the local proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProxySeat {
+    pub port: u16,
+    pub credential: Secret,
+}
+
+/// A child that was running when this was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunningChild {
+    pub slot: u8,
+    pub pid: u32,
+    pub start_time: u64,
+    /// The boot in which it runs: pids and start times begin anew with each.
+    pub boot: String,
+}
+
+impl RunningChild {
+    pub(crate) fn new(slot: u8, id: ProcessId, boot: String) -> Self {
+        Self {
+            slot,
+            pid: id.pid,
+            start_time: id.start_time,
+            boot,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ProcessId {
+        ProcessId {
+            pid: self.pid,
+            start_time: self.start_time,
+        }
+    }
+}
+
+/// The folder, locked by this process.
+#[derive(Debug)]
+pub(crate) struct StateFolder {
+    path: PathBuf,
+    _lock: StateLock,
+}
+
+impl StateFolder {
+    /// Makes the folder if need be and takes its lock.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let unusable = |error: PrivateFileError| {
+            Failure::from(error).hint_or("give Orfe a state folder of its own with `--state`")
+        };
+        private::create_dir(path).map_err(unusable)?;
+        let lock = StateLock::acquire(path).map_err(|error| match error {
+            LockError::Held { .. } => Failure::new("another Orfe process works on this state folder")
+                .hint(error.hint())
+                .because(error),
+            LockError::File(error) => Failure::from(error),
+        })?;
+        private::remove_leftovers(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of a slot; made by whoever starts a child there.
+    pub(crate) fn slot(&self, slot: u8) -> PathBuf {
+        self.path.join("slots").join(slot.to_string())
+    }
+
+    pub(crate) fn identity(&self) -> Result<Option<Identity>, Failure> {
+        self.read_json("identity.json")
+    }
+
+    pub(crate) fn store_identity(&self, identity: &Identity) -> Result<(), Failure> {
+        self.write_json("identity.json", identity)
+    }
+
+    pub(crate) fn desired(&self) -> Result<Option<DesiredState>, Failure> {
+        self.read_json("desired.json")
+    }
+
+    pub(crate) fn store_desired(&self, desired: &DesiredState) -> Result<(), Failure> {
+        self.write_json("desired.json", desired)
+    }
+
+    pub(crate) fn proxy_seat(&self, slot: u8) -> Result<Option<ProxySeat>, Failure> {
+        self.read_json(&proxy_file(slot))
+    }
+
+    pub(crate) fn store_proxy_seat(&self, slot: u8, seat: &ProxySeat) -> Result<(), Failure> {
+        self.write_json(&proxy_file(slot), seat)
+    }
+
+    pub(crate) fn children(&self) -> Result<Vec<RunningChild>, Failure> {
+        Ok(self.read_json("children.json")?.unwrap_or_default())
+    }
+
+    pub(crate) fn store_children(&self, children: &[RunningChild]) -> Result<(), Failure> {
+        self.write_json("children.json", &children)
+    }
+
+    /// The device's identity key; made at the first call.
+    pub(crate) fn noise_key(&self) -> Result<NoisePrivateKey, Failure> {
+        if let Some(text) = self.read_text("noise.key")? {
+            return text.parse().map_err(|error| self.spoilt("noise.key", error));
+        }
+        let key = NoisePrivateKey::generate().map_err(no_randomness)?;
+        private::write(&self.path.join("noise.key"), key.to_base64().as_bytes())?;
+        Ok(key)
+    }
+
+    /// The key of the device's end of the tunnel; made at the first call.
+    pub(crate) fn wireguard_key(&self) -> Result<WireGuardPrivateKey, Failure> {
+        if let Some(text) = self.read_text("wireguard.key")? {
+            return text.parse().map_err(|error| self.spoilt("wireguard.key", error));
+        }
+        let key = WireGuardPrivateKey::generate();
+        private::write(&self.path.join("wireguard.key"), key.to_base64().as_bytes())?;
+        Ok(key)
+    }
+
+    fn read_text(&self, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+        let Some(bytes) = self.read(name)? else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|error| self.spoilt(name, error))?;
+        Ok(Some(Zeroizing::new(text.to_owned())))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        match private::read(&self.path.join(name), FILE_MAX) {
+            Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let Some(bytes) = self.read(name)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| self.spoilt(name, error))
+    }
+
+    fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
+        let json = serde_json::to_vec_pretty(value).map_err(|error| self.spoilt(name, error))?;
+        let json = Zeroizing::new(json);
+        Ok(private::write(&self.path.join(name), &json)?)
+    }
+
+    fn spoilt(&self, name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+        let path = self.path.join(name);
+        Failure::new(format!("{} does not hold what it should", path.display()))
+            .hint(format!(
+                "move it away and join again; nothing but Orfe writes into {}",
+                self.path.display()
+            ))
+            .because(error)
+    }
+}
+
+fn proxy_file(slot: u8) -> String {
+    format!("proxy-{slot}.json")
+}
+
+fn no_randomness(error: getrandom::Error) -> Failure {
+    Failure::new("the system gives no random bytes, so no key can be made")
+        .exit(Exit::Failed)
+        .because(error)
+}
+
+mod pin_text {
+    use data_encoding::BASE32_NOPAD;
+    use orfe_protocol::join_code::SpkiPin;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature that serde's `with` asks for")]
+    pub(super) fn serialize<S: Serializer>(pin: &Option<SpkiPin>, serializer: S) -> Result<S::Ok, S::Error> {
+        pin.map(|pin| BASE32_NOPAD.encode(&pin.0).to_lowercase())
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SpkiPin>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let bytes = BASE32_NOPAD.decode(text.to_uppercase().as_bytes()).ok();
+        let pin = bytes.and_then(|bytes| bytes.try_into().ok()).map(SpkiPin);
+        pin.map(Some)
+            .ok_or_else(|| serde::de::Error::custom("not a SHA-256 in base32"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, StateFolder) {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&temp.path().join("state")).unwrap();
+        (temp, folder)
+    }
+
+    #[test]
+    fn keys_are_made_once_and_kept() {
+        let (_temp, folder) = folder();
+        let noise = folder.noise_key().unwrap().public_key();
+        let wireguard = folder.wireguard_key().unwrap().public_key();
+        assert_eq!(folder.noise_key().unwrap().public_key(), noise);
+        assert_eq!(folder.wireguard_key().unwrap().public_key(), wireguard);
+    }
+
+    #[test]
+    fn an_identity_survives_its_file() {
+        let (_temp, folder) = folder();
+        assert_eq!(folder.identity().unwrap(), None);
+        let identity = Identity {
+            version: 1,
+            device: DeviceId::generate(),
+            name: "box".parse().unwrap(),
+            registry_url: "https://orfe.example.com:7443".parse().unwrap(),
+            registry_key: NoisePrivateKey::generate().unwrap().public_key(),
+            spki_pin: Some(SpkiPin([3; 32])),
+        };
+        folder.store_identity(&identity).unwrap();
+        assert_eq!(folder.identity().unwrap(), Some(identity));
+    }
+
+    #[test]
+    fn a_second_process_is_told_who_is_there() {
+        let (_temp, folder) = folder();
+        let error = StateFolder::open(folder.path()).unwrap_err();
+        let text = crate::failure::render(&error.into());
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        assert!(text.contains("hint:"), "{text}");
+    }
+
+    #[test]
+    fn a_spoilt_file_is_named() {
+        let (_temp, folder) = folder();
+        private::write(&folder.path().join("desired.json"), b"{\"epoch\":1,").unwrap();
+        let text = crate::failure::render(&folder.desired().unwrap_err().into());
+        assert!(
+            text.contains("desired.json") && text.contains("because:"),
+            "{text}"
+        );
+    }
+}
