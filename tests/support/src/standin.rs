@@ -1,0 +1,3 @@
+//! The stand-in for Coder's server. See [`server`]; the program `coder-stand-in` puts a command line on it.
+
+pub mod server;
