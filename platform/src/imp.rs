@@ -1,0 +1,20 @@
+//! One implementation for each system. All of them have the modules `files`, `machine`, `process` and
+//! `signals` with the same functions; the facades beside this file are the only callers.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{machine, process};
+#[cfg(target_os = "macos")]
+pub(crate) use macos::{machine, process};
+#[cfg(unix)]
+pub(crate) use unix::{files, signals};
+#[cfg(windows)]
+pub(crate) use windows::{files, machine, process, signals};

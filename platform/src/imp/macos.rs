@@ -1,0 +1,4 @@
+//! macOS: libproc and sysctl.
+
+pub(crate) mod machine;
+pub(crate) mod process;

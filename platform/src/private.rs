@@ -1,0 +1,505 @@
+//! Folders and files that only their owner may read.
+//!
+//! [`create_dir`] makes a folder of mode 0700, or checks one that is there: it must be a real folder (no
+//! symlink), belong to the user that asks, and have been writable by nobody else. [`write()`] replaces
+//! a file atomically: a temporary file of mode 0600 in the same folder, synced, renamed over the old one,
+//! and the folder synced; after a crash the file holds the old contents or the new ones. [`read`] refuses a
+//! file that others may read, because what stands in it is then no secret any more.
+//!
+//! On Windows the same is said with access control lists: full access for the system, administrators and
+//! the owner, nothing inherited.
+//!
+//! What can fail: the disk is full or read-only, permissions, and contents that were tampered with. Each
+//! has its own [`PrivateFileError`], and [`PrivateFileError::hint`] says what to do about it.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::imp;
+
+/// How a temporary file of [`write()`] ends; it also begins with a dot.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Why a private folder or file could not be made, written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateFileError {
+    /// The disk, or the user's quota on it, is full.
+    #[error("cannot {action} {path}: the disk is full")]
+    DiskFull {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+    },
+    /// The file system is mounted read-only.
+    #[error("cannot {action} {path}: the file system is read-only")]
+    ReadOnly {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+    },
+    /// The system does not let this user do it.
+    #[error("cannot {action} {path}: permission denied")]
+    Denied {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+    },
+    /// The file, or a folder above it, is not there.
+    #[error("cannot {action} {path}: there is no such file or folder")]
+    NotFound {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+    },
+    /// Something else stands where the folder or file should be: a symlink, a socket.
+    #[error("{path} is {found}, not {wanted}")]
+    WrongKind {
+        /// What was looked at.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The folder or file belongs to another user.
+    #[error("{path} belongs to user {owner}, not to user {wanted} that asks for it")]
+    ForeignOwner {
+        /// What was looked at.
+        path: PathBuf,
+        /// Its owner's numeric id.
+        owner: u32,
+        /// The numeric id of this process's effective user.
+        wanted: u32,
+    },
+    /// Others than the owner may read or write it.
+    #[error("{path} is open to other users ({found})")]
+    Exposed {
+        /// What was looked at.
+        path: PathBuf,
+        /// Its mode, or who is let in.
+        found: String,
+        /// The command that mends it.
+        mend: String,
+    },
+    /// The file is larger than what it can rightly be.
+    #[error("{path} is larger than {max_bytes} bytes")]
+    TooLarge {
+        /// What was read.
+        path: PathBuf,
+        /// The most that was allowed.
+        max_bytes: u64,
+    },
+    /// Anything else.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl PrivateFileError {
+    /// Sorts a system error by what a person would do about it.
+    pub(crate) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { action, path },
+            io::ErrorKind::PermissionDenied => Self::Denied { action, path },
+            io::ErrorKind::NotFound => Self::NotFound { action, path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// The file or folder in question.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::DiskFull { path, .. }
+            | Self::ReadOnly { path, .. }
+            | Self::Denied { path, .. }
+            | Self::NotFound { path, .. }
+            | Self::WrongKind { path, .. }
+            | Self::ForeignOwner { path, .. }
+            | Self::Exposed { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::Io { path, .. } => path,
+        }
+    }
+
+    /// Whether the file is simply not there, which for state means "not written yet".
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// What to do about it, for the `hint:` line. `None` where nothing is known that would help.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::DiskFull { path, .. } => {
+                Some(format!("free some space on the disk of `{}`", path.display()))
+            }
+            Self::ReadOnly { .. } => {
+                Some("remount the file system writable, or choose another folder".to_owned())
+            }
+            Self::Denied { path, .. } => Some(format!(
+                "run it as the user that owns `{}`, or choose another folder",
+                path.display()
+            )),
+            Self::WrongKind { path, wanted, .. } => {
+                Some(format!("move `{}` away and put {wanted} there", path.display()))
+            }
+            Self::ForeignOwner { path, .. } => Some(format!(
+                "find out who made `{}`, then remove it or choose another place",
+                path.display()
+            )),
+            Self::Exposed { mend, .. } => {
+                Some(format!("run `{mend}`, and replace what others may have read"))
+            }
+            Self::NotFound { .. } | Self::TooLarge { .. } | Self::Io { .. } => None,
+        }
+    }
+}
+
+/// Makes `path`, and the folders above it that are missing, with mode 0700; or checks it when it is there.
+///
+/// A folder of our own that others may read is closed to them. One that others could *write* is refused: what
+/// stands in it may not be ours.
+pub fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
+    imp::files::create_dir(path)
+}
+
+/// Replaces the contents of `path` atomically; the file ends up with mode 0600.
+///
+/// Nothing is left behind on an error. A process that is killed in between leaves a temporary file, which
+/// [`remove_leftovers`] takes away.
+pub fn write(path: &Path, contents: &[u8]) -> Result<(), PrivateFileError> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(PrivateFileError::WrongKind {
+            path: path.to_path_buf(),
+            found: "a root",
+            wanted: "a file",
+        });
+    };
+    // A bare file name has the empty path as its parent.
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let random = getrandom::u64().map_err(|error| {
+        PrivateFileError::new(
+            "make a temporary file for",
+            path,
+            io::Error::other(error.to_string()),
+        )
+    })?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{random:016x}{TEMPORARY_SUFFIX}"));
+    let temporary = folder.join(temporary);
+
+    let written = write_new(&temporary, contents).and_then(|()| {
+        std::fs::rename(&temporary, path).map_err(|error| PrivateFileError::new("replace", path, error))
+    });
+    if let Err(error) = written {
+        // The first error is the one to tell; a leftover is taken away at the next start.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    imp::files::sync_dir(folder).map_err(|error| PrivateFileError::new("sync", folder, error))
+}
+
+/// Opens a file for appending, made with mode 0600 when it is missing; checks an existing one as [`read`] does.
+pub fn open_append(path: &Path) -> Result<File, PrivateFileError> {
+    let file = imp::files::open_append(path)?;
+    imp::files::check_file(&file, path)?;
+    Ok(file)
+}
+
+fn write_new(path: &Path, contents: &[u8]) -> Result<(), PrivateFileError> {
+    let mut file =
+        imp::files::create_new(path).map_err(|error| PrivateFileError::new("create", path, error))?;
+    file.write_all(contents)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| PrivateFileError::new("write", path, error))
+}
+
+/// Reads a file of at most `max_bytes` that only its owner may read.
+///
+/// The buffer is made once in its full size and never moved, so a caller that puts it into `Zeroizing` knows
+/// of every copy.
+pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, PrivateFileError> {
+    let file = imp::files::open(path)?;
+    imp::files::check_file(&file, path)?;
+    read_bounded(&file, path, max_bytes)
+}
+
+fn read_bounded(file: &File, path: &Path, max_bytes: u64) -> Result<Vec<u8>, PrivateFileError> {
+    let too_large = || PrivateFileError::TooLarge {
+        path: path.to_path_buf(),
+        max_bytes,
+    };
+    let length = file
+        .metadata()
+        .map_err(|error| PrivateFileError::new("look at", path, error))?
+        .len();
+    if length > max_bytes {
+        return Err(too_large());
+    }
+    let capacity = usize::try_from(length).map_err(|_| too_large())?;
+    let mut contents = vec![0; capacity];
+    let mut filled = 0;
+    // Read by hand: `read_to_end` would grow the buffer and leave a copy of a secret behind.
+    while filled < capacity {
+        match (&*file).read(&mut contents[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(PrivateFileError::new("read", path, error)),
+        }
+    }
+    contents.truncate(filled);
+    Ok(contents)
+}
+
+/// Removes the temporary files that a killed [`write()`] left in `folder`, and says how many there were.
+///
+/// Only for who holds the folder's lock: another process may be in the middle of a write.
+pub fn remove_leftovers(folder: &Path) -> Result<usize, PrivateFileError> {
+    let list = |error| PrivateFileError::new("list", folder, error);
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folder).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(|error| PrivateFileError::new("remove", &path, error))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn folder_is_made_with_its_parents_and_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        create_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&root.path().join("a")), 0o700);
+        create_dir(&path).unwrap();
+    }
+
+    #[test]
+    fn readable_folder_is_closed_and_a_writable_one_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        std::fs::create_dir(&path).unwrap();
+        set_mode(&path, 0o755);
+        create_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+
+        set_mode(&path, 0o770);
+        let error = create_dir(&path).unwrap_err();
+        assert!(matches!(error, PrivateFileError::Exposed { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("chmod 700"), "{:?}", error.hint());
+        assert_eq!(mode(&path), 0o770, "a refused folder is left as it was");
+    }
+
+    #[test]
+    fn symlink_and_file_are_no_folders() {
+        let root = tempfile::tempdir().unwrap();
+        let real = root.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        symlink(&real, root.path().join("link")).unwrap();
+        let error = create_dir(&root.path().join("link")).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                PrivateFileError::WrongKind {
+                    found: "a symlink",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+
+        std::fs::write(root.path().join("file"), b"").unwrap();
+        let error = create_dir(&root.path().join("file")).unwrap_err();
+        assert!(matches!(error, PrivateFileError::WrongKind { .. }), "{error}");
+    }
+
+    #[test]
+    fn folder_of_somebody_else_is_refused() {
+        if !is_root() {
+            return; // Only root can give a folder away.
+        }
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        std::fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        let error = create_dir(&path).unwrap_err();
+        assert!(
+            matches!(error, PrivateFileError::ForeignOwner { owner: 65534, .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn file_is_written_whole_and_read_back() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("device.json");
+        write(&path, b"first").unwrap();
+        write(&path, b"second, and longer").unwrap();
+        assert_eq!(read(&path, 64).unwrap(), b"second, and longer");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(names(root.path()), ["device.json"], "no temporary file is left");
+    }
+
+    #[test]
+    fn write_replaces_a_symlink_and_not_what_it_points_to() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("target");
+        std::fs::write(&target, b"untouched").unwrap();
+        let path = root.path().join("link");
+        symlink(&target, &path).unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"untouched");
+        assert!(!path.symlink_metadata().unwrap().is_symlink());
+    }
+
+    #[test]
+    fn failed_write_keeps_the_old_contents_and_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        // A folder in the file's place makes the rename fail, after the temporary file was written.
+        let path = root.path().join("device.json");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("inside"), b"kept").unwrap();
+        let error = write(&path, b"new").unwrap_err();
+        assert_eq!(error.path(), path);
+        assert_eq!(names(root.path()), ["device.json"]);
+    }
+
+    #[test]
+    fn full_disk_is_told_apart() {
+        // Every write to this device fails with ENOSPC.
+        let full = Path::new("/dev/full");
+        if !full.exists() {
+            return; // Linux only.
+        }
+        let mut file = std::fs::OpenOptions::new().write(true).open(full).unwrap();
+        let error = PrivateFileError::new("write", full, file.write_all(b"x").unwrap_err());
+        assert!(matches!(error, PrivateFileError::DiskFull { .. }), "{error:?}");
+        assert_eq!(error.to_string(), "cannot write /dev/full: the disk is full");
+        assert!(error.hint().unwrap().contains("free some space"));
+    }
+
+    #[test]
+    fn missing_folder_and_missing_file_say_so() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("gone/file");
+        assert!(write(&path, b"x").unwrap_err().is_not_found());
+        assert!(read(&path, 1).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn read_refuses_what_others_may_read() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("psk");
+        std::fs::write(&path, b"secret").unwrap();
+        for open in [0o644, 0o640, 0o604, 0o620] {
+            set_mode(&path, open);
+            let error = read(&path, 64).unwrap_err();
+            assert!(
+                matches!(error, PrivateFileError::Exposed { .. }),
+                "{open:o}: {error}"
+            );
+            assert!(
+                error
+                    .hint()
+                    .unwrap()
+                    .contains(&format!("chmod 600 {}", path.display()))
+            );
+        }
+        set_mode(&path, 0o400);
+        assert_eq!(read(&path, 64).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn read_refuses_symlinks_and_folders_and_what_is_too_large() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("key");
+        write(&path, &[7; 65]).unwrap();
+        assert!(matches!(
+            read(&path, 64),
+            Err(PrivateFileError::TooLarge { max_bytes: 64, .. })
+        ));
+        assert_eq!(read(&path, 65).unwrap().len(), 65);
+
+        symlink(&path, root.path().join("link")).unwrap();
+        let error = read(&root.path().join("link"), 65).unwrap_err();
+        assert!(matches!(error, PrivateFileError::WrongKind { .. }), "{error}");
+        let error = read(root.path(), 65).unwrap_err();
+        assert!(matches!(error, PrivateFileError::WrongKind { .. }), "{error}");
+    }
+
+    #[test]
+    fn appending_makes_the_file_and_refuses_an_open_one() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("slot-1.log");
+        open_append(&path).unwrap().write_all(b"one\n").unwrap();
+        open_append(&path).unwrap().write_all(b"two\n").unwrap();
+        assert_eq!(read(&path, 64).unwrap(), b"one\ntwo\n");
+        set_mode(&path, 0o644);
+        assert!(matches!(
+            open_append(&path),
+            Err(PrivateFileError::Exposed { .. })
+        ));
+        symlink(&path, root.path().join("link")).unwrap();
+        let error = open_append(&root.path().join("link")).unwrap_err();
+        assert!(matches!(error, PrivateFileError::WrongKind { .. }), "{error}");
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_write_are_removed() {
+        let root = tempfile::tempdir().unwrap();
+        write(&root.path().join("kept"), b"x").unwrap();
+        std::fs::write(root.path().join(".kept.0123456789abcdef.tmp"), b"half").unwrap();
+        assert_eq!(remove_leftovers(root.path()).unwrap(), 1);
+        assert_eq!(names(root.path()), ["kept"]);
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+}
