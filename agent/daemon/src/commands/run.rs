@@ -19,9 +19,10 @@ pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
             .hint("get a join code from the registry's admin, then `orfe join -`".to_owned())
             .into());
     };
-    // Two workers: one is enough for an idle agent, the other keeps heartbeats going while a transfer runs.
+    // The event loop runs on this thread and every task on the one worker, so heartbeats go on while bytes are
+    // copied; more workers only wake one another on an idle machine.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -1,0 +1,107 @@
+//! What is killed or cut comes back by itself, and nothing is joined anew.
+
+use crate::fleet::{DEVICE, Fleet, run};
+use crate::processes;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registry_child_and_agent_are_killed_in_turn_and_the_device_is_healthy_again() {
+    if !processes::shown() {
+        return;
+    }
+    let mut fleet = Fleet::start().await;
+    fleet.wait_until_healthy().await;
+    fleet.wait_for_registry("healthy").await;
+    let identity = std::fs::read(fleet.path("state/identity.json")).unwrap();
+    let device = fleet.devices()["devices"][0]["id"].clone();
+    assert!(device.is_string(), "{}", fleet.devices());
+
+    // The registry.
+    processes::kill_9(fleet.registry.take().unwrap().pid());
+    fleet.start_registry();
+    fleet.wait_for_registry("healthy").await;
+    assert_eq!(
+        fleet.devices()["devices"][0]["id"],
+        device,
+        "the same device, not a new one"
+    );
+
+    // The child.
+    let child = fleet.child().unwrap();
+    processes::kill_9(child);
+    let healthy_with_another = |status: &serde_json::Value| {
+        let pid = status["provisioners"][0]["pid"].as_u64();
+        status["health"] == "healthy" && pid.is_some_and(|pid| pid != u64::from(child))
+    };
+    fleet
+        .wait_for_status("another child to be healthy", healthy_with_another)
+        .await;
+
+    // The daemon itself: what it left running is adopted or ended, never doubled.
+    let before = fleet.child().unwrap();
+    processes::kill_9(fleet.agent.take().unwrap().pid());
+    fleet.start_agent();
+    fleet.wait_until_healthy().await;
+    let children = fleet.children();
+    assert_eq!(
+        children.len(),
+        1,
+        "one child, the orphan {before} or its successor: {children:?}"
+    );
+    assert_eq!(fleet.child(), Some(children[0]));
+
+    fleet.wait_for_registry("healthy").await;
+    assert_eq!(
+        std::fs::read(fleet.path("state/identity.json")).unwrap(),
+        identity,
+        "it did not join anew"
+    );
+    assert_eq!(fleet.devices()["devices"][0]["id"], device);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_starts_and_works_while_the_registry_cannot_be_reached() {
+    if !processes::shown() {
+        return;
+    }
+    let mut fleet = Fleet::start().await;
+    fleet.wait_until_healthy().await;
+    fleet.stop_agent();
+    assert_eq!(
+        fleet.children(),
+        Vec::<u32>::new(),
+        "the daemon leaves no child when it is asked to end"
+    );
+
+    fleet.https.cut();
+    fleet.start_agent();
+    let status = fleet.wait_until_healthy().await;
+
+    let checks = status["checks"].as_array().unwrap();
+    let registry = checks.iter().find(|check| check["code"] == "registry").unwrap();
+    assert_ne!(registry["outcome"], "ok", "the session cannot stand: {registry}");
+    assert_eq!(registry["required"], false, "{registry}");
+
+    fleet.https.restore();
+    fleet.wait_for_registry("healthy").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on() {
+    let fleet = Fleet::start().await;
+    fleet.wait_until_healthy().await;
+
+    let mut second = fleet.agent_command();
+    second.arg("run").env("ORFE_CONTROL", fleet.path("second.sock"));
+    let output = run(&mut second);
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: ") && said.contains("hint: "), "{said}");
+    assert!(
+        said.contains(&fleet.path("state").display().to_string()),
+        "names the folder: {said}"
+    );
+    let status = fleet.status().unwrap();
+    assert_eq!(status["health"], "healthy", "{status}");
+    assert_eq!(status["device"]["name"], DEVICE, "{status}");
+}

@@ -1,0 +1,352 @@
+//! A registry with its gateway, a stand-in Coder and one device, with relays in both links of the device.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use orfe_test_support::ports;
+use orfe_test_support::process::ProcessGuard;
+use orfe_test_support::relay::tcp::TcpRelay;
+use orfe_test_support::relay::udp::UdpRelay;
+use orfe_test_support::wait::{wait_for, wait_for_blocking};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{processes, programs};
+
+/// For everything that should take a second or two, on a machine that does much else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The device's name.
+pub(crate) const DEVICE: &str = "box";
+pub(crate) const PSK: &str = "psk-5f0c2d8e1b7a4936";
+
+/// See the module. Dropped, everything ends and the folder goes.
+pub(crate) struct Fleet {
+    pub agent: Option<ProcessGuard>,
+    pub registry: Option<ProcessGuard>,
+    _coder: ProcessGuard,
+    /// Between the device's session and the registry.
+    pub https: TcpRelay,
+    /// Between the device's tunnel and the gateway.
+    pub wireguard: UdpRelay,
+    listen: (SocketAddr, SocketAddr),
+    /// Counts starts, so that each life of a program has a log of its own.
+    lives: u32,
+    folder: TempDir,
+}
+
+impl Fleet {
+    /// Starts everything and joins the device; it may not be healthy yet.
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("e2e-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in("/tmp")
+            .unwrap();
+        for name in ["coder", "tmp", "log"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        write_private(&folder.path().join("psk"), PSK);
+        write_private(&folder.path().join("agent.toml"), "");
+        let (coder, coder_address) = start_coder(folder.path());
+        write_private(
+            &folder.path().join("registry.toml"),
+            &registry_toml(folder.path(), coder_address),
+        );
+        let listen = (ports::free_tcp().unwrap(), ports::free_udp().unwrap());
+        let mut fleet = Self {
+            agent: None,
+            registry: None,
+            _coder: coder,
+            https: TcpRelay::start(listen.0).await.unwrap(),
+            wireguard: UdpRelay::start(listen.1).await.unwrap(),
+            listen,
+            lives: 0,
+            folder,
+        };
+        fleet.start_registry();
+        fleet.join();
+        fleet.start_agent();
+        fleet
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the registry, on the same ports as in its last life, and waits until it is ready.
+    pub(crate) fn start_registry(&mut self) {
+        let mut command = self.registry_command();
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.path("registry.toml"));
+        command.args([
+            "--listen",
+            &self.listen.0.to_string(),
+            "--wireguard",
+            &self.listen.1.to_string(),
+        ]);
+        command.args(["--public-url", &format!("https://{}", self.https.address())]);
+        command.args(["--wireguard-endpoint", &self.wireguard.address().to_string()]);
+        command.args(["--dashboard", "127.0.0.1:0", "--json"]);
+        self.registry = Some(self.life("registry", &mut command));
+        let registry = self.registry.as_mut().unwrap();
+        ready_line(registry, "the registry");
+    }
+
+    fn join(&self) {
+        let code = self.answer(self.registry_command().args(["join-code", "create"]));
+        write_private(&self.path("code"), &code);
+        let mut command = self.agent_command();
+        command.args(["join", "-", "--name", DEVICE]);
+        command.stdin(std::fs::File::open(self.path("code")).unwrap());
+        self.answer(&mut command);
+        std::fs::remove_file(self.path("code")).unwrap();
+    }
+
+    /// Starts the daemon; it may not answer yet.
+    pub(crate) fn start_agent(&mut self) {
+        let mut command = self.agent_command();
+        command.arg("run");
+        self.agent = Some(self.life("agent", &mut command));
+    }
+
+    /// Asks the daemon to end, and waits for it.
+    pub(crate) fn stop_agent(&mut self) {
+        let Some(mut agent) = self.agent.take() else {
+            return;
+        };
+        processes::send(agent.pid(), Signal::SIGTERM);
+        wait_for_blocking("the daemon to end", PATIENCE, || {
+            agent
+                .try_wait()
+                .unwrap()
+                .ok_or_else(|| agent.stderr_lines().join("\n"))
+        })
+        .unwrap();
+    }
+
+    /// The daemon's command line up to the subcommand.
+    pub(crate) fn agent_command(&self) -> Command {
+        let mut command = self.command("orfe");
+        command.arg("--config").arg(self.path("agent.toml"));
+        command
+            .arg("--state")
+            .arg(self.path("state"))
+            .arg("--control")
+            .arg(self.path("agent.sock"));
+        command.env("ORFE_CODER_BIN", programs::path("coder-stand-in-child"));
+        command.env("PATH", self.child_path());
+        command
+    }
+
+    /// The daemon's own account of the device.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let output = run(self.agent_command().args(["status", "--json"]));
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until the daemon's account satisfies `condition`.
+    pub(crate) async fn wait_for_status(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, PATIENCE, || {
+            let status = self.status().ok_or("the daemon does not answer".to_owned())?;
+            if condition(&status) {
+                Ok(status)
+            } else {
+                Err(status.to_string())
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn wait_until_healthy(&self) -> Value {
+        self.wait_for_status("a healthy device", |status| status["health"] == "healthy")
+            .await
+    }
+
+    /// Waits until the registry shows the device as `state`.
+    pub(crate) async fn wait_for_registry(&self, state: &str) {
+        wait_for(&format!("the registry to show {state}"), PATIENCE, || {
+            let devices = self.devices();
+            let shown = devices["devices"].as_array().is_some_and(|devices| {
+                devices.len() == 1 && devices[0]["name"] == DEVICE && devices[0]["state"] == state
+            });
+            shown.then_some(()).ok_or_else(|| devices.to_string())
+        })
+        .await
+        .unwrap();
+    }
+
+    /// `orfe-registry device list --json`.
+    pub(crate) fn devices(&self) -> Value {
+        let output = run(self.registry_command().args(["device", "list", "--json"]));
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// Pid of the provisioner, when one runs.
+    pub(crate) fn child(&self) -> Option<u32> {
+        let status = self.status()?;
+        u32::try_from(status["provisioners"][0]["pid"].as_u64()?).ok()
+    }
+
+    /// Pids of all `coder provisionerd start` processes of this fleet.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        processes::of_folder(self.folder.path())
+            .into_iter()
+            .filter(|&pid| processes::command_line(pid).contains("provisionerd start"))
+            .collect()
+    }
+
+    /// What the stand-in wrote down: one JSON object for each connection and each request.
+    pub(crate) fn record(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("coder/record.jsonl")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Everything that the programs wrote to stderr, by file.
+    pub(crate) fn logs(&self, prefix: &str) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(self.path("log")).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                text.push_str(&std::fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+        text
+    }
+
+    fn life(&mut self, name: &str, command: &mut Command) -> ProcessGuard {
+        self.lives += 1;
+        ProcessGuard::spawn(command, &self.path("log"), &format!("{name}-{}", self.lives)).unwrap()
+    }
+
+    fn registry_command(&self) -> Command {
+        let mut command = self.command("orfe-registry");
+        command.arg("--data").arg(self.path("registry"));
+        command
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(programs::path(program));
+        command
+            .env("TMPDIR", self.path("tmp"))
+            // The logs are read here: no colours, whatever the programs take for a terminal.
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Our PATH, with the stand-in of terraform at its end for machines without one.
+    fn child_path(&self) -> std::ffi::OsString {
+        let bin = self.path("bin");
+        if !bin.exists() {
+            std::fs::create_dir(&bin).unwrap();
+            std::os::unix::fs::symlink(programs::path("terraform-stand-in"), bin.join("terraform")).unwrap();
+        }
+        let own = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths(std::env::split_paths(&own).chain([bin])).unwrap()
+    }
+
+    fn answer(&self, command: &mut Command) -> String {
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{command:?}: {said}\n{}",
+            self.logs("registry")
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // A daemon that is killed leaves its child, so it is asked first, and what is left is ended.
+        if let Some(mut agent) = self.agent.take() {
+            processes::send(agent.pid(), Signal::SIGTERM);
+            let _ = wait_for_blocking("the daemon to end", Duration::from_secs(15), || {
+                agent.try_wait().ok().flatten().ok_or_else(String::new)
+            });
+        }
+        for pid in self.children() {
+            processes::kill_9(pid);
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+fn start_coder(folder: &Path) -> (ProcessGuard, SocketAddr) {
+    let mut command = Command::new(programs::path("coder-stand-in"));
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--name",
+        "coder.demo.internal",
+    ]);
+    command
+        .arg("--tls-self")
+        .arg(folder.join("coder"))
+        .arg("--psk-file")
+        .arg(folder.join("psk"));
+    command
+        .arg("--record")
+        .arg(folder.join("coder/record.jsonl"))
+        .env("TMPDIR", folder.join("tmp"));
+    let mut coder = ProcessGuard::spawn(&mut command, &folder.join("log"), "coder").unwrap();
+    let ready = ready_line(&mut coder, "the stand-in");
+    let address = ready["listening"].as_str().unwrap().parse().unwrap();
+    (coder, address)
+}
+
+/// The first line on the program's stdout.
+fn ready_line(process: &mut ProcessGuard, name: &str) -> Value {
+    let line = wait_for_blocking(&format!("{name} to be ready"), PATIENCE, || {
+        let ended = process.try_wait().unwrap();
+        assert!(ended.is_none(), "{name} ended: {:?}", process.stderr_lines());
+        process
+            .stdout_lines()
+            .into_iter()
+            .next()
+            .ok_or_else(|| process.stderr_lines().join("\n"))
+    })
+    .unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+fn registry_toml(folder: &Path, coder: SocketAddr) -> String {
+    let folder = folder.display();
+    format!(
+        "docker_required = false\n\
+         [coder]\n\
+         url = \"https://coder.demo.internal\"\n\
+         psk_file = \"{folder}/psk\"\n\
+         ca_file = \"{folder}/coder/ca.pem\"\n\
+         [[policy.allow]]\n\
+         name = \"coder.demo.internal\"\n\
+         ports = [443]\n\
+         upstream = \"{coder}\"\n"
+    )
+}
+
+fn write_private(path: &Path, text: &str) {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}

@@ -1,0 +1,29 @@
+//! The whole system, as programs: registry, gateway, device and a stand-in Coder on loopback.
+//!
+//! Two ways in: `demo` runs `cargo xtask demo` as a person would, `fleet` starts the same programs by
+//! itself, with relays in the two links of the device, so that a test can cut them.
+//!
+//! What the tests look at is what anybody could look at: exit codes, `status --json`, the registry's list,
+//! processes, files, and what the stand-in wrote down about its visitors.
+
+#[cfg(unix)]
+#[cfg(test)]
+mod demo;
+#[cfg(unix)]
+#[cfg(test)]
+mod faults;
+#[cfg(unix)]
+#[cfg(test)]
+mod fleet;
+#[cfg(unix)]
+#[cfg(test)]
+mod isolation;
+#[cfg(unix)]
+#[cfg(test)]
+mod processes;
+#[cfg(unix)]
+#[cfg(test)]
+mod programs;
+#[cfg(unix)]
+#[cfg(test)]
+mod secrets;

@@ -1,0 +1,27 @@
+//! The cargo that runs us, for what we have it do.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result};
+use tokio::process::Command;
+
+/// The folder that holds the workspace's `Cargo.toml`.
+fn workspace_root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask lies in no workspace")
+}
+
+/// A `cargo` command that runs in the workspace, with the cargo that runs us.
+///
+/// It is killed when its future is dropped.
+pub(crate) fn command() -> Result<Command> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command
+        .current_dir(workspace_root()?)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    Ok(command)
+}

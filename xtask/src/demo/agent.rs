@@ -1,0 +1,261 @@
+//! The demo's devices: joining, running, and asking how they are.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::folder::Folder;
+
+/// How long joining may take.
+const JOIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long the daemon may take to answer.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// One device of the demo.
+#[derive(Debug, Clone)]
+pub(crate) struct Agent {
+    name: String,
+    program: PathBuf,
+    state: PathBuf,
+    control: PathBuf,
+    config: PathBuf,
+    coder_bin: PathBuf,
+    path: Option<OsString>,
+}
+
+impl Agent {
+    /// The `number`th device, whose children run `coder_bin` and search `path`. Its configuration is
+    /// an empty file: what this machine's owner has configured for a device of their own is not meant.
+    pub(crate) fn new(
+        number: u8,
+        program: &Path,
+        folder: &Folder,
+        coder_bin: &Path,
+        path: Option<OsString>,
+    ) -> Result<Self> {
+        Ok(Self {
+            name: format!("demo-{number}"),
+            program: program.to_path_buf(),
+            state: folder.join(format!("device-{number}")),
+            control: folder.join(format!("d{number}.sock")),
+            config: folder.write_private(&format!("device-{number}.toml"), b"")?,
+            coder_bin: coder_bin.to_path_buf(),
+            path,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The line that shows this device's state, to paste into a shell.
+    pub(crate) fn status_line(&self) -> String {
+        format!(
+            "{} --control {} status",
+            self.program.display(),
+            self.control.display()
+        )
+    }
+
+    /// Enrols with the registry that `code` names. The code goes in by stdin: it is a secret until used.
+    pub(crate) async fn join(&self, code: &str) -> Result<()> {
+        let mut command = self.command();
+        command.args(["join", "-", "--name", &self.name]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        let mut stdin = child.stdin.take().context("`orfe join` has no stdin")?;
+        // When it refuses to read, its own message tells more than the broken pipe.
+        let _ = stdin.write_all(format!("{code}\n").as_bytes()).await;
+        drop(stdin);
+        let output = timeout(JOIN_WITHIN, child.wait_with_output())
+            .await
+            .with_context(|| format!("{} had not joined after {} s", self.name, JOIN_WITHIN.as_secs()))?
+            .context("cannot wait for `orfe join`")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "{} could not join ({}): {}",
+                self.name,
+                output.status,
+                said.trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// The command of the daemon.
+    pub(crate) fn run(&self) -> Command {
+        let mut command = self.command();
+        command.arg("run");
+        command
+    }
+
+    /// Asks the daemon how the device is; `None` when it does not answer (yet).
+    pub(crate) async fn status(&self) -> Option<Status> {
+        let mut command = self.command();
+        let asked = command
+            .args(["status", "--json"])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(STATUS_WITHIN, asked).await.ok()?.ok()?;
+        Status::parse(&output.stdout)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--config").arg(&self.config);
+        command.arg("--state").arg(&self.state);
+        command.arg("--control").arg(&self.control);
+        command.env("ORFE_CODER_BIN", &self.coder_bin);
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
+        command
+    }
+}
+
+/// What `orfe status --json` says, as far as the demo needs it, and whole.
+#[derive(Debug)]
+pub(crate) struct Status {
+    health: String,
+    checks: Vec<Check>,
+    provisioners: Vec<Provisioner>,
+    /// The document itself.
+    pub whole: Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct Check {
+    code: String,
+    outcome: String,
+    required: bool,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    hint: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Provisioner {
+    state: String,
+}
+
+impl Status {
+    fn parse(answer: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Document {
+            health: String,
+            checks: Vec<Check>,
+            provisioners: Vec<Provisioner>,
+        }
+        let whole: Value = serde_json::from_slice(answer).ok()?;
+        let Document {
+            health,
+            checks,
+            provisioners,
+        } = Document::deserialize(&whole).ok()?;
+        Some(Self {
+            health,
+            checks,
+            provisioners,
+            whole,
+        })
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.health == "healthy"
+    }
+
+    /// The state in a few words: health, what it still waits for, what the provisioners do.
+    pub(crate) fn summary(&self) -> String {
+        let waiting: Vec<String> = self
+            .unmet()
+            .map(|check| format!("{} {}", check.code, check.outcome))
+            .collect();
+        let provisioners: Vec<&str> = self.provisioners.iter().map(|slot| slot.state.as_str()).collect();
+        let mut text = self.health.clone();
+        if !waiting.is_empty() {
+            text = format!("{text}: {}", waiting.join(", "));
+        }
+        if !provisioners.is_empty() {
+            text = format!("{text} (provisioner {})", provisioners.join(", "));
+        }
+        text
+    }
+
+    /// Each required check that does not pass, with what was found and what to do.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        self.unmet()
+            .map(|check| {
+                let hint = check
+                    .hint
+                    .as_deref()
+                    .map(|hint| format!(" (hint: {hint})"))
+                    .unwrap_or_default();
+                format!("{} is {}: {}{hint}", check.code, check.outcome, check.message)
+            })
+            .collect()
+    }
+
+    fn unmet(&self) -> impl Iterator<Item = &Check> {
+        self.checks
+            .iter()
+            .filter(|check| check.required && check.outcome != "ok")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Status;
+
+    #[test]
+    fn a_status_tells_what_is_still_missing() {
+        let document = json!({
+            "version": 1,
+            "health": "starting",
+            "device": {"name": "demo-1"},
+            "checks": [
+                {"code": "tunnel", "outcome": "ok", "required": true, "message": "up"},
+                {"code": "connected", "outcome": "pending", "required": true, "message": "waits for its line", "hint": "wait"},
+                {"code": "docker", "outcome": "warning", "required": false, "message": "no engine"},
+            ],
+            "provisioners": [{"slot": 0, "state": "starting"}],
+        });
+
+        let status = Status::parse(document.to_string().as_bytes()).unwrap();
+
+        assert!(!status.is_healthy());
+        assert_eq!(
+            status.summary(),
+            "starting: connected pending (provisioner starting)"
+        );
+        assert_eq!(
+            status.missing(),
+            ["connected is pending: waits for its line (hint: wait)"]
+        );
+        assert_eq!(status.whole["device"]["name"], "demo-1");
+    }
+
+    #[test]
+    fn what_is_no_status_is_no_answer() {
+        for answer in [&b""[..], b"not json", b"{}", br#"{"health":1}"#] {
+            assert!(Status::parse(answer).is_none(), "{answer:?}");
+        }
+    }
+}
