@@ -1,0 +1,167 @@
+//! `orfe-registry device …`
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use jiff::Timestamp;
+use orfe_protocol::observed::{CheckOutcome, ObservedState, ProvisionerState};
+
+use super::client::Client;
+use super::table::{Table, age, harmless};
+use super::{DeviceCommand, Failure, print, print_json};
+use crate::api::{DeviceAnswer, DeviceList, DeviceView, Done};
+
+pub(super) async fn run(
+    client: &Client,
+    command: &DeviceCommand,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    match command {
+        DeviceCommand::List(format) => {
+            let list: DeviceList = client.get("/v1/devices").await?;
+            if format.json {
+                print_json(out, &list)
+            } else {
+                print(out, &table(&list, Timestamp::now()))
+            }
+        }
+        DeviceCommand::Show { name, format } => {
+            let answer: DeviceAnswer = client.get(&format!("/v1/devices/{name}")).await?;
+            if format.json {
+                print_json(out, &answer)
+            } else {
+                print(out, &page(&answer.device, Timestamp::now()))
+            }
+        }
+        DeviceCommand::Revoke { name } => {
+            let done: Done = client.post(&format!("/v1/devices/{name}/revoke"), &()).await?;
+            print(out, &format!("device {} is revoked\n", done.revoked))
+        }
+    }
+}
+
+fn table(list: &DeviceList, now: Timestamp) -> String {
+    if list.devices.is_empty() {
+        return "no devices yet; `orfe-registry join-code create` makes a code to join with\n".to_owned();
+    }
+    let head = [
+        "NAME",
+        "STATE",
+        "OS/ARCH",
+        "GPU",
+        "PROVISIONERS",
+        "HANDSHAKE",
+        "SEEN",
+        "TAGS",
+    ];
+    let mut table = Table::new(&head);
+    for device in &list.devices {
+        table.row([
+            device.name.to_string(),
+            device.state.clone(),
+            system(device),
+            gpu(device),
+            provisioners(device),
+            age(device.tunnel_handshake_at, now),
+            age(device.last_seen_at, now),
+            device.tags().to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn page(device: &DeviceView, now: Timestamp) -> String {
+    let mut rows = vec![
+        ("name", device.name.to_string()),
+        ("state", device.state.clone()),
+        ("id", device.id.to_string()),
+        ("tags", device.tags().to_string()),
+        ("system", system(device)),
+        ("gpu", gpu(device)),
+        ("provisioners", provisioners(device)),
+        ("inner address", device.inner_address.to_string()),
+        ("handshake", age(device.tunnel_handshake_at, now)),
+        ("seen", age(device.last_seen_at, now)),
+        ("joined", format!("{:.0}", device.created_at)),
+        ("noise key", device.noise_public_key.to_string()),
+        ("wireguard key", device.wireguard_public_key.to_string()),
+    ];
+    if let Some(at) = device.revoked_at {
+        rows.push(("revoked", format!("{at:.0}")));
+    }
+    let mut text = String::new();
+    for (label, value) in rows {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{label:14}{}", harmless(&value));
+    }
+    if let Some(observed) = &device.observed {
+        text.push('\n');
+        text.push_str(&checks(observed));
+    }
+    text
+}
+
+fn checks(observed: &ObservedState) -> String {
+    let mut table = Table::new(&["CHECK", "OUTCOME", "REQUIRED", "MESSAGE"]);
+    for check in &observed.checks {
+        let outcome = match check.outcome {
+            CheckOutcome::Ok => "ok",
+            CheckOutcome::Pending => "pending",
+            CheckOutcome::Warning => "warning",
+            CheckOutcome::Failed => "failed",
+            CheckOutcome::Unknown => "unknown",
+        };
+        let required = if check.required { "yes" } else { "no" };
+        let hint = check
+            .hint
+            .as_ref()
+            .map(|hint| format!(" (hint: {hint})"))
+            .unwrap_or_default();
+        table.row([
+            check.code.as_str().to_owned(),
+            outcome.to_owned(),
+            required.to_owned(),
+            format!("{}{hint}", check.message),
+        ]);
+    }
+    table.render()
+}
+
+fn system(device: &DeviceView) -> String {
+    device.observed.as_ref().map_or("-".to_owned(), |observed| {
+        format!("{}/{}", observed.facts.os, observed.facts.arch)
+    })
+}
+
+fn gpu(device: &DeviceView) -> String {
+    let Some(observed) = &device.observed else {
+        return "-".to_owned();
+    };
+    let tags: Vec<&str> = observed.facts.gpus.iter().map(|gpu| gpu.tag.as_str()).collect();
+    if tags.is_empty() {
+        "none".to_owned()
+    } else {
+        tags.join(",")
+    }
+}
+
+/// How many are connected, and the state of the rest when it is one.
+fn provisioners(device: &DeviceView) -> String {
+    let Some(observed) = &device.observed else {
+        return "-".to_owned();
+    };
+    let states: Vec<ProvisionerState> = observed.provisioners.iter().map(|one| one.state).collect();
+    let connected = states
+        .iter()
+        .filter(|state| **state == ProvisionerState::Connected)
+        .count();
+    match states.iter().find(|state| **state != ProvisionerState::Connected) {
+        _ if states.is_empty() => "-".to_owned(),
+        None => format!("{connected}/{} connected", states.len()),
+        Some(state) => format!("{connected}/{} {}", states.len(), state.as_str()),
+    }
+}
+
+#[cfg(test)]
+#[path = "device/tests.rs"]
+mod tests;

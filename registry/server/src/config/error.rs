@@ -1,0 +1,80 @@
+//! What is wrong with a configuration, and what to do about it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use orfe_platform::private::PrivateFileError;
+use orfe_protocol::desired::SLOTS_MAX;
+use orfe_protocol::name::HostName;
+use url::Url;
+
+/// Why a configuration was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read; the source names it.
+    #[error("the configuration could not be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// Lines and columns are counted from 1.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Toml {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+        message: String,
+    },
+    #[error(transparent)]
+    Private(PrivateFileError),
+    #[error("{} holds no PSK", path.display())]
+    Psk { path: PathBuf },
+    #[error("{} holds no certificate in PEM", path.display())]
+    Pem { path: PathBuf },
+    #[error("nothing says where the data folder is, and there is no home folder to derive it from")]
+    NoData,
+    #[error("`{url}` is no address of a Coder")]
+    CoderUrl { url: Url },
+    #[error("`{url}` is no public URL of a registry")]
+    PublicUrl { url: Url },
+    #[error("the dashboard may listen on loopback only, not on {address}")]
+    DashboardNotLoopback { address: SocketAddr },
+    #[error("{slots} slots; a device runs 1 to {SLOTS_MAX} provisioners")]
+    Slots { slots: u8 },
+    #[error("policy entry `{name}` needs ports from 1 to 65535")]
+    PolicyPorts { name: HostName },
+    #[error("the policy names `{name}` twice")]
+    PolicyTwice { name: HostName },
+}
+
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "name the file with `--config`, or leave the flag out to run with defaults"
+            }
+            Self::Read { .. } => "see that this user may read the file",
+            Self::Toml { .. } => "`orfe-registry config check --help` shows a whole example",
+            Self::Private(error) if error.is_not_found() => {
+                "make it, or mend the path in the configuration; it is relative to that file's folder"
+            }
+            Self::Private(error) => return error.hint(),
+            Self::Psk { .. } => "put the value of CODER_PROVISIONER_DAEMON_PSK there, on one line",
+            Self::Pem { .. } => "a certificate in PEM begins with `-----BEGIN CERTIFICATE-----`",
+            Self::NoData => "name a folder with `--data`",
+            Self::CoderUrl { .. } => "it is of the form https://coder.example.com",
+            Self::PublicUrl { .. } => {
+                "it is of the form https://host[:port], at most 200 characters, without a path"
+            }
+            Self::DashboardNotLoopback { .. } => {
+                "use 127.0.0.1 and reach it through an SSH tunnel: ssh -L 7480:127.0.0.1:7480 HOST"
+            }
+            Self::Slots { .. } => "set `slots` in [coder]",
+            Self::PolicyPorts { .. } => "such as ports = [443]",
+            Self::PolicyTwice { .. } => "put all ports of a name into one entry",
+        };
+        Some(hint.to_owned())
+    }
+}

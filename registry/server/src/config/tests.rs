@@ -1,0 +1,214 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write("psk", "s3cret\n", 0o600);
+        folder
+    }
+
+    fn write(&self, name: &str, contents: &str, mode: u32) {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn resolve(&self, toml: &str) -> Result<Config, ConfigError> {
+        self.resolve_with(toml, Overrides::default())
+    }
+
+    fn resolve_with(&self, toml: &str, overrides: Overrides) -> Result<Config, ConfigError> {
+        self.write("registry.toml", toml, 0o644);
+        Config::resolve(
+            Some(&self.0.path().join("registry.toml")),
+            overrides,
+            Some("/default".into()),
+        )
+    }
+
+    /// The error and its hint, without the folder's random name.
+    fn refused(&self, toml: &str) -> String {
+        let error = self.resolve(toml).unwrap_err();
+        let shown = format!("{error}\nhint: {}", error.hint().unwrap_or_default());
+        shown.replace(&self.0.path().display().to_string(), "FOLDER")
+    }
+}
+
+const WHOLE: &str = r#"
+data = "state"
+listen = "0.0.0.0:7443"
+public_url = "https://orfe.example.com:7443"
+wireguard = "0.0.0.0:51820"
+wireguard_endpoint = "orfe.example.com:51820"
+dashboard = "127.0.0.1:7480"
+docker_required = true
+
+[coder]
+url = "https://coder.internal"
+psk_file = "psk"
+slots = 2
+
+[tunnel]
+enabled = true
+
+[[policy.allow]]
+name = "coder.internal"
+ports = [443]
+upstream = "127.0.0.1:36123"
+
+[session]
+heartbeat = "500ms"
+"#;
+
+#[test]
+fn a_whole_file_is_read() {
+    let folder = Folder::new();
+    let config = folder.resolve(WHOLE).unwrap();
+    assert_eq!(config.data, folder.0.path().join("state"));
+    assert_eq!(
+        config.coder.as_ref().unwrap().credential.secret().expose(),
+        "s3cret"
+    );
+    assert_eq!(
+        (config.slots, config.docker_required, config.tunnel),
+        (2, true, true)
+    );
+    assert_eq!(
+        config.policy[0].upstream.as_ref().unwrap().to_string(),
+        "127.0.0.1:36123"
+    );
+    assert_eq!(config.session.heartbeat, Duration::from_millis(500));
+    assert_eq!(config.session.hold_down, Duration::from_secs(45));
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn without_a_file_there_are_defaults() {
+    let config = Config::resolve(None, Overrides::default(), Some("/default".into())).unwrap();
+    assert_eq!(config.data, Path::new("/default"));
+    assert_eq!(config.listen.to_string(), "0.0.0.0:7443");
+    assert_eq!(config.wireguard.to_string(), "0.0.0.0:51820");
+    assert_eq!(config.dashboard.to_string(), "127.0.0.1:7480");
+    assert!(config.tunnel && config.coder.is_none());
+    assert_eq!(config.warnings().len(), 2);
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let folder = Folder::new();
+    let overrides = Overrides {
+        listen: Some("127.0.0.1:0".parse().unwrap()),
+        data: Some("/flag".into()),
+        ..Overrides::default()
+    };
+    let config = folder.resolve_with(WHOLE, overrides).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(config.data, Path::new("/flag"));
+    assert_eq!(config.wireguard.to_string(), "0.0.0.0:51820");
+}
+
+#[test]
+fn what_is_broken_is_named_with_its_place() {
+    let folder = Folder::new();
+    insta::assert_snapshot!(folder.refused("listen = \"0.0.0.0:7443\"\nlistne = 3\n"), @r"
+    FOLDER/registry.toml:2:1: unknown field `listne`, expected one of `data`, `listen`, `public_url`, `wireguard`, `wireguard_endpoint`, `dashboard`, `docker_required`, `tls`, `coder`, `tunnel`, `policy`, `session`
+    hint: `orfe-registry config check --help` shows a whole example
+    ");
+    insta::assert_snapshot!(folder.refused("[coder]\nurl = \"https://c\nslots = 1\n"), @r#"
+    FOLDER/registry.toml:2:17: invalid basic string, expected `"`
+    hint: `orfe-registry config check --help` shows a whole example
+    "#);
+    insta::assert_snapshot!(folder.refused("[[policy.allow]]\nname = \"not a name\"\nports = [443]\n"), @r"
+    FOLDER/registry.toml:2:8: `not a name` is not a host name: labels of letters, digits and `-`, separated by dots, 253 characters at most
+    hint: `orfe-registry config check --help` shows a whole example
+    ");
+    insta::assert_snapshot!(folder.refused("[session]\nheartbeat = \"soon\"\n"), @r"
+    FOLDER/registry.toml:2:13: `soon` is not a length of time: a whole number and ms, s, m, h or d, such as 15s
+    hint: `orfe-registry config check --help` shows a whole example
+    ");
+    insta::assert_snapshot!(folder.refused("[[policy.allow]]\nname = \"a.b\"\nports = [443]\nupstream = \"x\"\n"), @r"
+    FOLDER/registry.toml:4:12: `x` is not of the form host:port
+    hint: `orfe-registry config check --help` shows a whole example
+    ");
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_is_opened() {
+    let folder = Folder::new();
+    folder.write("open-psk", "s3cret", 0o644);
+    folder.write("empty", "\n", 0o600);
+    let coder = |line: &str| format!("[coder]\nurl = \"https://coder.internal\"\n{line}\n");
+    let policy = "[[policy.allow]]\nname = \"a.b\"\nports = [1]\n";
+    let refused = [
+        coder("psk_file = \"missing\""),
+        coder("psk_file = \"open-psk\""),
+        coder("psk_file = \"empty\""),
+        coder("psk_file = \"psk\"\nslots = 65"),
+        coder("psk_file = \"psk\"\nca_file = \"psk\""),
+        "[coder]\nurl = \"ftp://coder\"\npsk_file = \"psk\"".to_owned(),
+        "dashboard = \"0.0.0.0:7480\"".to_owned(),
+        "public_url = \"http://orfe.example.com\"".to_owned(),
+        "[[policy.allow]]\nname = \"a.b\"\nports = []\n".to_owned(),
+        format!("{policy}{policy}"),
+    ]
+    .map(|toml| folder.refused(&toml))
+    .join("\n\n");
+    insta::assert_snapshot!(refused, @r"
+    cannot open FOLDER/missing: there is no such file or folder
+    hint: make it, or mend the path in the configuration; it is relative to that file's folder
+
+    FOLDER/open-psk is open to other users (mode 0644)
+    hint: run `chmod 600 FOLDER/open-psk`, and replace what others may have read
+
+    FOLDER/empty holds no PSK
+    hint: put the value of CODER_PROVISIONER_DAEMON_PSK there, on one line
+
+    65 slots; a device runs 1 to 64 provisioners
+    hint: set `slots` in [coder]
+
+    FOLDER/psk holds no certificate in PEM
+    hint: a certificate in PEM begins with `-----BEGIN CERTIFICATE-----`
+
+    `ftp://coder/` is no address of a Coder
+    hint: it is of the form https://coder.example.com
+
+    the dashboard may listen on loopback only, not on 0.0.0.0:7480
+    hint: use 127.0.0.1 and reach it through an SSH tunnel: ssh -L 7480:127.0.0.1:7480 HOST
+
+    `http://orfe.example.com/` is no public URL of a registry
+    hint: it is of the form https://host[:port], at most 200 characters, without a path
+
+    policy entry `a.b` needs ports from 1 to 65535
+    hint: such as ports = [443]
+
+    the policy names `a.b` twice
+    hint: put all ports of a name into one entry
+    ");
+}
+
+#[test]
+fn what_is_probably_not_meant_is_warned_of() {
+    let folder = Folder::new();
+    let direct = WHOLE.replace("name = \"coder.internal\"", "name = \"other.internal\"");
+    let port = WHOLE.replace("ports = [443]", "ports = [80]");
+    let warnings = [direct, port].map(|toml| folder.resolve(&toml).unwrap().warnings().join("\n"));
+    insta::assert_snapshot!(warnings.join("\n"), @r"
+    the policy does not name `coder.internal`: devices dial Coder directly
+    the policy does not allow port 443 of `coder.internal`, which Coder's URL names
+    ");
+}
+
+#[test]
+fn hosts_and_ports_are_parsed() {
+    for good in ["127.0.0.1:1", "[::1]:443", "coder.internal:443"] {
+        assert_eq!(good.parse::<HostPort>().unwrap().to_string(), good);
+    }
+    for bad in ["", "a", "a:0", "::1:443", "a b:1", ":1", "a:70000"] {
+        assert!(bad.parse::<HostPort>().is_err(), "{bad}");
+    }
+}

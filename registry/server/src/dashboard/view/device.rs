@@ -1,0 +1,544 @@
+//! One device of the list.
+
+use jiff::Timestamp;
+use orfe_protocol::observed::{
+    Check, CheckOutcome, Docker, Facts, Gpu, ObservedState, ProvisionerState, ProvisionerStatus, TunnelStatus,
+};
+use orfe_protocol::tag::Tags;
+
+use super::text::{Moment, clean, memory};
+use super::{Badge, Tone};
+use crate::fleet::{DeviceRow, Link};
+
+/// A device as its two rows say it: one of cells, one that opens.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// Unique in the page and the same in every list, so that a replaced list keeps focus and opened rows.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) state: Badge,
+    /// Whether what the device says of itself is of now, and not of its last session.
+    pub(crate) current: bool,
+    pub(crate) tags: Vec<TagChip>,
+    pub(crate) system: Cell,
+    pub(crate) gpu: Cell,
+    pub(crate) provisioners: Cell,
+    pub(crate) handshake: When,
+    pub(crate) last_seen: When,
+    /// The one line that says whether something needs a person.
+    pub(crate) summary: Summary,
+    pub(crate) checks: Vec<CheckLine>,
+    pub(crate) details: Vec<Detail>,
+}
+
+/// A tag, and who says so.
+#[derive(Debug)]
+pub(crate) struct TagChip {
+    pub(crate) text: String,
+    /// Given by the registry, not merely detected by the device.
+    pub(crate) granted: bool,
+}
+
+/// A value; a quiet one says that there is nothing to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Cell {
+    pub(crate) text: String,
+    pub(crate) quiet: bool,
+}
+
+/// A moment, or the word for there being none.
+#[derive(Debug)]
+pub(crate) struct When {
+    pub(crate) at: Option<Moment>,
+    pub(crate) otherwise: &'static str,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) tone: Tone,
+    pub(crate) text: String,
+}
+
+/// One check, opened.
+#[derive(Debug)]
+pub(crate) struct CheckLine {
+    pub(crate) code: &'static str,
+    pub(crate) outcome: Badge,
+    pub(crate) required: bool,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) since: Moment,
+}
+
+/// One line of what else is known.
+#[derive(Debug)]
+pub(crate) struct Detail {
+    pub(crate) label: &'static str,
+    pub(crate) text: String,
+}
+
+impl Device {
+    pub(super) fn new(row: &DeviceRow, now: Timestamp) -> Self {
+        let current = row.link == Link::Online;
+        let observed = row.observed.as_deref();
+        let facts = observed.map(|observed| &observed.facts);
+        let tunnel_off = observed.is_some_and(|observed| observed.tunnel.is_none());
+        Self {
+            id: format!("device-{}", row.id),
+            name: row.name.to_string(),
+            state: Badge::of_state(row.state()),
+            current,
+            tags: tag_chips(observed.map(|observed| &observed.tags), &row.granted_tags),
+            system: facts.map_or_else(Cell::unknown, system),
+            gpu: facts.map_or_else(Cell::unknown, |facts| gpus(&facts.gpus)),
+            provisioners: observed
+                .map_or_else(Cell::unknown, |seen| provisioners(&seen.provisioners, current)),
+            handshake: When::new(
+                row.tunnel_handshake_at,
+                now,
+                if tunnel_off { "no tunnel" } else { "never" },
+            ),
+            last_seen: When::new(row.last_seen_at, now, "never"),
+            summary: summary(row),
+            checks: observed
+                .map(|observed| checks(&observed.checks, now))
+                .unwrap_or_default(),
+            details: details(row, now),
+        }
+    }
+}
+
+impl Cell {
+    fn of(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            quiet: false,
+        }
+    }
+
+    fn quiet(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            quiet: true,
+        }
+    }
+
+    /// Nothing was reported yet.
+    fn unknown() -> Self {
+        Self::quiet("unknown")
+    }
+}
+
+impl When {
+    fn new(at: Option<Timestamp>, now: Timestamp, otherwise: &'static str) -> Self {
+        Self {
+            at: at.map(|at| Moment::new(at, now)),
+            otherwise,
+        }
+    }
+}
+
+/// What is in force: the device's tags, and over them those that it was given.
+fn tag_chips(detected: Option<&Tags>, granted: &Tags) -> Vec<TagChip> {
+    let all = detected.map_or_else(|| granted.clone(), |detected| detected.overlaid(granted));
+    all.iter()
+        .map(|(key, value)| TagChip {
+            text: format!("{key}={value}"),
+            granted: granted.get(key).is_some(),
+        })
+        .collect()
+}
+
+fn system(facts: &Facts) -> Cell {
+    Cell::of(clean(&format!("{}/{}", facts.os, facts.arch)))
+}
+
+/// `NVIDIA RTX 4090`, `2 × NVIDIA A100`, `none`.
+fn gpus(gpus: &[Gpu]) -> Cell {
+    let mut counted: Vec<(String, usize)> = Vec::new();
+    for gpu in gpus {
+        let name = gpu_name(gpu);
+        match counted.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, number)) => *number += 1,
+            None => counted.push((name, 1)),
+        }
+    }
+    if counted.is_empty() {
+        return Cell::quiet("none");
+    }
+    let names: Vec<String> = counted
+        .into_iter()
+        .map(|(name, number)| {
+            if number == 1 {
+                name
+            } else {
+                format!("{number} × {name}")
+            }
+        })
+        .collect();
+    Cell::of(names.join(", "))
+}
+
+/// The model, with its vendor in front unless it begins with it.
+fn gpu_name(gpu: &Gpu) -> String {
+    let (vendor, model) = (clean(&gpu.vendor), clean(&gpu.model));
+    match (vendor.as_str(), model.as_str()) {
+        (_, "") => {
+            if vendor.is_empty() {
+                clean(&gpu.tag)
+            } else {
+                vendor
+            }
+        }
+        ("", _) => model,
+        _ if model.to_lowercase().starts_with(&vendor.to_lowercase()) => model,
+        _ => format!("{vendor} {model}"),
+    }
+}
+
+/// `1/1 connected`, `0/2 connected, backoff`; of a device that is away, what it was.
+fn provisioners(slots: &[ProvisionerStatus], current: bool) -> Cell {
+    if slots.is_empty() {
+        return Cell::quiet("none");
+    }
+    let connected = slots
+        .iter()
+        .filter(|slot| slot.state == ProvisionerState::Connected)
+        .count();
+    let mut text = format!("{connected}/{} connected", slots.len());
+    if let Some(slot) = slots
+        .iter()
+        .find(|slot| slot.state != ProvisionerState::Connected)
+    {
+        text = format!("{text}, {}", slot.state.as_str());
+    }
+    if current {
+        Cell::of(text)
+    } else {
+        Cell::quiet(format!("was {text}"))
+    }
+}
+
+fn summary(row: &DeviceRow) -> Summary {
+    let quiet = |text: &str| Summary {
+        tone: Tone::Away,
+        text: text.to_owned(),
+    };
+    match (row.link, row.observed.as_deref()) {
+        (Link::Revoked, _) => quiet("Revoked: it may not come back"),
+        (Link::NeverSeen, _) => quiet("Enrolled; waits for “orfe run” on the device"),
+        (Link::Unknown, _) => quiet("The registry has just started and waits for the device to come back"),
+        (Link::Offline, None) => quiet("Went offline before it reported anything"),
+        (Link::Offline, Some(_)) => quiet("Last report before it went offline"),
+        (Link::Online, None) => quiet("Connected; nothing reported yet"),
+        (Link::Online, Some(observed)) => verdict(observed),
+    }
+}
+
+/// The check that matters most, and how many more there are like it.
+fn verdict(observed: &ObservedState) -> Summary {
+    let checks = &observed.checks;
+    let of = |wanted: fn(&Check) -> bool| {
+        checks
+            .iter()
+            .filter(move |check| wanted(check))
+            .collect::<Vec<_>>()
+    };
+    let groups: [(Tone, Vec<&Check>); 3] = [
+        (
+            Tone::Bad,
+            of(|check| check.required && check.outcome == CheckOutcome::Failed),
+        ),
+        (
+            Tone::Progress,
+            of(|check| check.required && !matches!(check.outcome, CheckOutcome::Ok | CheckOutcome::Failed)),
+        ),
+        (
+            Tone::Warning,
+            of(|check| !check.required && check.outcome != CheckOutcome::Ok),
+        ),
+    ];
+    for (tone, group) in groups {
+        if let Some((first, rest)) = group.split_first() {
+            let more = if rest.is_empty() {
+                String::new()
+            } else {
+                format!(" (and {} more)", rest.len())
+            };
+            return Summary {
+                tone,
+                text: format!("{}: {}{more}", first.code.as_str(), clean(&first.message)),
+            };
+        }
+    }
+    let text = match checks.len() {
+        0 => "No checks".to_owned(),
+        1 => "The one check passes".to_owned(),
+        number => format!("All {number} checks pass"),
+    };
+    Summary {
+        tone: Tone::Good,
+        text,
+    }
+}
+
+/// The checks, those that need a person first.
+fn checks(checks: &[Check], now: Timestamp) -> Vec<CheckLine> {
+    let mut lines: Vec<(u8, CheckLine)> = checks
+        .iter()
+        .map(|check| {
+            let (rank, word, tone) = match check.outcome {
+                CheckOutcome::Failed => (0, "failed", Tone::Bad),
+                CheckOutcome::Warning => (1, "warning", Tone::Warning),
+                CheckOutcome::Pending => (2, "pending", Tone::Progress),
+                CheckOutcome::Unknown => (3, "unknown", Tone::Unknown),
+                CheckOutcome::Ok => (4, "ok", Tone::Good),
+            };
+            let line = CheckLine {
+                code: check.code.as_str(),
+                outcome: Badge { word, tone },
+                required: check.required,
+                message: clean(&check.message),
+                hint: check.hint.as_deref().map(clean),
+                since: Moment::new(check.since, now),
+            };
+            (rank, line)
+        })
+        .collect();
+    lines.sort_by_key(|(rank, _)| *rank);
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+fn details(row: &DeviceRow, now: Timestamp) -> Vec<Detail> {
+    let mut details = Vec::new();
+    let mut add = |label, text: String| details.push(Detail { label, text });
+    if let Some(observed) = row.observed.as_deref() {
+        let facts = &observed.facts;
+        add(
+            "System",
+            joined([&facts.os_version, &facts.chassis, &facts.hostname]),
+        );
+        add(
+            "Hardware",
+            format!(
+                "{}, {} cores, {}",
+                clean(&facts.cpu_model),
+                facts.cpu_cores,
+                memory(facts.memory_mib)
+            ),
+        );
+        add("Docker", docker(&facts.docker));
+        for slot in &observed.provisioners {
+            add("Provisioner", provisioner(slot, now));
+        }
+        add(
+            "Tunnel",
+            observed.tunnel.as_ref().map_or_else(|| "off".to_owned(), tunnel),
+        );
+        let started = Moment::new(observed.started_at, now).age;
+        add(
+            "Agent",
+            format!("{}, started {started}", clean(&observed.agent_version)),
+        );
+    }
+    if let Some(since) = row.session_since {
+        add("Session", format!("since {}", Moment::new(since, now).absolute));
+    }
+    add("Enrolled", Moment::new(row.created_at, now).absolute);
+    add("Id", row.id.to_string());
+    details
+}
+
+/// The parts that are not empty, with commas between them.
+fn joined<const N: usize>(parts: [&String; N]) -> String {
+    let parts: Vec<String> = parts
+        .into_iter()
+        .map(|part| clean(part))
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.join(", ")
+}
+
+fn docker(docker: &Docker) -> String {
+    match docker {
+        Docker::Present { version } => clean(version),
+        Docker::Absent { reason } => format!("none: {}", clean(reason)),
+        Docker::Unknown => "unknown".to_owned(),
+    }
+}
+
+/// `laptop-0: backoff for 3 min, restarted 2 times; terraform is missing`.
+fn provisioner(slot: &ProvisionerStatus, now: Timestamp) -> String {
+    let lasted = Moment::new(slot.since, now).lasted;
+    let mut text = format!("{}: {} for {lasted}", clean(&slot.name), slot.state.as_str());
+    match slot.restarts {
+        0 => {}
+        1 => text.push_str(", restarted once"),
+        number => text = format!("{text}, restarted {number} times"),
+    }
+    if let Some(reason) = &slot.reason {
+        text = format!("{text}; {}", clean(reason));
+    }
+    text
+}
+
+/// `up, 100.64.0.2, to 203.0.113.7:51820, smoltcp`.
+fn tunnel(tunnel: &TunnelStatus) -> String {
+    let addresses = tunnel.addresses.iter().map(ToString::to_string);
+    let endpoint = tunnel.endpoint.map(|endpoint| format!("to {endpoint}"));
+    let parts: Vec<String> = std::iter::once(tunnel.phase.as_str().to_owned())
+        .chain(addresses)
+        .chain(endpoint)
+        .chain([clean(&tunnel.tcp_stack)])
+        .collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use orfe_protocol::observed::CheckCode;
+
+    use super::*;
+
+    #[test]
+    fn gpus_are_named_and_counted() {
+        let gpu = |vendor: &str, model: &str| Gpu {
+            vendor: vendor.into(),
+            model: model.into(),
+            tag: "tag".into(),
+            evidence: String::new(),
+        };
+        for (given, expected) in [
+            (vec![], Cell::quiet("none")),
+            (
+                vec![gpu("NVIDIA", "GeForce RTX 4090")],
+                Cell::of("NVIDIA GeForce RTX 4090"),
+            ),
+            (
+                vec![gpu("NVIDIA", "nvidia A100"), gpu("NVIDIA", "nvidia A100")],
+                Cell::of("2 × nvidia A100"),
+            ),
+            (
+                vec![gpu("", "Arc"), gpu("AMD", ""), gpu("", "")],
+                Cell::of("Arc, AMD, tag"),
+            ),
+        ] {
+            assert_eq!(gpus(&given), expected);
+        }
+    }
+
+    #[test]
+    fn provisioners_are_counted_and_the_first_that_is_not_connected_is_named() {
+        use ProvisionerState::{Backoff, Connected, Draining};
+        for (states, current, expected) in [
+            (&[][..], true, Cell::quiet("none")),
+            (&[Connected][..], true, Cell::of("1/1 connected")),
+            (
+                &[Connected, Backoff, Draining][..],
+                true,
+                Cell::of("1/3 connected, backoff"),
+            ),
+            (&[Connected][..], false, Cell::quiet("was 1/1 connected")),
+        ] {
+            let slots: Vec<ProvisionerStatus> = states.iter().map(|state| slot(*state)).collect();
+            assert_eq!(provisioners(&slots, current), expected);
+        }
+    }
+
+    #[test]
+    fn a_slot_tells_its_story() {
+        let now = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(90);
+        let mut told = slot(ProvisionerState::Backoff);
+        assert_eq!(provisioner(&told, now), "a-0: backoff for 1 min");
+        told.restarts = 1;
+        assert_eq!(provisioner(&told, now), "a-0: backoff for 1 min, restarted once");
+        told.restarts = 3;
+        told.reason = Some("exit 1".into());
+        assert_eq!(
+            provisioner(&told, now),
+            "a-0: backoff for 1 min, restarted 3 times; exit 1"
+        );
+    }
+
+    #[test]
+    fn the_worst_check_speaks_for_the_device() {
+        use CheckCode::{Connected, Disk, Docker, Terraform};
+        let failed = || check(Terraform, CheckOutcome::Failed, true);
+        let pending = || check(Connected, CheckOutcome::Pending, true);
+        let warning = || check(Docker, CheckOutcome::Warning, false);
+        let fine = || check(Disk, CheckOutcome::Ok, true);
+        for (checks, tone, text) in [
+            (vec![], Tone::Good, "No checks"),
+            (vec![fine()], Tone::Good, "The one check passes"),
+            (vec![fine(), fine()], Tone::Good, "All 2 checks pass"),
+            (vec![fine(), warning()], Tone::Warning, "docker: as docker says"),
+            (
+                vec![warning(), pending()],
+                Tone::Progress,
+                "connected: as connected says",
+            ),
+            (
+                vec![warning(), pending(), failed()],
+                Tone::Bad,
+                "terraform: as terraform says",
+            ),
+            (
+                vec![failed(), failed(), failed()],
+                Tone::Bad,
+                "terraform: as terraform says (and 2 more)",
+            ),
+        ] {
+            assert_eq!(
+                verdict(&observed(checks)),
+                Summary {
+                    tone,
+                    text: text.into()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_granted_lies_over_what_was_detected() {
+        let tags = |list: &[&str]| list.iter().map(|tag| tag.parse().unwrap()).collect::<Tags>();
+        let chips = tag_chips(
+            Some(&tags(&["gpu=none", "owner=mallory"])),
+            &tags(&["owner=alice"]),
+        );
+        let chips: Vec<_> = chips
+            .iter()
+            .map(|chip| (chip.text.as_str(), chip.granted))
+            .collect();
+        assert_eq!(chips, [("gpu=none", false), ("owner=alice", true)]);
+    }
+
+    fn slot(state: ProvisionerState) -> ProvisionerStatus {
+        ProvisionerStatus {
+            slot: 0,
+            name: "a-0".into(),
+            state,
+            since: Timestamp::UNIX_EPOCH,
+            pid: None,
+            restarts: 0,
+            reason: None,
+        }
+    }
+
+    fn check(code: CheckCode, outcome: CheckOutcome, required: bool) -> Check {
+        let message = format!("as {} says", code.as_str());
+        Check {
+            code,
+            outcome,
+            required,
+            message,
+            hint: None,
+            since: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn observed(checks: Vec<Check>) -> ObservedState {
+        let mut observed = crate::dashboard::tests::example_fleet::observed();
+        observed.checks = checks;
+        observed
+    }
+}

@@ -1,0 +1,40 @@
+//! The program `orfe-registry`: reads the command line, runs one command, says what went wrong.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use orfe_registry::cli::{Cli, Failure};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(&cli);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // When standard error is closed there is nobody left to tell.
+            let _ = write!(io::stderr(), "{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the program could not start its threads: {error}")))?;
+    runtime.block_on(cli.run(&mut io::stdout()))
+}
+
+/// Logs go to standard error; standard output is for what a command was asked for.
+fn start_logging(cli: &Cli) {
+    let filter = EnvFilter::try_new(cli.log_filter()).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

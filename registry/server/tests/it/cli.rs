@@ -1,0 +1,149 @@
+//! The command line against a registry that runs, and against none.
+
+use clap::CommandFactory as _;
+use orfe_registry::cli::Cli;
+
+use crate::agent::Agent;
+use crate::site::{Site, cli};
+
+/// The help of every command, as it is printed at 80 columns.
+#[test]
+fn help_is_as_it_was_read_last() {
+    let mut command = Cli::command();
+    command.build();
+    let mut text = String::new();
+    render(&mut command, &mut text);
+    let widest = text.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80), "a line of {widest:?} columns");
+    insta::assert_snapshot!("help", text);
+}
+
+fn render(command: &mut clap::Command, text: &mut String) {
+    let help = command.render_long_help();
+    let name = command.get_bin_name().unwrap_or_default();
+    for part in ["==== ", name, "\n", &help.to_string(), "\n"] {
+        text.push_str(part);
+    }
+    for subcommand in command
+        .get_subcommands_mut()
+        .filter(|subcommand| subcommand.get_name() != "help")
+    {
+        render(subcommand, text);
+    }
+}
+
+#[tokio::test]
+async fn without_a_registry_every_question_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["device", "list"][..],
+        &["join-code", "create"],
+        &["dashboard", "link"],
+    ] {
+        let failure = cli(folder.path(), args).await.unwrap_err();
+        let shown = failure
+            .to_string()
+            .replace(&folder.path().display().to_string(), "DATA");
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(shown, @r"
+            error: no registry runs on DATA
+            hint: start one with `orfe-registry serve`, or name its data folder with `--data`
+            ");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_is_out_of_range_is_said() {
+    let site = Site::new().await;
+    let mut shown = String::new();
+    for args in [
+        &["device", "show", "nobody"][..],
+        &["device", "revoke", "nobody"],
+        &["join-code", "revoke", "01990f3e-5d2c-7b1a-9c1e-0a1b2c3d4e5f"],
+        &["join-code", "create", "--uses", "0"],
+        &["join-code", "create", "--ttl", "8d"],
+        &["join-code", "create", "--note", "two\nlines"],
+    ] {
+        shown.push_str(&site.cli(args).await.unwrap_err().to_string());
+    }
+    insta::assert_snapshot!(shown, @r"
+    error: there is no device `nobody`
+    hint: `orfe-registry device list` names them all
+    error: there is no device `nobody`
+    hint: `orfe-registry device list` names them all
+    error: there is no join code `01990f3e-5d2c-7b1a-9c1e-0a1b2c3d4e5f`
+    hint: `orfe-registry join-code list` names them all
+    error: a join code has 1 to 1000 uses, not 0
+    hint: see `--uses`
+    error: a join code lives 1 second to 7 days
+    hint: see `--ttl`
+    error: a note is one line of 200 characters at most
+    hint: see `--note`
+    ");
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn join_codes_are_made_listed_and_revoked() {
+    let site = Site::new().await;
+    assert!(
+        site.cli(&["join-code", "list"])
+            .await
+            .unwrap()
+            .starts_with("no join codes yet")
+    );
+    let code = site.join_code(&["--uses", "3", "--note", "for the lab"]).await;
+    let list = site.cli(&["join-code", "list"]).await.unwrap();
+    assert!(
+        list.contains(&code.id.to_string()) && list.contains("open") && list.contains("0/3"),
+        "{list}"
+    );
+    assert!(!list.contains(code.secret.to_text().expose()));
+    site.cli(&["join-code", "revoke", &code.id.to_string()])
+        .await
+        .unwrap();
+    assert!(
+        site.cli(&["join-code", "list"])
+            .await
+            .unwrap()
+            .contains("revoked")
+    );
+
+    let json: serde_json::Value =
+        serde_json::from_str(&site.cli(&["join-code", "create", "--json"]).await.unwrap()).unwrap();
+    assert_eq!(json["version"], 1);
+    assert!(json["code"].as_str().unwrap().starts_with("orfe1-"));
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_link_leads_into_the_dashboard() {
+    let site = Site::new().await;
+    let (_agent, _) = Agent::joined(&site).await;
+    let link = site.cli(&["dashboard", "link"]).await.unwrap();
+    assert!(
+        link.starts_with("http://127.0.0.1:") && link.contains("/enter/"),
+        "{link}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&site.cli(&["dashboard", "link", "--json"]).await.unwrap()).unwrap();
+    assert_eq!(json["version"], 1);
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn version_and_completions_need_no_registry() {
+    let folder = tempfile::tempdir().unwrap();
+    let version = cli(folder.path(), &["version"]).await.unwrap();
+    assert_eq!(version, format!("orfe-registry {}\n", env!("CARGO_PKG_VERSION")));
+    let json: serde_json::Value =
+        serde_json::from_str(&cli(folder.path(), &["version", "--json"]).await.unwrap()).unwrap();
+    assert_eq!(json["orfe_registry"], env!("CARGO_PKG_VERSION"));
+    assert!(
+        cli(folder.path(), &["completions", "bash"])
+            .await
+            .unwrap()
+            .contains("join-code")
+    );
+}
