@@ -19,9 +19,20 @@ fn workspace_root() -> Result<&'static Path> {
 pub(crate) fn command() -> Result<Command> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if describes_us(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command
         .current_dir(workspace_root()?)
         .stdin(Stdio::null())
         .kill_on_drop(true);
     Ok(command)
+}
+
+/// Whether cargo set this variable to describe the package that it runs. Build scripts of dependencies watch these: handed
+/// on, they would be built anew here, and anew again by the next cargo that a person starts.
+fn describes_us(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }

@@ -6,6 +6,7 @@
 //! - [`child`] — a **stand-in for `coder provisionerd start`**: same flags, variables, lines, signals and exit codes.
 //! - [`terraform`] — a **stand-in for `terraform version`**, for machines without terraform.
 //! - [`relay`] — relays for TCP and UDP that can be cut, blackholed and restored.
+//! - [`terminator`] — ends TLS between device and registry, and attacks what it carries.
 //! - [`process`], [`wait`], [`ports`], [`logs`], [`programs`] — processes that end with their test, waiting for a
 //!   condition with a deadline, ports, log capture, and where the built programs are.
 //!
@@ -20,5 +21,6 @@ pub mod programs;
 pub mod relay;
 pub mod scale;
 pub mod standin;
+pub mod terminator;
 pub mod terraform;
 pub mod wait;

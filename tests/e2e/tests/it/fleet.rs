@@ -32,7 +32,8 @@ pub(crate) struct Fleet {
     pub https: TcpRelay,
     /// Between the device's tunnel and the gateway.
     pub wireguard: UdpRelay,
-    listen: (SocketAddr, SocketAddr),
+    /// The registry's own HTTPS and UDP addresses, behind the relays.
+    pub listen: (SocketAddr, SocketAddr),
     /// Counts starts, so that each life of a program has a log of its own.
     lives: u32,
     folder: TempDir,
@@ -132,11 +133,16 @@ impl Fleet {
 
     /// The daemon's command line up to the subcommand.
     pub(crate) fn agent_command(&self) -> Command {
+        self.agent_command_at("state")
+    }
+
+    /// The same for another state folder.
+    pub(crate) fn agent_command_at(&self, state: &str) -> Command {
         let mut command = self.command("orfe");
         command.arg("--config").arg(self.path("agent.toml"));
         command
             .arg("--state")
-            .arg(self.path("state"))
+            .arg(self.path(state))
             .arg("--control")
             .arg(self.path("agent.sock"));
         command.env("ORFE_CODER_BIN", programs::path("coder-stand-in-child"));
@@ -227,7 +233,7 @@ impl Fleet {
         ProcessGuard::spawn(command, &self.path("log"), &format!("{name}-{}", self.lives)).unwrap()
     }
 
-    fn registry_command(&self) -> Command {
+    pub(crate) fn registry_command(&self) -> Command {
         let mut command = self.command("orfe-registry");
         command.arg("--data").arg(self.path("registry"));
         command
@@ -254,7 +260,7 @@ impl Fleet {
         std::env::join_paths(std::env::split_paths(&own).chain([bin])).unwrap()
     }
 
-    fn answer(&self, command: &mut Command) -> String {
+    pub(crate) fn answer(&self, command: &mut Command) -> String {
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
@@ -336,11 +342,13 @@ fn registry_toml(folder: &Path, coder: SocketAddr) -> String {
          [[policy.allow]]\n\
          name = \"coder.demo.internal\"\n\
          ports = [443]\n\
-         upstream = \"{coder}\"\n"
+         upstream = \"{coder}\"\n\
+         [session]\n\
+         heartbeat = \"1s\"\n"
     )
 }
 
-fn write_private(path: &Path, text: &str) {
+pub(crate) fn write_private(path: &Path, text: &str) {
     use std::io::Write as _;
     let mut file = std::fs::OpenOptions::new()
         .write(true)

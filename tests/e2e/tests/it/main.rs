@@ -20,6 +20,9 @@ mod fleet;
 mod isolation;
 #[cfg(unix)]
 #[cfg(test)]
+mod joining;
+#[cfg(unix)]
+#[cfg(test)]
 mod processes;
 #[cfg(unix)]
 #[cfg(test)]
@@ -27,3 +30,6 @@ mod programs;
 #[cfg(unix)]
 #[cfg(test)]
 mod secrets;
+#[cfg(unix)]
+#[cfg(test)]
+mod terminator;
