@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::process::Command;
 
 /// The folder that holds the workspace's `Cargo.toml`.
-fn workspace_root() -> Result<&'static Path> {
+pub(crate) fn workspace_root() -> Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("xtask lies in no workspace")

@@ -17,17 +17,17 @@
 //! killed, its [`keeper`] does it.
 
 mod agent;
-mod artifacts;
-mod coder;
+pub(crate) mod artifacts;
+pub(crate) mod coder;
 mod folder;
 pub(crate) mod keeper;
 mod leftover;
 mod part;
-mod registry;
+pub(crate) mod registry;
 mod report;
-mod screen;
-mod stage;
-mod watch;
+pub(crate) mod screen;
+pub(crate) mod stage;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,8 +1,10 @@
-//! The project's own commands: `cargo xtask demo` and `cargo xtask test`.
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
 //!
 //! A command is parsed here and run by the module of its name. Everything that can be wrong with the
 //! arguments is found before anything is built or started.
 
+#[cfg(target_os = "linux")]
+mod bench;
 mod cargo;
 #[cfg(unix)]
 mod demo;
@@ -33,6 +35,9 @@ enum Command {
     Demo(Box<demo::Args>),
     /// Run every check that a change must pass
     Test(test::Args),
+    /// Measure
+    #[cfg(target_os = "linux")]
+    Bench(bench::Args),
     /// Clean up after a demo whose own process was killed (started by the demo itself)
     #[cfg(unix)]
     #[command(hide = true)]
@@ -56,6 +61,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         #[cfg(unix)]
         Command::Demo(args) => runtime()?.block_on(demo::run(*args)),
         Command::Test(args) => runtime()?.block_on(test::run(args)),
+        #[cfg(target_os = "linux")]
+        Command::Bench(args) => runtime()?.block_on(bench::run(args)),
         #[cfg(unix)]
         Command::DemoKeeper => demo::keeper::watch_over(std::io::stdin().lock()).map(|()| ExitCode::SUCCESS),
     }

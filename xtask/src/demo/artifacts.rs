@@ -26,6 +26,13 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Programs(BTreeMap<String, PathBuf>);
 
 impl Programs {
+    /// These programs, with those of `other` in place of their namesakes.
+    #[must_use]
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// The path of the program `name`; fails when no built package has it.
     pub(crate) fn path(&self, name: &str) -> Result<&Path> {
         self.0

@@ -33,11 +33,24 @@ struct Config<'a> {
     session: Session,
 }
 
-/// Short times, so that a person who stops a device sees it on the dashboard soon.
-#[derive(Debug, Serialize)]
-struct Session {
+/// How often devices are heard of.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Session {
     heartbeat: &'static str,
     hold_down: &'static str,
+}
+
+impl Session {
+    /// Short times, so that a person who stops a device sees it on the dashboard soon.
+    pub(crate) const LIVELY: Self = Self {
+        heartbeat: "2s",
+        hold_down: "10s",
+    };
+    /// The registry's own defaults, for measuring.
+    pub(crate) const USUAL: Self = Self {
+        heartbeat: "15s",
+        hold_down: "45s",
+    };
 }
 
 #[derive(Debug, Serialize)]
@@ -62,7 +75,7 @@ struct Allow<'a> {
 }
 
 /// The text of `registry.toml`.
-fn config(target: &Target, psk_file: &Path, ca_file: Option<PathBuf>) -> Result<String> {
+fn config(target: &Target, psk_file: &Path, ca_file: Option<PathBuf>, session: Session) -> Result<String> {
     let allow = Allow {
         name: &target.name,
         ports: [target.port],
@@ -76,10 +89,7 @@ fn config(target: &Target, psk_file: &Path, ca_file: Option<PathBuf>) -> Result<
             ca_file,
         },
         policy: Policy { allow: [allow] },
-        session: Session {
-            heartbeat: "2s",
-            hold_down: "10s",
-        },
+        session,
     };
     toml::to_string(&config).context("cannot write the registry's configuration")
 }
@@ -100,8 +110,9 @@ impl Registry {
         target: &Target,
         psk_file: &Path,
         ca_file: Option<PathBuf>,
+        session: Session,
     ) -> Result<Self> {
-        let text = config(target, psk_file, ca_file)?;
+        let text = config(target, psk_file, ca_file, session)?;
         Ok(Self {
             program: program.to_path_buf(),
             data: folder.join("registry"),
@@ -185,14 +196,20 @@ impl Registry {
 mod tests {
     use std::path::Path;
 
-    use super::config;
+    use super::{Session, config};
     use crate::demo::coder::Target;
 
     #[test]
     fn the_configuration_names_coder_once_and_maps_it() {
         let target = Target::of_stand_in("127.0.0.1:36123".parse().unwrap()).unwrap();
 
-        let text = config(&target, Path::new("/d/psk"), Some("/d/ca.pem".into())).unwrap();
+        let text = config(
+            &target,
+            Path::new("/d/psk"),
+            Some("/d/ca.pem".into()),
+            Session::LIVELY,
+        )
+        .unwrap();
 
         let expected = r#"docker_required = false
 

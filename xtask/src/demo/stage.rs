@@ -16,7 +16,7 @@ use super::coder::{self, CoderChoice, DEMO_NAME, Target};
 use super::folder::Folder;
 use super::keeper::{Keeper, end_leftovers};
 use super::part::{Part, Stopped};
-use super::registry::{self, Registry};
+use super::registry::{self, Registry, Session};
 use super::screen::Screen;
 use crate::interrupt::Interrupts;
 
@@ -37,6 +37,7 @@ pub(crate) struct Stage {
     devices: u8,
     programs: Programs,
     keep: bool,
+    session: Session,
     keeper: Keeper,
     folder: Folder,
 }
@@ -70,9 +71,25 @@ impl Stage {
             devices,
             programs,
             keep,
+            session: Session::LIVELY,
             keeper,
             folder,
         })
+    }
+
+    /// The same stage with the registry's usual times, as for measuring.
+    #[must_use]
+    pub(crate) fn with_session(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// The process of a part.
+    pub(crate) fn pid(&self, part: &str) -> Option<u32> {
+        self.parts
+            .iter()
+            .find(|known| known.name() == part)
+            .map(Part::pid)
     }
 
     pub(crate) fn agents(&self) -> &[Agent] {
@@ -169,6 +186,7 @@ impl Stage {
             &backstage.target,
             &backstage.psk_file,
             backstage.ca_file.clone(),
+            self.session,
         )?;
         let ready: registry::Ready = self.start_part("registry", registry.serve())?.ready().await?;
         screen.part(

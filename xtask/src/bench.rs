@@ -1,0 +1,58 @@
+//! `cargo xtask bench`: measures, prints a table, and writes `target/bench/<name>.json`.
+//!
+//! A benchmark says what it measured and how; it asserts nothing. Figures from different runs or machines
+//! are not for comparing.
+
+mod agent;
+mod proc;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The agent at rest: memory, CPU, wake-ups, size of the binary
+    Agent(agent::Args),
+}
+
+/// What a benchmark found.
+#[derive(Debug, Serialize)]
+struct Findings {
+    machine: String,
+    rows: Vec<Map<String, Value>>,
+}
+
+/// Runs one benchmark.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let (name, rows) = match args.bench {
+        Bench::Agent(args) => ("agent", agent::run(args).await?),
+    };
+    let findings = Findings {
+        machine: proc::machine()?,
+        rows,
+    };
+    let folder = crate::cargo::workspace_root()?.join("target/bench");
+    let file = folder.join(format!("{name}.json"));
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&file, serde_json::to_vec_pretty(&findings)?))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    let mut text = format!("\n{}\n", findings.machine);
+    for (key, value) in findings.rows.iter().flatten() {
+        writeln!(text, "  {key:<16} {value}")?;
+    }
+    writeln!(text, "written to {}", file.display())?;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
