@@ -1,0 +1,95 @@
+//! The Noise engine of one peer, behind a trait so that another implementation can take its place.
+//!
+//! An [`Engine`] holds the sessions with one peer and turns packets into datagrams and back. What all engines of a node
+//! share (limits, keys for the anonymous part of a handshake) is its [`Engine::Gate`].
+//! Results are lengths of what was written to the start of the given buffer, never slices, so that callers keep their buffers.
+
+mod boringtun;
+
+use std::net::SocketAddr;
+
+pub use self::boringtun::BoringtunEngine;
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// What an engine is made from.
+#[derive(Debug)]
+pub struct EngineParams<'a> {
+    /// Our static key.
+    pub private_key: &'a PrivateKey,
+    /// The peer's.
+    pub peer: PublicKey,
+    /// The key that both mix in, if any.
+    pub preshared_key: Option<&'a PresharedKey>,
+    /// Interval of persistent keepalives in seconds.
+    pub keepalive: Option<u16>,
+    /// The upper 24 bits of every session index that this engine gives out.
+    pub index: u32,
+}
+
+/// Who sent a handshake initiation.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The static key in the initiation. Its owner is proved only by [`Engine::open`].
+    Claimed(PublicKey),
+    /// The node is busy: a cookie reply of this length was written, to be sent back.
+    Cookie(usize),
+    /// Not for this node, forged, or malformed.
+    Rejected,
+}
+
+/// What became of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// An inner packet of this length was written. The datagram is authentic and new.
+    Packet(usize),
+    /// Authentic for transport data (a keepalive); nothing was written.
+    Nothing,
+    /// An answer of this length was written. The datagram is authentic and new.
+    Reply(usize),
+    /// Not authentic, replayed, malformed, or of a session that is gone.
+    Rejected,
+}
+
+/// What the timers ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Tick {
+    /// Nothing.
+    Idle,
+    /// A datagram of this length was written, to be sent.
+    Send(usize),
+    /// There is no session, and the engine has given up making one until [`Engine::initiate`] or [`Engine::seal`].
+    Expired,
+}
+
+/// Sessions with one peer. Buffers hold at least the input's length and 32 bytes, and never less than 148.
+pub trait Engine: Send + Sized {
+    /// What all engines of one node share.
+    type Gate: Send;
+
+    /// The gate of a node that takes `handshakes_per_second` initiations before it asks for cookies.
+    fn gate(private_key: &PrivateKey, handshakes_per_second: u32) -> Self::Gate;
+
+    /// Verifies a handshake initiation as far as that is possible without knowing the peer.
+    fn identify(gate: &Self::Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Identity;
+
+    /// To be called once a second, whether there are peers or not.
+    fn refill(gate: &Self::Gate);
+
+    /// An engine without sessions.
+    fn new(gate: &Self::Gate, params: &EngineParams<'_>) -> Self;
+
+    /// Encrypts `packet`, or keeps it and starts a handshake. The length written; `None` when nothing is to be sent yet.
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize>;
+
+    /// Takes a datagram of this peer. After [`Opened::Reply`], [`Engine::next_queued`] gives what had waited for the session.
+    fn open(&mut self, source: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Opened;
+
+    /// Encrypts the next packet that waited for a session.
+    fn next_queued(&mut self, out: &mut [u8]) -> Option<usize>;
+
+    /// Runs the protocol's timers. To be called about every 250 ms while the peer is active, every second otherwise.
+    fn tick(&mut self, out: &mut [u8]) -> Tick;
+
+    /// Writes a handshake initiation; `None` when one is under way and `force` is false.
+    fn initiate(&mut self, force: bool, out: &mut [u8]) -> Option<usize>;
+}

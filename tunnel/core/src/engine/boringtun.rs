@@ -1,0 +1,141 @@
+//! [`Engine`] by `boringtun::noise`.
+//!
+//! What its use here takes care of: every `Tunn` gets a limiter without a limit, because its own would count each handshake
+//! a second time and refuse the eleventh; the limit is the gate's, asked before the curve. The gate binds cookies to
+//! address and port by handing the library a keyed digest of both in place of the address.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use ::boringtun::noise::handshake::parse_handshake_anon;
+use ::boringtun::noise::rate_limiter::RateLimiter;
+use ::boringtun::noise::{Packet, Tunn, TunnResult};
+use ::boringtun::x25519;
+
+use super::{Engine, EngineParams, Identity, Opened, Tick};
+use crate::key::{PrivateKey, PublicKey};
+
+/// Sessions with one peer, by boringtun.
+pub struct BoringtunEngine {
+    tunn: Box<Tunn>,
+}
+
+impl fmt::Debug for BoringtunEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoringtunEngine").finish_non_exhaustive()
+    }
+}
+
+/// Verification of initiations before their peer is known.
+pub struct Gate {
+    private_key: x25519::StaticSecret,
+    public_key: x25519::PublicKey,
+    limiter: RateLimiter,
+    unlimited: Arc<RateLimiter>,
+    digest: [RandomState; 2],
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// An address that stands for `source`'s address and port; the key is new with every process.
+    fn cookie_source(&self, source: SocketAddr) -> IpAddr {
+        let [high, low] = [0, 1].map(|half: usize| u128::from(self.digest[half].hash_one(source)));
+        Ipv6Addr::from_bits(high << 64 | low).into()
+    }
+}
+
+impl Engine for BoringtunEngine {
+    type Gate = Gate;
+
+    fn gate(private_key: &PrivateKey, handshakes_per_second: u32) -> Gate {
+        let private_key = private_key.to_x25519();
+        let public_key = x25519::PublicKey::from(&private_key);
+        Gate {
+            private_key,
+            public_key,
+            limiter: RateLimiter::new(&public_key, u64::from(handshakes_per_second)),
+            unlimited: Arc::new(RateLimiter::new(&public_key, u64::MAX)),
+            digest: [RandomState::new(), RandomState::new()],
+        }
+    }
+
+    fn identify(gate: &Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Identity {
+        let source = gate.cookie_source(source);
+        let init = match gate.limiter.verify_packet(Some(source), initiation, out) {
+            Ok(Packet::HandshakeInit(init)) => init,
+            Err(TunnResult::WriteToNetwork(cookie)) => return Identity::Cookie(cookie.len()),
+            _ => return Identity::Rejected,
+        };
+        match parse_handshake_anon(&gate.private_key, &gate.public_key, &init) {
+            Ok(half) => Identity::Claimed(PublicKey::from(half.peer_static_public)),
+            Err(_) => Identity::Rejected,
+        }
+    }
+
+    fn refill(gate: &Gate) {
+        gate.limiter.reset_count();
+    }
+
+    fn new(gate: &Gate, params: &EngineParams<'_>) -> Self {
+        let tunn = Tunn::new(
+            params.private_key.to_x25519(),
+            params.peer.to_x25519(),
+            params.preshared_key.map(|key| *key.as_bytes()),
+            params.keepalive,
+            params.index,
+            Some(Arc::clone(&gate.unlimited)),
+        );
+        Self { tunn: Box::new(tunn) }
+    }
+
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
+        written(&self.tunn.encapsulate(packet, out))
+    }
+
+    fn open(&mut self, source: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Opened {
+        match self.tunn.decapsulate(Some(source.ip()), datagram, out) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Opened::Packet(packet.len())
+            }
+            TunnResult::WriteToNetwork(reply) => Opened::Reply(reply.len()),
+            TunnResult::Done => Opened::Nothing,
+            TunnResult::Err(error) => {
+                tracing::trace!(?error, "datagram rejected");
+                Opened::Rejected
+            }
+        }
+    }
+
+    fn next_queued(&mut self, out: &mut [u8]) -> Option<usize> {
+        // boringtun: a call with an empty datagram drains what waited for the session.
+        written(&self.tunn.decapsulate(None, &[], out))
+    }
+
+    fn tick(&mut self, out: &mut [u8]) -> Tick {
+        match self.tunn.update_timers(out) {
+            TunnResult::WriteToNetwork(datagram) => Tick::Send(datagram.len()),
+            // Its only error here is the expired connection, and it repeats it on every call.
+            TunnResult::Err(_) => Tick::Expired,
+            _ => Tick::Idle,
+        }
+    }
+
+    fn initiate(&mut self, force: bool, out: &mut [u8]) -> Option<usize> {
+        written(&self.tunn.format_handshake_initiation(out, force))
+    }
+}
+
+fn written(result: &TunnResult<'_>) -> Option<usize> {
+    match result {
+        TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+        _ => None,
+    }
+}

@@ -1,0 +1,206 @@
+//! Datagrams from the network.
+//!
+//! Checks come in the order of their cost: length and type, index lookup, then for handshakes the source's tokens, the
+//! MAC and cookie, one curve operation that names the peer, and only for a known peer the rest.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::peer::{MIN_OUT, Peer};
+use super::{Event, Node, PeerId, push_event};
+use crate::batch::Batch;
+use crate::engine::{Engine, Identity, Opened};
+use crate::message::Message;
+use crate::packet;
+
+impl<E: Engine> Node<E> {
+    /// Takes datagrams with their sources. Inner packets whose source address belongs to their sender are appended to
+    /// `packets`, with the peer; answers and packets that had waited for a session to `out`, with their destination.
+    pub fn handle_datagrams(
+        &mut self,
+        datagrams: &Batch<SocketAddr>,
+        now: Instant,
+        packets: &mut Batch<PeerId>,
+        out: &mut Batch<SocketAddr>,
+    ) {
+        for (datagram, source) in datagrams.iter() {
+            match Message::parse(datagram) {
+                Some(Message::Data(index)) => self.handle_data(index, datagram, *source, now, packets),
+                Some(Message::Initiation) => self.handle_initiation(datagram, *source, now, out),
+                Some(Message::Response(index)) => self.handle_response(index, datagram, *source, now, out),
+                Some(Message::Cookie(index)) => self.handle_cookie(index, datagram, *source, out),
+                None => self.drops.malformed += 1,
+            }
+        }
+    }
+
+    fn handle_data(
+        &mut self,
+        index: u32,
+        datagram: &[u8],
+        source: SocketAddr,
+        now: Instant,
+        packets: &mut Batch<PeerId>,
+    ) {
+        let id = PeerId(index >> 8);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            self.drops.unknown_index += 1;
+            return;
+        };
+        let Some(engine) = peer.engine_if_any() else {
+            peer.dropped.rejected += 1;
+            return;
+        };
+        let buffer = packets.reserve(datagram.len().max(MIN_OUT));
+        match engine.open(source, datagram, buffer) {
+            Opened::Packet(len) => {
+                self.last_activity = now;
+                // An empty or foreign packet has no source and is nobody's.
+                let owner =
+                    packet::source(&buffer[..len]).and_then(|address| self.allowed_ips.lookup(address));
+                if owner == Some(id) {
+                    peer.rx_bytes += len as u64;
+                    packets.commit(len, id);
+                } else {
+                    peer.dropped.spoofed_source += 1;
+                }
+            }
+            Opened::Nothing => {}
+            Opened::Reply(_) | Opened::Rejected => {
+                peer.dropped.rejected += 1;
+                return;
+            }
+        }
+        self.note_authentic(id, index, source, now);
+    }
+
+    fn handle_initiation(
+        &mut self,
+        datagram: &[u8],
+        source: SocketAddr,
+        now: Instant,
+        out: &mut Batch<SocketAddr>,
+    ) {
+        if !self.sources.admit(source.ip(), now) {
+            self.drops.limited += 1;
+            return;
+        }
+        let public_key = match E::identify(&self.gate, source, datagram, out.reserve(MIN_OUT)) {
+            Identity::Claimed(public_key) => public_key,
+            Identity::Cookie(len) => {
+                self.drops.limited += 1;
+                out.commit(len, source);
+                return;
+            }
+            Identity::Rejected => {
+                self.drops.rejected_handshake += 1;
+                return;
+            }
+        };
+        let Some(peer) = self.by_key.get(&public_key).and_then(|id| self.peers.get_mut(id)) else {
+            self.drops.unknown_peer += 1;
+            return;
+        };
+        let engine = peer.engine(&self.gate, &self.private_key);
+        match engine.open(source, datagram, out.reserve(MIN_OUT)) {
+            // The endpoint does not move yet: the initiation may be a copy that overtook the original. The first
+            // data on the session moves it, and that can be no copy.
+            Opened::Reply(len) => {
+                out.commit(len, source);
+                self.last_activity = now;
+            }
+            _ => peer.dropped.rejected += 1,
+        }
+    }
+
+    fn handle_response(
+        &mut self,
+        index: u32,
+        datagram: &[u8],
+        source: SocketAddr,
+        now: Instant,
+        out: &mut Batch<SocketAddr>,
+    ) {
+        let id = PeerId(index >> 8);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            self.drops.unknown_index += 1;
+            return;
+        };
+        if !self.sources.admit(source.ip(), now) {
+            self.drops.limited += 1;
+            return;
+        }
+        let Some(engine) = peer.engine_if_any() else {
+            peer.dropped.rejected += 1;
+            return;
+        };
+        let Opened::Reply(len) = engine.open(source, datagram, out.reserve(MIN_OUT)) else {
+            peer.dropped.rejected += 1;
+            return;
+        };
+        out.commit(len, source);
+        send_queued(peer, self.mtu, source, out);
+        self.note_authentic(id, index, source, now);
+    }
+
+    fn handle_cookie(
+        &mut self,
+        index: u32,
+        datagram: &[u8],
+        source: SocketAddr,
+        out: &mut Batch<SocketAddr>,
+    ) {
+        let Some(peer) = self.peers.get_mut(&PeerId(index >> 8)) else {
+            self.drops.unknown_index += 1;
+            return;
+        };
+        // Whoever saw our initiation can write a cookie reply, so it proves nothing and moves no endpoint. The engine
+        // uses the cookie in its next retry.
+        let opened = peer
+            .engine_if_any()
+            .map(|engine| engine.open(source, datagram, out.reserve(MIN_OUT)));
+        if opened != Some(Opened::Nothing) {
+            peer.dropped.rejected += 1;
+        }
+    }
+
+    /// Something authentic and new arrived from `source` on the session with local index `index`.
+    fn note_authentic(&mut self, id: PeerId, index: u32, source: SocketAddr, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let public_key = peer.config.public_key;
+        if peer.endpoint != Some(source) {
+            let from = peer.endpoint.replace(source);
+            push_event(
+                &mut self.events,
+                Event::EndpointChanged {
+                    peer: public_key,
+                    from,
+                    to: source,
+                },
+            );
+        }
+        if peer.confirm(index, now) {
+            self.last_activity = now;
+            push_event(
+                &mut self.events,
+                Event::HandshakeCompleted {
+                    peer: public_key,
+                    endpoint: source,
+                },
+            );
+            self.schedule_rekey(id, now);
+        }
+    }
+}
+
+fn send_queued<E: Engine>(peer: &mut Peer<E>, mtu: usize, endpoint: SocketAddr, out: &mut Batch<SocketAddr>) {
+    let room = mtu.next_multiple_of(16) + MIN_OUT;
+    let Some(engine) = peer.engine_if_any() else {
+        return;
+    };
+    while let Some(len) = engine.next_queued(out.reserve(room)) {
+        out.commit(len, endpoint);
+    }
+}

@@ -1,0 +1,194 @@
+//! One peer: its configuration, its engine (made on first use, about 11 KiB), and what is known of it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::PeerId;
+use crate::allowed_ips::AllowedIp;
+use crate::batch::Batch;
+use crate::engine::{Engine, EngineParams};
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::message::INITIATION_LEN;
+
+/// What a peer is made from.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// The peer's key.
+    pub public_key: PublicKey,
+    /// The symmetric key that both ends mix in, if any.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where it is, if that is known before it speaks.
+    pub endpoint: Option<SocketAddr>,
+    /// Addresses that it may use inside the tunnel.
+    pub allowed_ips: Vec<AllowedIp>,
+    /// Interval of keepalives, in whole seconds of at least one. With an endpoint it also means: keep a session, always.
+    pub keepalive: Option<Duration>,
+}
+
+/// Dropped for a reason that concerns one peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerDrops {
+    /// Inner packets whose source address is not this peer's.
+    pub spoofed_source: u64,
+    /// Datagrams that are forged, replayed, malformed inside, or of a session that is gone.
+    pub rejected: u64,
+    /// Packets for the peer while it is not known where it is.
+    pub no_endpoint: u64,
+}
+
+impl PeerDrops {
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.spoofed_source + self.rejected + self.no_endpoint
+    }
+}
+
+/// What is known of a peer.
+#[derive(Debug, Clone)]
+pub struct PeerStats {
+    /// The peer's key.
+    pub public_key: PublicKey,
+    /// Where it is.
+    pub endpoint: Option<SocketAddr>,
+    /// When the latest session was proved to work.
+    pub last_handshake: Option<Instant>,
+    /// Inner bytes received and accepted.
+    pub rx_bytes: u64,
+    /// Inner bytes handed over for sending.
+    pub tx_bytes: u64,
+    /// What was dropped.
+    pub dropped: PeerDrops,
+}
+
+/// Shortest buffer an engine may be given.
+pub(super) const MIN_OUT: usize = INITIATION_LEN;
+
+#[derive(Debug)]
+pub(super) struct Peer<E> {
+    pub(super) id: PeerId,
+    pub(super) config: PeerConfig,
+    engine: Option<E>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) last_handshake: Option<Instant>,
+    /// Local index of the newest session on which something authentic arrived.
+    confirmed_index: Option<u32>,
+    /// When this node itself starts the next handshake; `None` while the engine retries, or for a peer that is not kept.
+    pub(super) next_attempt: Option<Instant>,
+    /// Attempts given up since the last handshake.
+    pub(super) failed_attempts: u32,
+    /// A retry that waits out its jitter.
+    pub(super) delayed: Option<(Instant, Vec<u8>)>,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) dropped: PeerDrops,
+}
+
+impl<E: Engine> Peer<E> {
+    pub(super) fn new(id: PeerId, config: PeerConfig, now: Instant) -> Self {
+        let endpoint = config.endpoint;
+        let next_attempt = config.keepalive.map(|_| now);
+        Self {
+            id,
+            config,
+            engine: None,
+            endpoint,
+            last_handshake: None,
+            confirmed_index: None,
+            next_attempt,
+            failed_attempts: 0,
+            delayed: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            dropped: PeerDrops::default(),
+        }
+    }
+
+    pub(super) fn reconfigure(&mut self, config: PeerConfig, now: Instant) {
+        let same_session =
+            self.config.preshared_key == config.preshared_key && self.config.keepalive == config.keepalive;
+        if !same_session {
+            // The engine takes both at birth only.
+            self.engine = None;
+            self.confirmed_index = None;
+            self.last_handshake = None;
+            self.delayed = None;
+            self.failed_attempts = 0;
+            self.next_attempt = config.keepalive.map(|_| now);
+        }
+        self.endpoint = config.endpoint.or(self.endpoint);
+        self.config = config;
+    }
+
+    /// The engine, made on first use.
+    pub(super) fn engine(&mut self, gate: &E::Gate, private_key: &PrivateKey) -> &mut E {
+        self.engine.get_or_insert_with(|| {
+            let keepalive = self
+                .config
+                .keepalive
+                .map(|interval| interval.as_secs().clamp(1, u64::from(u16::MAX)) as u16);
+            let params = EngineParams {
+                private_key,
+                peer: self.config.public_key,
+                preshared_key: self.config.preshared_key.as_ref(),
+                keepalive,
+                index: self.id.0,
+            };
+            E::new(gate, &params)
+        })
+    }
+
+    /// The engine, when there was a reason to make one.
+    pub(super) fn engine_if_any(&mut self) -> Option<&mut E> {
+        self.engine.as_mut()
+    }
+
+    /// Whether this node keeps a session with the peer by itself.
+    pub(super) fn is_kept(&self) -> bool {
+        self.config.keepalive.is_some() && self.endpoint.is_some()
+    }
+
+    /// Sends a handshake initiation, if there is somewhere to send it and none is under way (or `force`).
+    pub(super) fn initiate(
+        &mut self,
+        gate: &E::Gate,
+        private_key: &PrivateKey,
+        force: bool,
+        out: &mut Batch<SocketAddr>,
+    ) {
+        let Some(endpoint) = self.endpoint else { return };
+        self.next_attempt = None;
+        self.delayed = None;
+        if let Some(len) = self
+            .engine(gate, private_key)
+            .initiate(force, out.reserve(MIN_OUT))
+        {
+            out.commit(len, endpoint);
+        }
+    }
+
+    /// Notes that something authentic arrived on the session with this local index; true when the session is new.
+    pub(super) fn confirm(&mut self, index: u32, now: Instant) -> bool {
+        // The low 8 bits count sessions and wrap, so "newer" is a matter of signed distance.
+        let newer = self
+            .confirmed_index
+            .is_none_or(|seen| (index.wrapping_sub(seen) as u8).cast_signed() > 0);
+        if newer {
+            self.confirmed_index = Some(index);
+            self.last_handshake = Some(now);
+            self.failed_attempts = 0;
+        }
+        newer
+    }
+
+    pub(super) fn stats(&self) -> PeerStats {
+        PeerStats {
+            public_key: self.config.public_key,
+            endpoint: self.endpoint,
+            last_handshake: self.last_handshake,
+            rx_bytes: self.rx_bytes,
+            tx_bytes: self.tx_bytes,
+            dropped: self.dropped,
+        }
+    }
+}

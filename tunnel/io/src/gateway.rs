@@ -1,0 +1,226 @@
+//! The cluster's end: many devices, and only the destinations that policy names.
+//!
+//! A SYN to an inner address and port that policy names makes the gateway dial the upstream first; only when that
+//! succeeds is the SYN let into the TCP stack, and bytes are copied both ways with half-closes kept. So a refused
+//! upstream is a refused connection for the device, and nothing is accepted that cannot be served.
+//!
+//! ```text
+//!   SYN ─► named by policy? ─ no ─► reset (counted)
+//!              │ yes
+//!          dial upstream ─ fails ─► reset (counted)
+//!              │ connected
+//!          let the SYN in ─► forward until both ends closed, reset, peer removed, or policy changed
+//! ```
+//!
+//! Devices do not reach each other: nothing that arrives in the tunnel ever leaves through it. What is not TCP is dropped.
+//! Peers and policy are declared as a whole; what did not change is not touched.
+
+mod counters;
+mod front;
+mod policy;
+mod segment;
+mod upstream;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use orfe_tunnel_core::{AllowedIp, HandshakeLimits, Node, NodeConfig, PresharedKey, PrivateKey, PublicKey};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::front::{Command, GatewayFront};
+pub use self::policy::{ParseUpstreamError, Policy, PolicyEntry, PolicyError, PolicyPort, Upstream};
+use self::upstream::Forwarders;
+use crate::netstack::{Netstack, StackConfig};
+
+/// Connections at once. With about 1.1 MiB each when all buffers are full, 2.3 GiB is the worst case.
+const MAX_CONNECTIONS: usize = 2048;
+/// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+/// How long [`Gateway::shutdown`] waits for forwarders after it told them to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a gateway is made from.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// The gateway's static key.
+    pub private_key: PrivateKey,
+    /// Where UDP is bound.
+    pub listen: SocketAddr,
+    /// The gateway's own addresses inside the tunnel, one for each family in use. Policy's addresses are others.
+    pub addresses: Vec<IpAddr>,
+    /// Largest inner packet, 1280 to 9216 bytes.
+    pub mtu: usize,
+}
+
+/// A device, or a person's plain client.
+#[derive(Debug, Clone)]
+pub struct GatewayPeer {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// The symmetric key that both mix in, if any.
+    pub preshared_key: Option<PresharedKey>,
+    /// Its addresses inside the tunnel. A network that two peers name belongs to the latter.
+    pub allowed_ips: Vec<AllowedIp>,
+    /// What it is called in logs and counters.
+    pub name: String,
+}
+
+/// What is known of a peer. Counters lag by 0.1 s at most.
+#[derive(Debug, Clone)]
+pub struct PeerStats {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// What it is called.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub endpoint: Option<SocketAddr>,
+    /// When the latest handshake was completed.
+    pub last_handshake: Option<Instant>,
+    /// Inner bytes received from it.
+    pub rx_bytes: u64,
+    /// Inner bytes sent to it.
+    pub tx_bytes: u64,
+    /// Its connections now, those whose upstream is being dialled included.
+    pub connections: usize,
+    /// Connections forwarded so far.
+    pub forwarded: u64,
+    /// Connections refused because policy does not name their destination, or a bound was reached.
+    pub refused: u64,
+    /// Connections refused because the upstream could not be reached.
+    pub failed: u64,
+    /// Packets and datagrams dropped: forged, replayed, with a foreign source, or not TCP.
+    pub dropped: u64,
+}
+
+/// The gateway as a whole. Counters lag by 0.1 s at most.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GatewayStats {
+    /// Datagrams dropped before they could be told to belong to a peer.
+    pub dropped: u64,
+    /// Connections in the TCP stack.
+    pub connections: usize,
+    /// Bytes that wait in buffers of connections.
+    pub buffered_bytes: usize,
+}
+
+/// A running gateway. Dropping it ends it; [`Gateway::shutdown`] also waits for the end.
+#[derive(Debug)]
+pub struct Gateway {
+    netstack: Netstack<Command>,
+    public_key: PublicKey,
+    desired: Arc<Mutex<Desired>>,
+    shown: Arc<Mutex<Shown>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What was declared since the thread last looked. The latest declaration counts, so this cannot grow.
+#[derive(Debug, Default)]
+struct Desired {
+    peers: Option<Vec<GatewayPeer>>,
+    policy: Option<Policy>,
+}
+
+/// The thread's latest counters.
+#[derive(Debug, Default)]
+struct Shown {
+    peers: Vec<PeerStats>,
+    total: GatewayStats,
+}
+
+impl Gateway {
+    /// Binds UDP and starts the gateway's thread; upstream connections run on the current tokio runtime.
+    ///
+    /// Fails with the system's error for the bind, with `InvalidInput` for a configuration that cannot work, and outside a
+    /// runtime.
+    pub fn start(config: GatewayConfig, policy: Policy) -> io::Result<Self> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+        let public_key = config.private_key.public_key();
+        let node_config = NodeConfig {
+            private_key: config.private_key,
+            mtu: config.mtu,
+            limits: HandshakeLimits::default(),
+        };
+        let node = Node::new(node_config, Instant::now());
+        let stack = StackConfig {
+            addresses: config.addresses,
+            mtu: config.mtu,
+            any_address: true,
+            max_connections: MAX_CONNECTIONS,
+            keep_alive: Some(KEEP_ALIVE),
+        };
+        let desired = Arc::new(Mutex::new(Desired {
+            peers: None,
+            policy: Some(policy),
+        }));
+        let shown = Arc::new(Mutex::new(Shown::default()));
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let netstack = Netstack::start("orfe-gateway", config.listen, node, &stack, |handle| {
+            let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
+            GatewayFront::new(Arc::clone(&desired), Arc::clone(&shown), forwarders)
+        })?;
+        Ok(Self {
+            netstack,
+            public_key,
+            desired,
+            shown,
+            tracker,
+            stop,
+        })
+    }
+
+    /// Declares all peers. Those not named any more lose access and connections at once; the others keep their sessions.
+    pub fn set_peers(&self, peers: Vec<GatewayPeer>) {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner).peers = Some(peers);
+        self.netstack.handle().wake();
+    }
+
+    /// Declares the policy. Connections to what it does not name in the same way any more are reset.
+    pub fn set_policy(&self, policy: Policy) {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner).policy = Some(policy);
+        self.netstack.handle().wake();
+    }
+
+    /// What is known of the peers.
+    pub fn peers(&self) -> Vec<PeerStats> {
+        self.shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .peers
+            .clone()
+    }
+
+    /// Counters of the gateway as a whole.
+    pub fn stats(&self) -> GatewayStats {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+
+    /// Where UDP is bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.netstack.local_addr()
+    }
+
+    /// The key by which devices know the gateway.
+    pub fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
+    /// Resets all connections, and waits for the thread and the forwarders to end.
+    pub async fn shutdown(self) {
+        let Self {
+            netstack,
+            tracker,
+            stop,
+            ..
+        } = self;
+        stop.cancel();
+        netstack.shutdown().await;
+        tracker.close();
+        if tokio::time::timeout(GRACE, tracker.wait()).await.is_err() {
+            tracing::warn!(left = tracker.len(), "forwarders did not end in time");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The user-space TCP stack and its thread.
+//!
+//! One operating system thread owns everything that packets touch: the UDP socket, the `WireGuard` node, and the smoltcp
+//! interface. It sleeps in one `poll` until the UDP socket is readable, an application task or a command wakes it, or a
+//! timer is due, and then makes one round:
+//!
+//! ```text
+//!   commands ─► front
+//!   UDP ─batch─► node ─inner packets─► front (filter) ─► smoltcp
+//!   rings ◄─pump─► smoltcp sockets ─packets─► node ─batch─► UDP
+//!   timers · reaping · publishing of counters
+//! ```
+//!
+//! The device's and the gateway's ends differ in their [`Front`] only: one dials, the other accepts.
+//!
+//! Memory is bounded: a round takes at most [`udp::MAX_BATCH`] datagrams and makes at most [`device::MAX_TX`] packets beyond
+//! the answers to them; each connection has two smoltcp buffers and two rings of fixed size, and their number has
+//! a limit. When UDP does not take more, nothing is drawn from smoltcp until it does.
+//!
+//! When the thread ends, for whatever reason, every connection it held ends with a reset.
+
+mod connection;
+mod device;
+mod sequence;
+mod stack;
+mod stream;
+mod udp;
+mod wake;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+use orfe_tunnel_core::{Batch, Event, Node, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
+pub use self::stream::TunnelStream;
+use self::udp::UdpPort;
+pub(crate) use self::wake::Wake;
+
+/// Commands that may wait for the thread. It takes all of them in every round, so a full queue means that it is far
+/// behind; senders then wait.
+const MAX_COMMANDS: usize = 256;
+/// Longest sleep, so that a phase that ends by the mere passing of time is noticed.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// Retry of a UDP socket that took no more, in case its readiness was not reported.
+const UDP_RETRY: Duration = Duration::from_millis(20);
+/// Counters are published at most this often while traffic flows.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the ends of a tunnel do differently.
+pub(crate) trait Front: Send + 'static {
+    /// What application tasks ask for.
+    type Command: Send + 'static;
+
+    /// Called once in each round, before the commands: take over what was set from outside.
+    fn reconcile(&mut self, ends: &mut Ends, now: Instant);
+
+    /// Carries out a command.
+    fn handle_command(&mut self, command: Self::Command, ends: &mut Ends, now: Instant);
+
+    /// Takes inner packets that arrived; passes on to the stack what belongs there.
+    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, now: Instant);
+
+    /// Notes something that happened to a peer.
+    fn handle_event(&mut self, event: Event);
+
+    /// A connection is gone from the stack.
+    fn handle_closed(&mut self, flow: Flow);
+
+    /// Shows the counters to the outside.
+    fn publish(&mut self, ends: &Ends, now: Instant);
+}
+
+/// What fronts work on.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) node: Node,
+    pub(crate) stack: Stack,
+    /// Datagrams to be sent in this round.
+    pub(crate) out: Batch<SocketAddr>,
+}
+
+/// The application's side of the thread.
+#[derive(Debug)]
+pub(crate) struct Netstack<C> {
+    handle: Handle<C>,
+    local_addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    done: Option<oneshot::Receiver<()>>,
+}
+
+/// Sends commands to the thread.
+pub(crate) struct Handle<C> {
+    commands: mpsc::Sender<C>,
+    wake: Arc<Wake>,
+}
+
+impl<C> Clone for Handle<C> {
+    fn clone(&self) -> Self {
+        Self {
+            commands: self.commands.clone(),
+            wake: Arc::clone(&self.wake),
+        }
+    }
+}
+
+impl<C> fmt::Debug for Handle<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+/// The thread has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+impl<C> Handle<C> {
+    /// Hands a command over; waits while the queue is full.
+    pub(crate) async fn send(&self, command: C) -> Result<(), Stopped> {
+        self.commands.send(command).await.map_err(|_| Stopped)?;
+        self.wake.wake();
+        Ok(())
+    }
+
+    /// Makes the thread take over what was set from outside.
+    pub(crate) fn wake(&self) {
+        self.wake.wake();
+    }
+}
+
+impl<C: Send + 'static> Netstack<C> {
+    /// Binds UDP at `bind` and starts the thread. `front` gets the handle that the netstack itself is reached by.
+    pub(crate) fn start<F>(
+        name: &str,
+        bind: SocketAddr,
+        node: Node,
+        stack: &StackConfig,
+        front: impl FnOnce(Handle<C>) -> F,
+    ) -> io::Result<Self>
+    where
+        F: Front<Command = C>,
+    {
+        let poll = Poll::new()?;
+        let mut udp = UdpPort::bind(bind)?;
+        udp.register(poll.registry(), UDP)?;
+        let local_addr = udp.local_addr()?;
+        let wake = Arc::new(Wake::new(poll.registry(), WAKE)?);
+        let (sender, commands) = mpsc::channel(MAX_COMMANDS);
+        let handle = Handle {
+            commands: sender,
+            wake: Arc::clone(&wake),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let (done_sender, done) = oneshot::channel();
+        let now = Instant::now();
+        let ends = Ends {
+            node,
+            stack: Stack::new(stack, Arc::clone(&wake), now)?,
+            out: Batch::new(),
+        };
+        let round = Round {
+            poll,
+            udp,
+            wake,
+            commands,
+            ends,
+            front: front(handle.clone()),
+            stop: Arc::clone(&stop),
+            received: Batch::new(),
+            packets: Batch::new(),
+            published: now,
+            unpublished: true,
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            round.run();
+            // The receiver may be gone; then nobody waits.
+            let _ = done_sender.send(());
+        })?;
+        Ok(Self {
+            handle,
+            local_addr,
+            stop,
+            thread: Some(thread),
+            done: Some(done),
+        })
+    }
+
+    /// Where UDP is bound.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    pub(crate) fn handle(&self) -> &Handle<C> {
+        &self.handle
+    }
+
+    /// Resets all connections and waits for the thread to end.
+    pub(crate) async fn shutdown(mut self) {
+        self.request_stop();
+        if let Some(done) = self.done.take() {
+            // An error means that the thread panicked; it is over as well.
+            let _ = done.await;
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the tunnel's thread panicked");
+        }
+    }
+
+    fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.handle.wake();
+    }
+}
+
+impl<C> Drop for Netstack<C> {
+    fn drop(&mut self) {
+        // Without `shutdown` nobody waits, but the thread ends all the same.
+        self.stop.store(true, Ordering::Release);
+        self.handle.wake.wake();
+    }
+}
+
+const WAKE: Token = Token(0);
+const UDP: Token = Token(1);
+
+/// The thread's state.
+struct Round<F: Front> {
+    poll: Poll,
+    udp: UdpPort,
+    wake: Arc<Wake>,
+    commands: mpsc::Receiver<F::Command>,
+    ends: Ends,
+    front: F,
+    stop: Arc<AtomicBool>,
+    received: Batch<SocketAddr>,
+    packets: Batch<PeerId>,
+    published: Instant,
+    unpublished: bool,
+}
+
+impl<F: Front> Round<F> {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(16);
+        while !self.stop.load(Ordering::Acquire) {
+            let timeout = self.timeout(Instant::now());
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    tracing::error!(%error, "the tunnel cannot wait for its socket and ends");
+                    break;
+                }
+                _ => {}
+            }
+            if events.iter().any(|event| event.token() == UDP) {
+                self.udp.note_ready();
+            }
+            self.wake.rearm();
+            self.round(Instant::now());
+        }
+        self.ends.stack.abort_where(|_| true);
+        self.egress(Instant::now());
+    }
+
+    fn round(&mut self, now: Instant) {
+        self.front.reconcile(&mut self.ends, now);
+        while let Ok(command) = self.commands.try_recv() {
+            self.front.handle_command(command, &mut self.ends, now);
+        }
+        self.ingress(now);
+        self.ends.node.handle_timeout(now, &mut self.ends.out);
+        self.egress(now);
+        while let Some(event) = self.ends.node.poll_event() {
+            self.front.handle_event(event);
+            self.unpublished = true;
+        }
+        while let Some(flow) = self.ends.stack.poll_closed() {
+            self.front.handle_closed(flow);
+            self.unpublished = true;
+        }
+        self.publish(now);
+    }
+
+    /// UDP to the stack.
+    fn ingress(&mut self, now: Instant) {
+        self.received.clear();
+        self.packets.clear();
+        self.udp.receive(&mut self.received);
+        if !self.received.is_empty() {
+            self.unpublished = true;
+            self.ends
+                .node
+                .handle_datagrams(&self.received, now, &mut self.packets, &mut self.ends.out);
+            self.front.handle_packets(&self.packets, &mut self.ends, now);
+        }
+        // Commands may have left packets for the stack, too.
+        self.ends.stack.ingress(now);
+    }
+
+    /// The stack to UDP.
+    fn egress(&mut self, now: Instant) {
+        self.ends.stack.pump(now);
+        if !self.udp.is_blocked() {
+            self.ends.stack.egress(now);
+        }
+        let (node, stack, out) = (&mut self.ends.node, &mut self.ends.stack, &mut self.ends.out);
+        node.handle_packets(stack.transmit(), now, out);
+        stack.clear_transmitted();
+        self.unpublished |= !out.is_empty();
+        self.udp.send(out);
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.published);
+        if age >= MAX_SLEEP || (self.unpublished && age >= PUBLISH_INTERVAL) {
+            self.front.publish(&self.ends, now);
+            self.published = now;
+            self.unpublished = false;
+        }
+    }
+
+    fn timeout(&mut self, now: Instant) -> Duration {
+        if self.udp.is_ready() {
+            return Duration::ZERO;
+        }
+        let timer = self
+            .ends
+            .node
+            .poll_timeout()
+            .map(|(at, _reason)| at.saturating_duration_since(now));
+        // While UDP takes nothing, the stack's wish to send would only make the thread spin.
+        let stack = if self.udp.is_blocked() {
+            Some(UDP_RETRY)
+        } else {
+            self.ends.stack.poll_delay(now)
+        };
+        let publish = self
+            .unpublished
+            .then(|| (self.published + PUBLISH_INTERVAL).saturating_duration_since(now));
+        [timer, stack, publish]
+            .into_iter()
+            .flatten()
+            .fold(MAX_SLEEP, Duration::min)
+    }
+}

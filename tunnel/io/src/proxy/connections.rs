@@ -1,0 +1,420 @@
+//! The live connections: what they are, what happens to them, and how to cut them.
+//!
+//! An entry is made when a request is understood, let in and routed, before it is dialled, so that a dial which is held
+//! can be seen and cut too. It leaves with its task, however that ends: the entry is removed by a destructor.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::refusal::Refusal;
+use super::routes::Route;
+use super::target::{Host, Target};
+
+/// How many events a subscriber may fall behind. One connection makes three, so this is some 340 connections at once,
+/// a third of what is let in at most, in about 100 KiB. A subscriber that falls further behind loses the oldest events and is
+/// told so (`RecvError::Lagged`); it then reads [`ConnectionInfo`]s anew. The proxy itself never waits for a subscriber.
+const EVENTS: usize = 1024;
+
+/// One live connection, as it was when asked.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Unique within the life of the proxy; later connections have larger ids.
+    pub id: u64,
+    /// The client's end on the loopback interface.
+    pub client: SocketAddr,
+    /// Where the client wants to go.
+    pub target: Target,
+    /// The way that was chosen.
+    pub route: Route,
+    /// When the request was routed.
+    pub opened_at: Instant,
+    /// Bytes sent to the destination: the rewritten head of a forwarded request and what follows, or what passed
+    /// after `CONNECT`.
+    pub bytes_up: u64,
+    /// Bytes sent to the client, likewise.
+    pub bytes_down: u64,
+    /// Whether the destination has been reached. An upgrade counts as established with the destination's own 101.
+    pub established: bool,
+}
+
+/// What happened to a connection.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A request was let in and routed; it is being dialled or held.
+    Opened {
+        /// See [`ConnectionInfo::id`].
+        id: u64,
+        /// The client's end on the loopback interface.
+        client: SocketAddr,
+        /// Where to.
+        target: Target,
+        /// Which way.
+        route: Route,
+    },
+    /// The destination was reached.
+    Established {
+        /// See [`ConnectionInfo::id`].
+        id: u64,
+        /// Where to.
+        target: Target,
+        /// Which way.
+        route: Route,
+    },
+    /// The connection ended; every `Opened` is followed by exactly one.
+    Closed {
+        /// See [`ConnectionInfo::id`].
+        id: u64,
+        /// Where to.
+        target: Target,
+        /// Which way.
+        route: Route,
+        /// See [`ConnectionInfo::bytes_up`].
+        bytes_up: u64,
+        /// See [`ConnectionInfo::bytes_down`].
+        bytes_down: u64,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Both ends closed, or the answer to a forwarded request ended.
+    Finished,
+    /// The client reset the connection or went away while its request was held.
+    ClientGone,
+    /// The destination, or the tunnel to it, failed in the middle.
+    DestinationFailed,
+    /// The client sent a second request, or a broken body, on a connection that carries one request.
+    ProtocolViolation,
+    /// It was cut on purpose.
+    Cut,
+    /// It was never established; the client was told why.
+    Refused(Refusal),
+    /// The proxy was shut down.
+    Shutdown,
+}
+
+/// Which connections to cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filter {
+    /// Every connection.
+    All,
+    /// The one with this id.
+    Id(u64),
+    /// Those to this host and port.
+    Target(Target),
+    /// Those to this host, whatever the port.
+    Host(Host),
+    /// Those that go this way.
+    Route(Route),
+    /// The one from this client address and port: with the port's owner known, the connections of one process.
+    Client(SocketAddr),
+}
+
+/// All live connections. The lock is a std mutex because it is held for a few loads and never across an await.
+#[derive(Debug)]
+pub(super) struct Connections {
+    live: Mutex<HashMap<u64, Arc<Entry>>>,
+    next_id: AtomicU64,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    client: SocketAddr,
+    target: Target,
+    route: Route,
+    opened_at: Instant,
+    counters: Counters,
+    established: AtomicBool,
+    cut: CancellationToken,
+}
+
+/// Bytes that passed, each way.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) up: AtomicU64,
+    pub(super) down: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Connections {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            live: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            events: broadcast::Sender::new(EVENTS),
+        })
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// All of them, the oldest first.
+    pub(super) fn list(&self) -> Vec<ConnectionInfo> {
+        let mut list: Vec<_> = self.lock().values().map(|entry| entry.info()).collect();
+        list.sort_unstable_by_key(|info| info.id);
+        list
+    }
+
+    pub(super) fn cut(&self, filter: &Filter) -> usize {
+        let live = self.lock();
+        let matching = live
+            .values()
+            .filter(|entry| filter.matches(entry) && !entry.cut.is_cancelled());
+        matching.map(|entry| entry.cut.cancel()).count()
+    }
+
+    pub(super) fn open(self: &Arc<Self>, client: SocketAddr, target: Target, route: Route) -> Tracked {
+        let entry = Arc::new(Entry {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            client,
+            target: target.clone(),
+            route,
+            opened_at: Instant::now(),
+            counters: Counters::default(),
+            established: AtomicBool::new(false),
+            cut: CancellationToken::new(),
+        });
+        self.lock().insert(entry.id, Arc::clone(&entry));
+        self.tell(Event::Opened {
+            id: entry.id,
+            client,
+            target,
+            route,
+        });
+        Tracked {
+            connections: Arc::clone(self),
+            entry,
+            reason: None,
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // An error means that nobody subscribes, which is allowed.
+        let _ = self.events.send(event);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        // No code panics while it holds the lock, and the map is whole between any two calls.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn info(&self) -> ConnectionInfo {
+        ConnectionInfo {
+            id: self.id,
+            client: self.client,
+            target: self.target.clone(),
+            route: self.route,
+            opened_at: self.opened_at,
+            bytes_up: self.counters.up.load(Ordering::Relaxed),
+            bytes_down: self.counters.down.load(Ordering::Relaxed),
+            established: self.established.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Filter {
+    fn matches(&self, entry: &Entry) -> bool {
+        match self {
+            Self::All => true,
+            Self::Id(id) => entry.id == *id,
+            Self::Target(target) => entry.target == *target,
+            Self::Host(host) => entry.target.host == *host,
+            Self::Route(route) => entry.route == *route,
+            Self::Client(client) => entry.client == *client,
+        }
+    }
+}
+
+/// A connection's place in the table, held by its task.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    connections: Arc<Connections>,
+    entry: Arc<Entry>,
+    reason: Option<CloseReason>,
+}
+
+impl Tracked {
+    /// Resolves when the connection is to be cut.
+    pub(super) fn cut(&self) -> CancellationToken {
+        self.entry.cut.clone()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.entry.counters
+    }
+
+    pub(super) fn establish(&self) {
+        if !self.entry.established.swap(true, Ordering::Relaxed) {
+            let Entry {
+                id, target, route, ..
+            } = &*self.entry;
+            self.connections.tell(Event::Established {
+                id: *id,
+                target: target.clone(),
+                route: *route,
+            });
+        }
+    }
+
+    /// Takes the entry out of the table and tells why.
+    pub(super) fn close(mut self, reason: CloseReason) {
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.connections.lock().remove(&self.entry.id);
+        let ConnectionInfo {
+            id,
+            target,
+            route,
+            bytes_up,
+            bytes_down,
+            ..
+        } = self.entry.info();
+        // A task that is dropped before it could say why was dropped by the proxy's shutdown.
+        let reason = self.reason.unwrap_or(CloseReason::Shutdown);
+        self.connections.tell(Event::Closed {
+            id,
+            target,
+            route,
+            bytes_up,
+            bytes_down,
+            reason,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast::error::TryRecvError;
+
+    use super::*;
+
+    fn client(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn target(text: &str) -> Target {
+        Target::parse(text, None).expect(text)
+    }
+
+    fn three(connections: &Arc<Connections>) -> Vec<Tracked> {
+        vec![
+            connections.open(client(1), target("coder:443"), Route::Tunnel),
+            connections.open(client(2), target("coder:80"), Route::Tunnel),
+            connections.open(client(3), target("releases.example:443"), Route::Direct),
+        ]
+    }
+
+    #[test]
+    fn cut_finds_what_the_filter_names_and_counts_it_once() {
+        for (filter, ids) in [
+            (Filter::All, vec![1, 2, 3]),
+            (Filter::Id(2), vec![2]),
+            (Filter::Id(9), vec![]),
+            (Filter::Target(target("coder:443")), vec![1]),
+            (Filter::Host(target("coder:1").host), vec![1, 2]),
+            (Filter::Route(Route::Direct), vec![3]),
+            (Filter::Client(client(3)), vec![3]),
+        ] {
+            let connections = Connections::new();
+            let open = three(&connections);
+            assert_eq!(connections.cut(&filter), ids.len(), "{filter:?}");
+            assert_eq!(connections.cut(&filter), 0, "{filter:?}, again");
+            let cut: Vec<u64> = open
+                .iter()
+                .filter(|tracked| tracked.cut().is_cancelled())
+                .map(|tracked| tracked.entry.id)
+                .collect();
+            assert_eq!(cut, ids, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn events_and_table_agree() {
+        let connections = Connections::new();
+        let mut events = connections.subscribe();
+        let open = connections.open(client(1), target("coder:443"), Route::Tunnel);
+        assert!(matches!(
+            events.try_recv(),
+            Ok(Event::Opened {
+                id: 1,
+                route: Route::Tunnel,
+                ..
+            })
+        ));
+        assert!(!connections.list()[0].established);
+        open.establish();
+        open.establish();
+        assert!(connections.list()[0].established);
+        assert!(matches!(events.try_recv(), Ok(Event::Established { id: 1, .. })));
+        assert!(matches!(events.try_recv(), Err(TryRecvError::Empty)), "told once");
+        Counters::add(&open.counters().up, 3);
+        Counters::add(&open.counters().down, 4);
+        open.close(CloseReason::Finished);
+        assert!(connections.list().is_empty());
+        let closed = events.try_recv();
+        assert!(
+            matches!(
+                closed,
+                Ok(Event::Closed {
+                    id: 1,
+                    bytes_up: 3,
+                    bytes_down: 4,
+                    reason: CloseReason::Finished,
+                    ..
+                })
+            ),
+            "{closed:?}"
+        );
+    }
+
+    #[test]
+    fn a_task_that_is_dropped_leaves_no_entry() {
+        let connections = Connections::new();
+        let mut events = connections.subscribe();
+        drop(three(&connections));
+        assert!(connections.list().is_empty());
+        let closed = std::iter::from_fn(|| events.try_recv().ok()).filter(|event| {
+            matches!(
+                event,
+                Event::Closed {
+                    reason: CloseReason::Shutdown,
+                    ..
+                }
+            )
+        });
+        assert_eq!(closed.count(), 3);
+    }
+
+    #[test]
+    fn a_subscriber_that_sleeps_is_told_that_it_lost_events() {
+        let connections = Connections::new();
+        let mut events = connections.subscribe();
+        for _ in 0..EVENTS {
+            drop(connections.open(client(1), target("coder:443"), Route::Tunnel));
+        }
+        assert!(matches!(events.try_recv(), Err(TryRecvError::Lagged(lost)) if lost >= EVENTS as u64));
+    }
+}

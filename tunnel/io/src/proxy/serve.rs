@@ -1,0 +1,285 @@
+//! One client connection from its first byte to its last.
+//!
+//! ```text
+//!  head ──► parsed ──► credential ──► routed ──► entry in the table ──► reached ──► spliced ──► closed
+//!    └─ 400 408 431      └─ 407         └─ 502        └────── cut: reset at any time ─────┘
+//!                                                        └─ 502 503 504 instead of "reached"
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::body::Body;
+use super::connections::{CloseReason, Counters, Tracked};
+use super::head::{self, Forward, Kind, Request};
+use super::reach::{self, Destination};
+use super::receive::{HeadError, read_head};
+use super::refusal::Refusal;
+use super::routes::{Decision, Way};
+use super::splice::{Until, splice};
+use super::upstream::status_of;
+
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// How long and how much a client that was refused may still send. Closing on unread bytes is a reset, and a reset can
+/// overtake the answer that says why.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES: u64 = 1024 * 1024;
+
+pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set the options of a client's socket");
+    }
+    let mut client = BufReader::new(stream);
+    let (request, way) = match admit(shared, &mut client).await {
+        Ok(Some(admitted)) => admitted,
+        Ok(None) => return,
+        Err(refusal) => {
+            tracing::debug!(%peer, code = refusal.code(), "refused a request");
+            return refuse(client, refusal).await;
+        }
+    };
+    let tracked = shared.connections.open(peer, request.target.clone(), way.route());
+    let reason = converse(shared, &mut client, &request, &way, &tracked).await;
+    match reason {
+        // The entry stays until the client has its answer.
+        CloseReason::Refused(refusal) => refuse(client, refusal).await,
+        CloseReason::Cut | CloseReason::DestinationFailed | CloseReason::ProtocolViolation => {
+            // An ordinary close could pass for the regular end of an answer.
+            reach::reset_on_close(client.get_ref());
+            drop(client);
+        }
+        CloseReason::Finished | CloseReason::ClientGone | CloseReason::Shutdown => drop(client),
+    }
+    tracked.close(reason);
+}
+
+/// Reads a request, checks its credential and decides its way. `None`: the client left without a whole request.
+async fn admit(
+    shared: &Shared,
+    client: &mut BufReader<TcpStream>,
+) -> Result<Option<(Request, Way)>, Refusal> {
+    let head = match timeout(shared.limits.head, read_head(client)).await {
+        Err(_) => return Err(Refusal::HeadTimeout),
+        Ok(Err(HeadError::Closed | HeadError::Io(_))) => return Ok(None),
+        Ok(Err(HeadError::TooLarge)) => return Err(Refusal::HeadTooLarge),
+        Ok(Err(HeadError::Invalid(reason))) => return Err(Refusal::BadRequest(reason)),
+        Ok(Ok(head)) => head,
+    };
+    let request = head::parse(&head)?;
+    if !request
+        .authorization
+        .as_ref()
+        .is_some_and(|given| authorized(given, &shared.token))
+    {
+        return Err(Refusal::Unauthenticated);
+    }
+    let routes = shared.routes.borrow().clone();
+    let way = match routes.decide(&request.target) {
+        Decision::Refuse(refusal) => return Err(refusal),
+        Decision::Go(way) => way,
+    };
+    Ok(Some((request, way)))
+}
+
+/// Whether a `Proxy-Authorization` is `Basic` and the expected token. The time it takes tells the token's length and
+/// nothing of its content.
+fn authorized(given: &SecretString, token: &SecretString) -> bool {
+    let Some((scheme, given)) = given.expose_secret().split_once(' ') else {
+        return false;
+    };
+    let same = given
+        .trim_ascii()
+        .as_bytes()
+        .ct_eq(token.expose_secret().as_bytes());
+    scheme.eq_ignore_ascii_case("basic") && bool::from(same)
+}
+
+/// Reaches the destination and carries the connection until it ends or is cut.
+async fn converse(
+    shared: &Shared,
+    client: &mut BufReader<TcpStream>,
+    request: &Request,
+    way: &Way,
+    tracked: &Tracked,
+) -> CloseReason {
+    let cut = tracked.cut();
+    let connect = matches!(request.kind, Kind::Connect);
+    let reached = tokio::select! {
+        biased;
+        () = cut.cancelled() => return CloseReason::Cut,
+        reached = reach_destination(shared, request, way) => reached,
+        () = gone(client.get_ref(), connect) => return CloseReason::ClientGone,
+    };
+    let mut destination = match reached {
+        Ok(destination) => destination,
+        Err(refusal) => return CloseReason::Refused(refusal),
+    };
+    let reason = match &mut destination {
+        Destination::Socket(stream) => carry(client, stream, request, way, tracked, &cut).await,
+        Destination::Tunnel(stream) => carry(client, stream, request, way, tracked, &cut).await,
+    };
+    if reason != CloseReason::Finished {
+        destination.abort();
+    }
+    reason
+}
+
+async fn reach_destination(shared: &Shared, request: &Request, way: &Way) -> Result<Destination, Refusal> {
+    match way {
+        Way::Tunnel(address) => reach::through_tunnel(shared.dialer.clone(), *address, &shared.limits).await,
+        Way::Direct(rule) => reach::directly(&request.target, rule, &shared.limits).await,
+        Way::Upstream(proxy) => {
+            let connect = matches!(request.kind, Kind::Connect).then_some(&request.target);
+            reach::through_upstream(proxy, connect, shared.local_addr, &shared.limits).await
+        }
+    }
+}
+
+async fn carry<D>(
+    client: &mut BufReader<TcpStream>,
+    destination: &mut BufReader<D>,
+    request: &Request,
+    way: &Way,
+    tracked: &Tracked,
+    cut: &CancellationToken,
+) -> CloseReason
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+{
+    let carried = async {
+        match &request.kind {
+            Kind::Connect => {
+                // Said before the client can act on it: who hears of the client's success finds it in the table.
+                tracked.establish();
+                if client.write_all(ESTABLISHED).await.is_err() {
+                    return CloseReason::ClientGone;
+                }
+                splice(
+                    client,
+                    destination,
+                    tracked.counters(),
+                    Body::Unbounded,
+                    Until::BothEnd,
+                )
+                .await
+            }
+            Kind::Forward(forward) => carry_forward(client, destination, forward, way, tracked).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cut.cancelled() => CloseReason::Cut,
+        reason = carried => reason,
+    }
+}
+
+async fn carry_forward<D>(
+    client: &mut BufReader<TcpStream>,
+    destination: &mut BufReader<D>,
+    forward: &Forward,
+    way: &Way,
+    tracked: &Tracked,
+) -> CloseReason
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+{
+    let head = match way {
+        Way::Upstream(proxy) => forward.absolute_form(proxy.authorization()),
+        Way::Tunnel(_) | Way::Direct(_) => forward.origin_form(),
+    };
+    let sent = async {
+        destination.write_all(&head).await?;
+        destination.flush().await
+    };
+    if sent.await.is_err() {
+        return CloseReason::Refused(Refusal::DialFailed);
+    }
+    Counters::add(&tracked.counters().up, head.len());
+    let (body, until) = if forward.upgrade {
+        match switched(client, destination, tracked).await {
+            Ok(true) => (Body::Unbounded, Until::BothEnd),
+            Ok(false) => (Body::Length(0), Until::AnswerEnds),
+            Err(reason) => return reason,
+        }
+    } else {
+        tracked.establish();
+        (forward.body.clone(), Until::AnswerEnds)
+    };
+    let reason = splice(client, destination, tracked.counters(), body, until).await;
+    if reason == CloseReason::Finished {
+        // The client's direction may still be open here. A destination that has closed already answers with an error.
+        let _ = destination.shutdown().await;
+    }
+    reason
+}
+
+/// Passes on the answer to a request for an upgrade, unchanged, and says whether it is `101 Switching Protocols`.
+///
+/// This has to be known: after any other answer the client may send its next request here, for whatever host, and that
+/// one must not be forwarded.
+async fn switched<D>(
+    client: &mut BufReader<TcpStream>,
+    destination: &mut BufReader<D>,
+    tracked: &Tracked,
+) -> Result<bool, CloseReason>
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+{
+    const BAD_ANSWER: CloseReason = CloseReason::Refused(Refusal::BadAnswer("the destination"));
+    loop {
+        let answer = tokio::select! {
+            answer = read_head(destination) => answer,
+            () = gone(client.get_ref(), true) => return Err(CloseReason::ClientGone),
+        };
+        let head = answer.map_err(|error| match error {
+            HeadError::Closed | HeadError::Io(_) => CloseReason::Refused(Refusal::DialFailed),
+            HeadError::TooLarge | HeadError::Invalid(_) => BAD_ANSWER,
+        })?;
+        let status = status_of(&head).ok_or(BAD_ANSWER)?;
+        if status == 101 {
+            tracked.establish();
+        }
+        client
+            .write_all(&head)
+            .await
+            .map_err(|_| CloseReason::ClientGone)?;
+        Counters::add(&tracked.counters().down, head.len());
+        match status {
+            101 => return Ok(true),
+            100..=199 => {}
+            _ => return Ok(false),
+        }
+    }
+}
+
+/// Resolves when the client has left: it reset the connection or, where `end_is_gone`, closed its direction, which
+/// makes no sense before a `CONNECT` or an upgrade is answered. A client that has sent something more is taken to be there.
+async fn gone(client: &TcpStream, end_is_gone: bool) {
+    match client.peek(&mut [0]).await {
+        Ok(0) if end_is_gone => {}
+        Err(_) => {}
+        Ok(_) => std::future::pending().await,
+    }
+}
+
+/// Answers with a refusal and closes so that the answer arrives.
+pub(super) async fn refuse(mut client: BufReader<TcpStream>, refusal: Refusal) {
+    let farewell = async {
+        client.write_all(&refusal.answer()).await?;
+        client.shutdown().await?;
+        tokio::io::copy(&mut client.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
+    };
+    match timeout(FAREWELL, farewell).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a refusal was not delivered"),
+        Err(_) => tracing::debug!("a refused client does not close"),
+    }
+}

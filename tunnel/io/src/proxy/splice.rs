@@ -1,0 +1,241 @@
+//! Copying between the client and the destination until both directions have ended.
+//!
+//! Each direction has one buffer and reads only after it has written, so a side that does not read stops the other one
+//! and memory stays bounded. The end of one direction is passed on as the end of that direction alone.
+
+use std::sync::atomic::AtomicU64;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::body::{Body, Malformed};
+use super::connections::{CloseReason, Counters};
+
+/// Bytes of the buffer of one direction: with two for each connection, 64 MiB at the default limit of 1024 connections
+/// if all of them are in use at once, and two system calls for each 32 KiB.
+const BUFFER: usize = 32 * 1024;
+
+/// When a connection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Both directions have ended.
+    BothEnd,
+    /// The answer has ended: the destination closed its side.
+    AnswerEnds,
+}
+
+/// What stopped one direction before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Read,
+    Write,
+    /// The client sent more than its one request.
+    Body,
+}
+
+/// Copies both ways. `body` bounds what the client may send.
+pub(super) async fn splice<C, D>(
+    client: &mut C,
+    destination: &mut D,
+    counters: &Counters,
+    body: Body,
+    until: Until,
+) -> CloseReason
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    D: AsyncRead + AsyncWrite + Unpin,
+{
+    let (client_reader, client_writer) = tokio::io::split(client);
+    let (destination_reader, destination_writer) = tokio::io::split(destination);
+    let up = copy(client_reader, destination_writer, body, &counters.up);
+    let down = copy(destination_reader, client_writer, Body::Unbounded, &counters.down);
+    tokio::pin!(up, down);
+    let (mut up_ended, mut down_ended) = (false, false);
+    while !(down_ended && (up_ended || until == Until::AnswerEnds)) {
+        tokio::select! {
+            result = &mut up, if !up_ended => match result {
+                // A destination that takes no more may still be answering (a refused upload, say).
+                Ok(()) | Err(Fault::Write) => up_ended = true,
+                Err(Fault::Read) => return CloseReason::ClientGone,
+                Err(Fault::Body) => return CloseReason::ProtocolViolation,
+            },
+            result = &mut down, if !down_ended => match result {
+                Ok(()) => down_ended = true,
+                Err(Fault::Read | Fault::Body) => return CloseReason::DestinationFailed,
+                Err(Fault::Write) => return CloseReason::ClientGone,
+            },
+        }
+    }
+    CloseReason::Finished
+}
+
+async fn copy(
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+    mut body: Body,
+    counter: &AtomicU64,
+) -> Result<(), Fault> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = reader.read(&mut buffer).await.map_err(|_| Fault::Read)?;
+        if length == 0 {
+            return writer.shutdown().await.map_err(|_| Fault::Write);
+        }
+        let within = body.advance(&buffer[..length]).map_err(|Malformed| Fault::Body)?;
+        writer
+            .write_all(&buffer[..within])
+            .await
+            .map_err(|_| Fault::Write)?;
+        writer.flush().await.map_err(|_| Fault::Write)?;
+        Counters::add(counter, within);
+        if within < length {
+            return Err(Fault::Body);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    /// Runs a splice between two pipes; `play` has the outer ends.
+    async fn with_splice<F>(
+        body: Body,
+        until: Until,
+        play: impl FnOnce(DuplexStream, DuplexStream) -> F,
+    ) -> (CloseReason, u64, u64)
+    where
+        F: Future<Output = ()>,
+    {
+        let (client, mut near) = duplex(64);
+        let (destination, mut far) = duplex(64);
+        let counters = Counters::default();
+        let (reason, ()) = tokio::join!(
+            splice(&mut near, &mut far, &counters, body, until),
+            play(client, destination)
+        );
+        (
+            reason,
+            counters.up.load(Ordering::Relaxed),
+            counters.down.load(Ordering::Relaxed),
+        )
+    }
+
+    #[tokio::test]
+    async fn each_direction_ends_on_its_own() {
+        let outcome = with_splice(
+            Body::Unbounded,
+            Until::BothEnd,
+            async |mut client, mut destination| {
+                client.write_all(b"ping").await.expect("write");
+                client.shutdown().await.expect("half-close");
+                let mut got = Vec::new();
+                destination.read_to_end(&mut got).await.expect("read");
+                assert_eq!(got, b"ping");
+                destination
+                    .write_all(b"answer after the end")
+                    .await
+                    .expect("write");
+                drop(destination);
+                got.clear();
+                client.read_to_end(&mut got).await.expect("read");
+                assert_eq!(got, b"answer after the end");
+            },
+        );
+        assert_eq!(outcome.await, (CloseReason::Finished, 4, 20));
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_a_forwarded_request_though_the_client_stays() {
+        let outcome = with_splice(
+            Body::Length(4),
+            Until::AnswerEnds,
+            async |mut client, mut destination| {
+                client.write_all(b"body").await.expect("write");
+                let mut got = [0; 4];
+                destination.read_exact(&mut got).await.expect("read");
+                destination.write_all(b"answer").await.expect("write");
+                destination.shutdown().await.expect("end");
+                let mut got = Vec::new();
+                client.read_to_end(&mut got).await.expect("read");
+                assert_eq!(got, b"answer");
+            },
+        );
+        assert_eq!(outcome.await, (CloseReason::Finished, 4, 6));
+    }
+
+    #[tokio::test]
+    async fn a_second_request_is_not_forwarded() {
+        let outcome = with_splice(
+            Body::Length(4),
+            Until::AnswerEnds,
+            async |mut client, mut destination| {
+                client
+                    .write_all(b"bodyGET http://other/ HTTP/1.1\r\n")
+                    .await
+                    .expect("write");
+                let mut got = [0; 64];
+                assert_eq!(destination.read(&mut got).await.expect("read"), 4);
+                assert_eq!(&got[..4], b"body");
+            },
+        );
+        assert_eq!(outcome.await, (CloseReason::ProtocolViolation, 4, 0));
+    }
+
+    #[tokio::test]
+    async fn a_destination_that_takes_no_more_may_still_answer() {
+        let (mut client, mut near) = duplex(64);
+        let (mut far, mut answer) = tokio::io::duplex(64);
+        // A writer that fails beside a reader that goes on.
+        let mut destination = tokio::io::join(&mut far, Broken);
+        let counters = Counters::default();
+        let play = async {
+            client.write_all(b"upload").await.expect("write");
+            answer.write_all(b"413").await.expect("write");
+            answer.shutdown().await.expect("end");
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.expect("read");
+            assert_eq!(got, b"413");
+        };
+        let (reason, ()) = tokio::join!(
+            splice(
+                &mut near,
+                &mut destination,
+                &counters,
+                Body::Unbounded,
+                Until::BothEnd
+            ),
+            play
+        );
+        assert_eq!(reason, CloseReason::Finished);
+    }
+
+    struct Broken;
+
+    impl AsyncWrite for Broken {
+        fn poll_write(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &[u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::task::Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+}

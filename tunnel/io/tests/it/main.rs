@@ -1,0 +1,20 @@
+//! Tests of the data plane over real UDP sockets: devices, a gateway, and TCP servers behind it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests fail by panicking, helpers of tests too"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "measured figures and skipped stages are for who runs the tests"
+)]
+
+mod impaired;
+mod limits;
+#[cfg(target_os = "linux")]
+mod namespace;
+mod peers;
+mod proxy;
+mod support;
+mod transfer;

@@ -1,0 +1,12 @@
+//! The local proxy over real sockets: clients, destinations and the owner's proxy are loopback TCP connections, and the
+//! tunnel's dialer is one that connects to a loopback server in place of an inner address.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on says why and stops")]
+
+mod carrying;
+mod control;
+mod forwarding;
+mod holding;
+mod refusing;
+mod rig;
+mod upstream;
