@@ -347,7 +347,8 @@ mod tests {
     #[test]
     fn folder_of_somebody_else_is_refused() {
         if !is_root() {
-            return; // Only root can give a folder away.
+            eprintln!("SKIPPED: a folder of somebody else: only root can give one away");
+            return;
         }
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("state");
@@ -400,7 +401,8 @@ mod tests {
         // Every write to this device fails with ENOSPC.
         let full = Path::new("/dev/full");
         if !full.exists() {
-            return; // Linux only.
+            eprintln!("SKIPPED: a full disk: there is no /dev/full here");
+            return;
         }
         let mut file = std::fs::OpenOptions::new().write(true).open(full).unwrap();
         let error = PrivateFileError::new("write", full, file.write_all(b"x").unwrap_err());

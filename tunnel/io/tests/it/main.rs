@@ -18,3 +18,4 @@ mod peers;
 mod proxy;
 mod support;
 mod transfer;
+mod whole_way;
