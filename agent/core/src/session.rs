@@ -80,7 +80,7 @@ enum State {
     Off,
     Waiting {
         until: Instant,
-        reason: String,
+        reason: Option<String>,
     },
     Connecting,
     Greeting {
@@ -113,7 +113,7 @@ impl Session {
         let state = if enrolled {
             State::Waiting {
                 until: now,
-                reason: "starting".to_owned(),
+                reason: None,
             }
         } else {
             State::Off
@@ -132,9 +132,15 @@ impl Session {
     pub fn link(&self) -> LinkState {
         match &self.state {
             State::Off => LinkState::Off,
-            State::Connecting | State::Greeting { .. } => LinkState::Connecting,
+            // The first attempt is only a moment away; there is nothing to explain yet.
+            State::Waiting { reason: None, .. } | State::Connecting | State::Greeting { .. } => {
+                LinkState::Connecting
+            }
             State::Live { .. } => LinkState::Connected,
-            State::Waiting { until, reason } => LinkState::Waiting {
+            State::Waiting {
+                until,
+                reason: Some(reason),
+            } => LinkState::Waiting {
                 reason: reason.clone(),
                 until: *until,
             },
@@ -244,7 +250,7 @@ impl Session {
         };
         self.state = State::Waiting {
             until: now + delay,
-            reason,
+            reason: Some(reason),
         };
     }
 

@@ -123,7 +123,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, 
     while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
         let (shared, stop) = (Arc::clone(&shared), stop.clone());
         // A connection that breaks is what the tests are about.
-        tasks.spawn(async move { stop.run_until_cancelled(carry(stream, &shared)).await });
+        tasks.spawn(async move { stop.run_until_cancelled(Box::pin(carry(stream, &shared))).await });
     }
 }
 

@@ -21,7 +21,8 @@ struct Way {
     proxy: Proxy,
     tunnel: Tunnel,
     _gateway: Gateway,
-    _inputs: (watch::Sender<Arc<Routes>>, watch::Sender<Option<Arc<dyn Dialer>>>),
+    _routes: watch::Sender<Arc<Routes>>,
+    _dialer: watch::Sender<Option<Arc<dyn Dialer>>>,
 }
 
 /// A proxy that knows `coder.test:443`, behind which `upstream` stands.
@@ -40,7 +41,8 @@ async fn way(upstream: SocketAddr) -> Way {
         proxy,
         tunnel,
         _gateway: gateway,
-        _inputs: (routes, dialer),
+        _routes: routes,
+        _dialer: dialer,
     }
 }
 
