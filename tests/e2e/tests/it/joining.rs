@@ -1,5 +1,6 @@
 //! Joining, and everything that can be wrong with it: each error says what, why and what to do.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 use orfe_protocol::join_code::{JoinCode, SpkiPin};
@@ -154,7 +155,6 @@ async fn what_the_daemon_cannot_start_with_is_named() {
     assert_says(&broken, 2, &["agent.toml, line 2, column 10"]);
     std::fs::write(fleet.path("agent.toml"), "").unwrap();
 
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir(fleet.path("open")).unwrap();
     std::fs::set_permissions(fleet.path("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
     let open = run(fleet.agent_command_at("open").arg("run"));
