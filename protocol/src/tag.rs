@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 /// Longest key or value, in characters.
 pub const TAG_PART_MAX: usize = 64;
 
-/// The vocabulary that Orfe gives a meaning to; other keys are free.
-pub const VOCABULARY: [&str; 6] = ["owner", "location", "type", "gpu", "os", "arch"];
-
 /// Why a tag was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidTag {

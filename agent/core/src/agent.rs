@@ -5,7 +5,7 @@
 //! three steps, whatever came in: slots are told whether they are wanted and what they wait for, checks are judged
 //! anew, and what the registry does not know yet is reported. So no input needs to remember what depends on it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -58,10 +58,18 @@ pub enum Input {
     OrphanGone {
         slot: u8,
     },
+    /// It does not end, whatever was tried: nothing can start in its slot, and nobody waits for it.
+    OrphanStays {
+        slot: u8,
+    },
     /// Open connections to Coder that the proxy holds for a slot's child.
     Connections {
         slot: u8,
         open: usize,
+    },
+    /// A slot's child sent something to Coder.
+    Moved {
+        slot: u8,
     },
     /// The network changed or the machine slept: every connection may be dead without knowing it.
     PathChanged,
@@ -103,6 +111,10 @@ pub enum Command {
     Cut {
         slot: u8,
     },
+    /// End what an earlier life left at once, running jobs or not.
+    KillOrphans,
+    /// The registry withdrew this device's right: forget the desired state, credential included.
+    ForgetDesired,
     /// Everything is at rest after [`Input::Stop`].
     Stopped,
 }
@@ -121,6 +133,15 @@ pub struct Start {
     pub rng: StdRng,
 }
 
+/// A child of an earlier life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Orphan {
+    /// It was told to end.
+    Ending,
+    /// It does not.
+    Stays,
+}
+
 /// Why nothing starts in a slot while a child of an earlier life is there.
 const ORPHAN: &str = "the provisioner of an earlier run finishes its job";
 
@@ -136,7 +157,7 @@ pub struct Agent {
     /// What each running child was started with, to see when it must be replaced.
     plans: BTreeMap<u8, ChildPlan>,
     /// Slots in which a child of an earlier life still finishes its job.
-    orphans: BTreeSet<u8>,
+    orphans: BTreeMap<u8, Orphan>,
     desired: Option<DesiredState>,
     facts: Option<Facts>,
     tunnel: Option<TunnelStatus>,
@@ -175,7 +196,7 @@ impl Agent {
             session,
             slots: BTreeMap::new(),
             plans: BTreeMap::new(),
-            orphans: BTreeSet::new(),
+            orphans: BTreeMap::new(),
             desired: None,
             facts: None,
             tunnel: None,
@@ -222,13 +243,17 @@ impl Agent {
             Input::Facts(facts) => self.facts = Some(*facts),
             Input::Terraform(terraform) => self.terraform = terraform,
             Input::DiskFree(free) => self.disk_free_mib = free,
-            Input::OrphanLeft { slot } => drop(self.orphans.insert(slot)),
-            Input::OrphanGone { slot } => drop(self.orphans.remove(&slot)),
+            Input::OrphanLeft { slot } => self.note_orphan(slot, Some(Orphan::Ending)),
+            Input::OrphanGone { slot } => self.note_orphan(slot, None),
+            Input::OrphanStays { slot } => self.note_orphan(slot, Some(Orphan::Stays)),
             Input::PathChanged => self.handle_path_changed(now),
             Input::Stop => self.stop(now),
             Input::StopNow => {
                 self.stop(now);
                 self.slots.values_mut().for_each(Slot::kill);
+                if !self.orphans.is_empty() {
+                    self.commands.push_back(Command::KillOrphans);
+                }
             }
             Input::ChildSpawned { slot, pid } => self.with_slot(slot, |slot, _| slot.handle_spawned(pid)),
             Input::ChildSpawnFailed { slot, reason } => {
@@ -238,6 +263,7 @@ impl Agent {
             Input::ChildExited { slot, exit } => {
                 self.with_slot(slot, |slot, rng| slot.handle_exited(&exit, rng, now));
             }
+            Input::Moved { slot } => self.with_slot(slot, |slot, _| slot.handle_moved(now)),
             Input::Connections { slot, open } => {
                 self.with_slot(slot, |slot, _| slot.handle_connections(open, now));
             }
@@ -278,6 +304,13 @@ impl Agent {
         }
     }
 
+    fn note_orphan(&mut self, slot: u8, orphan: Option<Orphan>) {
+        match orphan {
+            Some(orphan) => self.orphans.insert(slot, orphan),
+            None => self.orphans.remove(&slot),
+        };
+    }
+
     fn with_slot(&mut self, number: u8, act: impl FnOnce(&mut Slot, &mut StdRng)) {
         // An event of a child whose slot is gone already decides nothing any more.
         if let Some(slot) = self.slots.get_mut(&number) {
@@ -312,6 +345,11 @@ impl Agent {
         while let Some(command) = self.session.poll_command() {
             self.carry_out(command);
         }
+        if self.session.is_revoked() && self.desired.take().is_some() {
+            self.tunnel = None;
+            self.commands.push_back(Command::ForgetDesired);
+            self.commands.push_back(Command::ApplyTunnel(None));
+        }
         self.settle_slots(now);
         self.observe(now);
         if self.session.is_live() && self.reported.as_ref() != Some(&self.observed) {
@@ -338,7 +376,9 @@ impl Agent {
     }
 
     fn settle_stop(&mut self) {
-        if self.stopping && !self.stopped && self.slots.values().all(Slot::is_at_rest) {
+        let waits_for_orphan = self.orphans.values().any(|orphan| *orphan == Orphan::Ending);
+        let at_rest = !waits_for_orphan && self.slots.values().all(Slot::is_at_rest);
+        if self.stopping && !self.stopped && at_rest {
             self.stopped = true;
             self.session.goodbye(GoodbyeReason::Shutdown);
             while let Some(command) = self.session.poll_command() {
@@ -370,7 +410,7 @@ impl Agent {
                 self.plans.remove(&number);
                 slot.replace(now);
             }
-            let orphan = self.orphans.contains(&number);
+            let orphan = self.orphans.contains_key(&number);
             let blocked_by = if orphan {
                 Some(ORPHAN.to_owned())
             } else {
@@ -481,6 +521,7 @@ impl Agent {
             docker_required: desired.is_some_and(|desired| desired.docker_required),
             docker: &facts.docker,
             link: &link,
+            revoked: self.session.is_revoked(),
         };
         let checks = self.checks.judge(&observations, now.wall);
         self.observed = ObservedState {

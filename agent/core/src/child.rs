@@ -156,7 +156,8 @@ fn concise(text: &str) -> String {
 }
 
 fn shorten(text: &str) -> String {
-    let mut chars = text.trim().chars();
+    // Whoever answers the child chooses this text; it must not steer the terminal that it is shown on.
+    let mut chars = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut short: String = chars.by_ref().take(TEXT_MAX).collect();
     if chars.next().is_some() {
         short.push('…');
@@ -280,6 +281,12 @@ mod tests {
     fn build_output_is_known_by_its_logger() {
         let line = r#"{"level":"ERROR","msg":"secret stuff","logger_names":["runner"]}"#;
         assert_eq!(read(line), Sign::BuildOutput);
+    }
+
+    #[test]
+    fn a_text_cannot_steer_the_terminal() {
+        let text = dial_failure("unexpected status code 502: \u{1b}[2J\u{7}\n\tgone").text;
+        assert!(!text.chars().any(char::is_control), "{text:?}");
     }
 
     #[test]

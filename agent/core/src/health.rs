@@ -56,6 +56,8 @@ pub struct Observations<'a> {
     pub docker_required: bool,
     pub docker: &'a Docker,
     pub link: &'a LinkState,
+    /// The registry withdrew this device's right.
+    pub revoked: bool,
 }
 
 /// What a check found, before it is known since when.
@@ -113,7 +115,7 @@ impl CheckBook {
                 Some(docker(observations)),
                 observations.docker_required,
             ),
-            (CheckCode::Registry, registry(observations.link), false),
+            (CheckCode::Registry, registry(observations), observations.revoked),
         ];
         rows.into_iter()
             .filter_map(|(code, finding, required)| {
@@ -258,8 +260,14 @@ fn docker(observations: &Observations<'_>) -> Finding {
     }
 }
 
-fn registry(link: &LinkState) -> Option<Finding> {
-    match link {
+fn registry(observations: &Observations<'_>) -> Option<Finding> {
+    if observations.revoked {
+        return Some(
+            Finding::new(CheckOutcome::Failed, "this device was revoked in the registry")
+                .hint("to put it back to work, move its state folder away and join with a new code"),
+        );
+    }
+    match observations.link {
         LinkState::Off => None,
         LinkState::Connecting => Some(Finding::new(CheckOutcome::Pending, "connecting to the registry")),
         LinkState::Connected => Some(Finding::new(CheckOutcome::Ok, "connected to the registry")),
@@ -368,6 +376,7 @@ mod tests {
                 reason: "not installed".into(),
             },
             link: &world.link,
+            revoked: false,
         };
         let checks = CheckBook::default().judge(&observations, Timestamp::UNIX_EPOCH);
         (verdict(&checks, world.wanted), checks)
@@ -432,6 +441,7 @@ mod tests {
             docker_required: false,
             docker: &docker,
             link: &link,
+            revoked: false,
         };
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut book = CheckBook::default();

@@ -103,6 +103,8 @@ pub struct Session {
     agent_version: String,
     known: Revision,
     refused: Option<(RefusedReason, String)>,
+    /// The registry said, inside the Noise session, that this device was revoked.
+    revoked: bool,
     commands: VecDeque<SessionCommand>,
 }
 
@@ -125,6 +127,7 @@ impl Session {
             agent_version,
             known,
             refused: None,
+            revoked: false,
             commands: VecDeque::new(),
         }
     }
@@ -149,6 +152,12 @@ impl Session {
 
     pub fn is_live(&self) -> bool {
         matches!(self.state, State::Live { .. })
+    }
+
+    /// Whether the registry withdrew this device's right. Only its own word inside the Noise session counts: a close
+    /// code can be forged by whoever terminates TLS in between.
+    pub const fn is_revoked(&self) -> bool {
+        self.revoked
     }
 
     /// The socket is open and the Noise handshake done.
@@ -180,6 +189,10 @@ impl Session {
                 }
             }
             FromRegistry::Refused(refused) => {
+                if refused.reason == RefusedReason::DeviceRevoked {
+                    self.revoked = true;
+                    self.known = Revision::default();
+                }
                 self.refused = Some((refused.reason, refused.message));
                 self.commands.push_back(SessionCommand::Close);
                 self.wait(now, rng, None);
@@ -198,6 +211,7 @@ impl Session {
         // not beat together.
         let next_beat = now + heartbeat.mul_f64(rng.random_range(0.0..=1.0));
         self.refused = None;
+        self.revoked = false;
         self.state = State::Live {
             since: now,
             heartbeat,
@@ -232,7 +246,6 @@ impl Session {
                 Some(LONG),
                 "the registry holds as many sessions as it can".to_owned(),
             ),
-            (_, Some(Closed::Code(close::REVOKED, _))) => (Some(LONG), "this device was revoked".to_owned()),
             (_, Some(Closed::Code(close::REPLACED, _))) => (
                 Some(Duration::from_secs(30)),
                 "another session of this device took its place".to_owned(),

@@ -36,6 +36,10 @@ pub const WEDGED: Duration = Duration::from_secs(15);
 /// A connection that the proxy no longer sees is forgiven for this long: the child notices and says so.
 pub const UNSEEN: Duration = Duration::from_secs(3);
 
+/// A connected child that sends nothing for this long is stuck: it and Coder exchange keepalives every 30 s. With the cut,
+/// [`WEDGED`] and [`ENDING`] after it, a frozen child is replaced within 90 s.
+pub const STALLED: Duration = Duration::from_secs(50);
+
 /// How long a child that must go (not one that drains) may take after SIGTERM; a rejected one goes at once.
 pub const ENDING: Duration = Duration::from_secs(5);
 
@@ -91,9 +95,11 @@ enum State {
         was_connected: bool,
     },
     /// `unseen_since`: since when the proxy holds no connection of it.
+    /// `moved_at`: when the child last sent something; none where nobody can tell.
     Connected {
         since: Instant,
         unseen_since: Option<Instant>,
+        moved_at: Option<Instant>,
     },
     /// It must go, and then be started again after the delay.
     Ending {
@@ -205,7 +211,8 @@ impl Slot {
     pub fn unwant(&mut self, now: Now) {
         self.wanted = false;
         match self.state {
-            State::Idle | State::Draining { .. } => {}
+            // One that must go anyway keeps its shorter deadline.
+            State::Idle | State::Draining { .. } | State::Ending { .. } => {}
             State::Blocked | State::Backoff { .. } if !self.alive => self.enter(State::Idle, now),
             _ => self.drain(now),
         }
@@ -294,6 +301,7 @@ impl Slot {
                     State::Connected {
                         since: now.instant,
                         unseen_since,
+                        moved_at: None,
                     },
                     now,
                 );
@@ -356,6 +364,13 @@ impl Slot {
             } else {
                 None
             };
+        }
+    }
+
+    /// The child sent something to Coder. Told within 10 s of it, and never where that cannot be seen.
+    pub const fn handle_moved(&mut self, now: Now) {
+        if let State::Connected { moved_at, .. } = &mut self.state {
+            *moved_at = Some(now.instant);
         }
     }
 
@@ -435,6 +450,10 @@ impl Slot {
             } if now.instant >= *unseen + UNSEEN => {
                 self.disconnected("the proxy sees no connection of the provisioner", now);
             }
+            State::Connected {
+                moved_at: Some(moved),
+                ..
+            } if now.instant >= *moved + STALLED => self.stalled(now),
             State::Ending { kill_at, .. } | State::Draining { kill_at }
                 if kill_at.is_some_and(|at| now.instant >= at) =>
             {
@@ -446,6 +465,15 @@ impl Slot {
                 self.start_if_ready(now);
             }
             _ => {}
+        }
+    }
+
+    /// Connected by its own account, and sends nothing, not even keepalives: cut at once, and replaced unless it dials.
+    fn stalled(&mut self, now: Now) {
+        self.disconnected("the provisioner's connection stands still", now);
+        if let State::Up { cut, .. } = &mut self.state {
+            *cut = true;
+            self.commands.push_back(SlotCommand::Cut);
         }
     }
 
@@ -466,7 +494,9 @@ impl Slot {
             State::Idle
             | State::Blocked
             | State::Connected {
-                unseen_since: None, ..
+                unseen_since: None,
+                moved_at: None,
+                ..
             } => None,
             State::Starting { deadline } => Some((*deadline, "provisioner says nothing")),
             State::Up { quiet_since, .. } => Some((*quiet_since + WEDGED, "provisioner may be wedged")),
@@ -474,6 +504,10 @@ impl Slot {
                 unseen_since: Some(unseen),
                 ..
             } => Some((*unseen + UNSEEN, "no connection seen")),
+            State::Connected {
+                moved_at: Some(moved),
+                ..
+            } => Some((*moved + STALLED, "provisioner's connection stands still")),
             State::Ending { kill_at, .. } | State::Draining { kill_at } => {
                 kill_at.map(|at| (at, "drain deadline"))
             }

@@ -10,7 +10,10 @@ Examples:
   orfe-registry join-code create | orfe join -    enrol this machine
   orfe run                                        work until stopped
   orfe status                                     how is it?
-  orfe status --check ready && echo 'at work'     for scripts";
+  orfe status --check ready && echo 'at work'     for scripts
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not healthy, 4 not permitted,
+5 the daemon is not running.";
 
 /// Puts this machine to work as a Coder provisioner, and keeps it healthy.
 #[derive(Debug, Parser)]
@@ -25,14 +28,26 @@ pub(crate) struct Cli {
 /// Where things are. A flag wins over its variable, that over the config file, that over the default.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PlaceArgs {
-    /// Config file [env: `ORFE_CONFIG`]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help = "Config file [env: ORFE_CONFIG]"
+    )]
     pub config: Option<PathBuf>,
-    /// State folder: keys, desired state, logs [env: `ORFE_STATE`]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help = "State folder: keys, desired state, logs [env: ORFE_STATE]"
+    )]
     pub state: Option<PathBuf>,
-    /// Control socket of the daemon [env: `ORFE_CONTROL`]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help = "Control socket of the daemon [env: ORFE_CONTROL]"
+    )]
     pub control: Option<PathBuf>,
 }
 

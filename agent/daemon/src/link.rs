@@ -51,6 +51,8 @@ pub(crate) enum LinkError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the certificate of what answers at {address} is not the one that the join code pins")]
+    Pin { address: String },
     #[error("TLS cannot be set up on this machine")]
     TlsSetup(#[source] rustls::Error),
     #[error("what answers at {url} is not an Orfe registry")]
@@ -86,7 +88,7 @@ impl LinkError {
             Self::Connect { .. } | Self::Silent { .. } => {
                 Some("check that this machine can reach that address, and that the registry runs")
             }
-            Self::Tls { .. } => Some(
+            Self::Tls { .. } | Self::Pin { .. } => Some(
                 "something in between may answer in the registry's place; a registry with a new certificate \
                  needs a new join code",
             ),
@@ -133,10 +135,7 @@ pub(crate) async fn connect(
     let stream = timeout(STEP_TIMEOUT, connector.connect(name, tcp))
         .await
         .map_err(silent("agreeing on TLS"))?
-        .map_err(|source| LinkError::Tls {
-            address: address.clone(),
-            source,
-        })?;
+        .map_err(|source| tls_error(&address, source))?;
 
     let url = endpoint(&registry.url);
     let not_registry = |source| LinkError::Upgrade {
@@ -168,6 +167,15 @@ pub(crate) async fn connect(
         // The registry cannot answer a first frame that was made for another key; it closes.
         Err(connection::ShakeError::Refused) => Err(wrong_key(NoiseError::Dead)),
         Err(connection::ShakeError::Link(error)) => Err(error),
+    }
+}
+
+fn tls_error(address: &str, source: std::io::Error) -> LinkError {
+    let address = address.to_owned();
+    if tls::is_wrong_pin(&source) {
+        LinkError::Pin { address }
+    } else {
+        LinkError::Tls { address, source }
     }
 }
 

@@ -129,11 +129,21 @@ impl StateFolder {
     }
 
     pub(crate) fn desired(&self) -> Result<Option<DesiredState>, Failure> {
-        self.read_json("desired.json")
+        self.read_or_set_aside("desired.json")
     }
 
     pub(crate) fn store_desired(&self, desired: &DesiredState) -> Result<(), Failure> {
         self.write_json("desired.json", desired)
+    }
+
+    pub(crate) fn forget_desired(&self) -> Result<(), Failure> {
+        let path = self.path.join("desired.json");
+        match fs_err::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::new(format!("cannot remove {}", path.display())).because(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn proxy_seat(&self, slot: u8) -> Result<Option<ProxySeat>, Failure> {
@@ -145,7 +155,7 @@ impl StateFolder {
     }
 
     pub(crate) fn children(&self) -> Result<Vec<RunningChild>, Failure> {
-        Ok(self.read_json("children.json")?.unwrap_or_default())
+        Ok(self.read_or_set_aside("children.json")?.unwrap_or_default())
     }
 
     pub(crate) fn store_children(&self, children: &[RunningChild]) -> Result<(), Failure> {
@@ -195,6 +205,23 @@ impl StateFolder {
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| self.spoilt(name, error))
+    }
+
+    /// For what can be had again: a file that does not hold what it should is renamed, and counts as missing.
+    fn read_or_set_aside<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let Some(bytes) = self.read(name)? else {
+            return Ok(None);
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                let (path, aside) = (self.path.join(name), self.path.join(format!("{name}.spoilt")));
+                tracing::warn!(file = %path.display(), %error, "set aside as {}", aside.display());
+                fs_err::rename(&path, &aside)
+                    .map_err(|error| Failure::new("a spoilt file cannot be set aside").because(error))?;
+                Ok(None)
+            }
+        }
     }
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
@@ -293,12 +320,24 @@ mod tests {
     }
 
     #[test]
-    fn a_spoilt_file_is_named() {
+    fn what_can_be_had_again_is_set_aside_when_it_is_spoilt() {
         let (_temp, folder) = folder();
-        private::write(&folder.path().join("desired.json"), b"{\"epoch\":1,").unwrap();
-        let text = crate::failure::render(&folder.desired().unwrap_err().into());
+        for name in ["desired.json", "children.json"] {
+            private::write(&folder.path().join(name), b"{\"epoch\":1,").unwrap();
+        }
+        assert_eq!(folder.desired().unwrap(), None);
+        assert_eq!(folder.children().unwrap(), []);
+        assert!(folder.path().join("desired.json.spoilt").exists());
+        assert!(!folder.path().join("children.json").exists());
+    }
+
+    #[test]
+    fn a_spoilt_identity_is_named() {
+        let (_temp, folder) = folder();
+        private::write(&folder.path().join("identity.json"), b"{").unwrap();
+        let text = crate::failure::render(&folder.identity().unwrap_err().into());
         assert!(
-            text.contains("desired.json") && text.contains("because:"),
+            text.contains("identity.json") && text.contains("because:"),
             "{text}"
         );
     }

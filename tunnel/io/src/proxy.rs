@@ -250,6 +250,15 @@ impl Proxy {
 pub struct ConnectionTable(Arc<Connections>);
 
 impl ConnectionTable {
+    /// How many bytes were sent to `target` by the connections that are established now.
+    pub fn sent(&self, target: &Target) -> u64 {
+        let live = self.0.list();
+        let to_target = live
+            .iter()
+            .filter(|connection| connection.established && connection.target == *target);
+        to_target.map(|connection| connection.bytes_up).sum()
+    }
+
     /// How many connections to `target` are established now.
     pub fn established(&self, target: &Target) -> usize {
         let live = self.0.list();

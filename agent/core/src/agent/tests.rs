@@ -370,6 +370,57 @@ fn an_orphan_finishes_before_anything_starts_in_its_slot() {
 }
 
 #[test]
+fn stopping_waits_for_an_orphan_too() {
+    let mut bench = Bench::new(None);
+    bench.input(Input::OrphanLeft { slot: 0 });
+    bench.input(Input::Stop);
+    assert!(!bench.take().contains(&Command::Stopped));
+    bench.input(Input::StopNow);
+    assert!(bench.take().contains(&Command::KillOrphans));
+    bench.input(Input::OrphanGone { slot: 0 });
+    assert!(bench.take().contains(&Command::Stopped));
+
+    let mut bench = Bench::new(None);
+    bench.input(Input::OrphanStays { slot: 0 });
+    bench.input(Input::Stop);
+    assert!(
+        bench.take().contains(&Command::Stopped),
+        "nobody waits for what never ends"
+    );
+}
+
+#[test]
+fn a_revoked_device_forgets_its_credential_and_stops_working() {
+    let mut bench = Bench::connected();
+    bench.link();
+    bench.take();
+    bench.hear(FromRegistry::Refused(orfe_protocol::message::Refused {
+        reason: orfe_protocol::message::RefusedReason::DeviceRevoked,
+        message: "revoked".into(),
+    }));
+    let commands = bench.take();
+    for command in [
+        Command::ForgetDesired,
+        Command::ApplyTunnel(None),
+        Command::Drain { slot: 0 },
+    ] {
+        assert!(
+            commands.contains(&command),
+            "{command:?} is missing in {commands:?}"
+        );
+    }
+    assert_eq!(bench.health(), Health::Unhealthy);
+    bench.input(Input::ChildExited {
+        slot: 0,
+        exit: Exit {
+            code: Some(0),
+            signal: None,
+        },
+    });
+    assert!(spawns(&bench.take()).is_empty());
+}
+
+#[test]
 fn a_secret_is_in_no_debug_output() {
     let mut bench = Bench::ready();
     let commands = bench.take();

@@ -133,6 +133,43 @@ fn a_silent_child_is_cut_first_and_then_replaced_within_the_target() {
 }
 
 #[test]
+fn a_frozen_child_is_replaced_within_the_target() {
+    let mut bench = Bench::connected();
+    bench.slot.handle_moved(bench.now);
+    for _ in 0..20 {
+        bench.pass(Duration::from_secs(30));
+        assert_eq!(
+            (bench.commands(), bench.shown()),
+            (vec![], ProvisionerState::Connected)
+        );
+        bench.slot.handle_moved(bench.now);
+    }
+    let frozen = bench.now.instant;
+    bench.pass(STALLED);
+    assert_eq!(bench.commands(), [SlotCommand::Cut]);
+    bench.pass(WEDGED);
+    assert_eq!(bench.commands(), [SlotCommand::Drain]);
+    bench.pass(ENDING);
+    assert_eq!(bench.commands(), [SlotCommand::Kill]);
+    assert!(bench.now.instant.duration_since(frozen) <= Duration::from_secs(75));
+}
+
+#[test]
+fn a_stalled_connection_that_the_child_dials_anew_is_enough() {
+    let mut bench = Bench::connected();
+    bench.slot.handle_moved(bench.now);
+    bench.pass(STALLED);
+    assert_eq!(bench.commands(), [SlotCommand::Cut]);
+    bench.say(Sign::Disconnected);
+    bench.say(Sign::Connected);
+    bench.pass(WEDGED * 3);
+    assert_eq!(
+        (bench.commands(), bench.shown()),
+        (vec![], ProvisionerState::Connected)
+    );
+}
+
+#[test]
 fn a_child_that_complains_is_left_to_dial() {
     let mut bench = Bench::connected();
     bench.say(Sign::Disconnected);

@@ -103,7 +103,10 @@ fn already_joined(identity: &Identity, code: &JoinCode, state: &StateFolder) -> 
         identity.registry_url, identity.name
     ))
     .hint(if same {
-        "start it with `orfe run`; the join code was not used".to_owned()
+        format!(
+            "start it with `orfe run` (to join anew, after a revocation, move {} away); the join code was not used",
+            state.path().display()
+        )
     } else {
         format!(
             "to join anew, move {} away; the join code was not used",

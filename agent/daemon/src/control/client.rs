@@ -48,15 +48,17 @@ impl Client {
     /// The next status; none when the daemon stopped.
     pub(crate) fn next(&mut self) -> Result<Option<Status>, Failure> {
         let mut line = String::new();
-        let read = self.reader.read_line(&mut line).map_err(|error| {
-            let hung = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-            let failure = broken(error);
-            if hung {
-                failure.hint("the daemon may hang; its log says more".to_owned())
-            } else {
-                failure
-            }
-        })?;
+        let read = self
+            .reader
+            .read_line(&mut line)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                    let seconds = ANSWER_TIMEOUT.as_secs();
+                    Failure::new(format!("the daemon did not answer within {seconds} s"))
+                        .hint("it may hang; its log says more".to_owned())
+                }
+                _ => broken(error),
+            })?;
         if read == 0 {
             return Ok(None);
         }

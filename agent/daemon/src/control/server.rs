@@ -1,7 +1,9 @@
 //! The daemon's end of the control socket.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use orfe_platform::private::{self, PrivateFileError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -17,11 +19,19 @@ use super::{Answer, AnswerLine, REQUEST_MAX, Request, RequestLine, VERSION};
 /// Clients at a time. A person opens one or two; beyond this, new ones wait for a place.
 const CLIENTS_MAX: usize = 32;
 
+/// How long a client may take to say what it wants; then its place is free again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after a client could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
     #[error("another daemon answers on the control socket {}", .0.display())]
     Taken(PathBuf),
+    #[error("{} is there already, and is no socket", .0.display())]
+    NotASocket(PathBuf),
     #[error("cannot use the folder of the control socket")]
     Folder(#[source] PrivateFileError),
     #[error("cannot open the control socket {}", path.display())]
@@ -52,6 +62,9 @@ impl Server {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(ServerError::Taken(path.to_owned()));
         }
+        if fs_err::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
+            return Err(ServerError::NotASocket(path.to_owned()));
+        }
         match fs_err::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
             _ => {}
@@ -78,8 +91,17 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
                 () = stop.cancelled() => return,
             };
-            let (Ok((stream, _)), Ok(place)) = (accepted, places.clone().acquire_owned().await) else {
-                continue;
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Most likely out of file descriptors, which does not pass within a moment.
+                    tracing::warn!(%error, "the control socket cannot take a client");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
             };
             let (status, stop) = (status.clone(), stop.clone());
             tasks.spawn(async move {
@@ -106,7 +128,8 @@ fn restrict(path: &Path) -> io::Result<()> {
 
 async fn serve(stream: UnixStream, mut status: watch::Receiver<Option<Status>>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let watching = match read_request(reader).await? {
+    let request = tokio::time::timeout(REQUEST_TIMEOUT, read_request(reader));
+    let watching = match request.await?? {
         Ok(Request::Status) => false,
         Ok(Request::Watch) => true,
         Err(text) => return write(&mut writer, Answer::Error(text)).await,

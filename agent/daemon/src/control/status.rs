@@ -1,5 +1,7 @@
 //! What `orfe status` shows, as data; `--json` prints it as it stands here.
 
+use std::path::PathBuf;
+
 use orfe_protocol::id::{DeviceId, Revision};
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::observed::{Check, Facts, Health, ProvisionerStatus, TunnelStatus};
@@ -26,6 +28,8 @@ pub(crate) struct Status {
     pub started_at: jiff::Timestamp,
     /// The daemon's own process.
     pub pid: u32,
+    /// Its state folder.
+    pub state: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -70,6 +70,7 @@ fn status(health: Health) -> Status {
         desired: Revision::default(),
         started_at: jiff::Timestamp::UNIX_EPOCH,
         pid: 1,
+        state: PathBuf::from("/var/lib/orfe"),
     }
 }
 
@@ -116,6 +117,15 @@ async fn what_a_dead_daemon_left_is_replaced() {
     let server = Server::bind(&socket).unwrap();
     drop(server);
     assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_file_of_somebodys_is_not_taken_for_a_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("precious.txt");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(Server::bind(&path), Err(ServerError::NotASocket(_))));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
 #[tokio::test(flavor = "multi_thread")]

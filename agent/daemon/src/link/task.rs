@@ -154,6 +154,15 @@ fn describe(error: &LinkError) -> Closed {
         return Closed::Code(*code, reason.clone());
     }
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    let text = causes
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| {
+            // Some libraries repeat their source in their own words.
+            if text.ends_with(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        });
     Closed::Lost(text)
 }

@@ -33,6 +33,17 @@ pub(super) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
+/// Whether a handshake failed because the certificate's key was not the pinned one.
+pub(super) fn is_wrong_pin(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+    matches!(
+        cause,
+        Some(Error::InvalidCertificate(
+            CertificateError::ApplicationVerificationFailure
+        ))
+    )
+}
+
 /// Takes one public key and no other, whatever the certificate around it says. The handshake's signature is verified as
 /// always, so the peer must hold the private key.
 #[derive(Debug)]

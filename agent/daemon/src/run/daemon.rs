@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use orfe_core::agent::{Agent, ChildPlan, Command, Input, Start};
@@ -53,6 +53,8 @@ pub(crate) struct Daemon {
     status: watch::Sender<Option<Status>>,
     termination: Termination,
     signals_seen: u32,
+    /// Cancelled when orphans are not to finish their jobs.
+    hurry_orphans: CancellationToken,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -107,6 +109,7 @@ impl Daemon {
             status,
             termination,
             signals_seen: 0,
+            hurry_orphans: CancellationToken::new(),
             tasks,
             stop,
             config,
@@ -227,6 +230,8 @@ impl Daemon {
             Command::Drain { slot } => self.with_slot(slot, SlotShell::drain),
             Command::Kill { slot } => self.with_slot(slot, |shell| shell.kill(&self.tasks)),
             Command::Cut { slot } => self.with_slot(slot, SlotShell::cut),
+            Command::KillOrphans => self.hurry_orphans.cancel(),
+            Command::ForgetDesired => self.forget_desired(),
             // Handled by the caller, which ends the loop.
             Command::Stopped => {}
         }
@@ -245,6 +250,16 @@ impl Daemon {
             tracing::error!(
                 error = failure::one_line(&error),
                 "the desired state cannot be kept on disk"
+            );
+        }
+    }
+
+    fn forget_desired(&self) {
+        tracing::warn!("this device was revoked; forgetting what was desired of it");
+        if let Err(error) = self.state.forget_desired() {
+            tracing::error!(
+                error = failure::one_line(&error),
+                "the desired state stays on disk"
             );
         }
     }
@@ -292,18 +307,23 @@ impl Daemon {
         let folders = self.open_slot(slot).await?.folders().clone();
         self.agent.handle(Input::OrphanLeft { slot }, now());
         let (limit, inputs) = (self.config.drain_timeout.value, self.inputs.clone());
+        let hurry = self.hurry_orphans.clone();
         self.spawn(async move {
-            match end_orphan(orphan, folders, limit).await {
-                // The daemon drops its end only when it is done.
-                Ok(_) => drop(inputs.send(Input::OrphanGone { slot }).await),
+            let in_peace = end_orphan(orphan.clone(), folders.clone(), limit);
+            let ended = match hurry.run_until_cancelled(in_peace).await {
+                Some(ended) => ended,
+                None => end_orphan(orphan, folders, Duration::ZERO).await,
+            };
+            let input = match ended {
+                Ok(_) => Input::OrphanGone { slot },
                 Err(failure) => {
-                    tracing::error!(
-                        slot,
-                        error = failure::one_line(&failure),
-                        "nothing can be started in this slot"
-                    );
+                    let error = failure::one_line(&failure);
+                    tracing::error!(slot, error, "nothing can be started in this slot");
+                    Input::OrphanStays { slot }
                 }
-            }
+            };
+            // The daemon drops its end only when it is done.
+            let _ = inputs.send(input).await;
         });
         Ok(())
     }
@@ -343,6 +363,7 @@ impl Daemon {
             checks: observed.checks.clone(),
             tunnel: observed.tunnel.clone(),
             provisioners: observed.provisioners.clone(),
+            state: self.state.path().to_owned(),
             tags: observed.tags.clone(),
             facts: observed.facts.clone(),
             desired: observed.desired,

@@ -22,8 +22,11 @@ const SOON: Duration = Duration::from_secs(10);
 /// While all is well.
 const LATER: Duration = Duration::from_secs(300);
 
-/// How often the free disk space is read.
+/// How often the free disk space is read while there is plenty.
 const DISK: Duration = Duration::from_secs(60);
+
+/// How often a Docker engine is looked for that is not there: many machines never have one.
+const NO_DOCKER: Duration = Duration::from_secs(60);
 
 /// How long `terraform version` may take; it answers in 0.1 s where the disk is awake.
 const TERRAFORM_TIMEOUT: Duration = Duration::from_secs(20);
@@ -35,7 +38,11 @@ pub(super) async fn watch_facts(inputs: mpsc::Sender<Input>) {
         for problem in &found.problems {
             tracing::debug!(%problem, "a fact could not be read");
         }
-        let pause = if found.docker.is_present() { LATER } else { SOON };
+        let pause = if found.docker.is_present() {
+            LATER
+        } else {
+            NO_DOCKER
+        };
         if inputs
             .send(Input::Facts(Box::new(facts::to_wire(&found))))
             .await
@@ -69,10 +76,11 @@ pub(super) async fn watch_disk(state: PathBuf, inputs: mpsc::Sender<Input>) {
         let free = orfe_platform::process::free_space(&state)
             .ok()
             .map(|bytes| bytes / (1024 * 1024));
+        let plenty = free.is_some_and(|free| free >= health::DISK_WARNING_MIB);
         if inputs.send(Input::DiskFree(free)).await.is_err() {
             return;
         }
-        sleep(DISK).await;
+        sleep(if plenty { DISK } else { SOON }).await;
     }
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
 use orfe_core::agent::{ChildPlan, Input};
@@ -21,6 +22,7 @@ use orfe_supervisor::{Child, ChildHandle, Event, LogFile, LogSpec};
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::proxy::{ConnectionTable, Filter, Host, Proxy, ProxyConfig, ProxyError, Routes, Target};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -290,34 +292,45 @@ struct Counting {
     inputs: mpsc::Sender<Input>,
 }
 
-/// Tells the core how many connections to Coder are open, whenever that changes.
+/// How often it is looked whether the child sent something. Keepalives come every 30 s, so one is seen after 40 s at the
+/// latest, within the core's patience.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Tells the core how many connections to Coder are open, whenever that changes, and whether the child sends anything.
 async fn count_connections(mut counting: Counting) {
-    let mut told = None;
+    let slot = counting.slot;
+    let Some(target) = counting.target.clone() else {
+        // Nothing can be seen of it; the child's lines are taken at their word.
+        let _ = counting.inputs.send(Input::Connections { slot, open: 1 }).await;
+        return;
+    };
+    let (mut told, mut sent) = (None, 0);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let open = counting
-            .target
-            .as_ref()
-            .map_or(1, |target| counting.table.established(target));
+        let open = counting.table.established(&target);
         if told != Some(open) {
             told = Some(open);
             if counting
                 .inputs
-                .send(Input::Connections {
-                    slot: counting.slot,
-                    open,
-                })
+                .send(Input::Connections { slot, open })
                 .await
                 .is_err()
             {
                 return;
             }
         }
-        // A receiver that lagged only missed events; the count is read anew in any case.
-        if matches!(
-            counting.events.recv().await,
-            Err(broadcast::error::RecvError::Closed)
-        ) {
-            return;
+        tokio::select! {
+            // A receiver that lagged only missed events; the count is read anew in any case.
+            event = counting.events.recv() => if matches!(event, Err(broadcast::error::RecvError::Closed)) {
+                return;
+            },
+            _ = look.tick() => {
+                let before = std::mem::replace(&mut sent, counting.table.sent(&target));
+                if sent != before && counting.inputs.send(Input::Moved { slot }).await.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -105,3 +105,61 @@ async fn a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on() {
     assert_eq!(status["health"], "healthy", "{status}");
     assert_eq!(status["device"]["name"], DEVICE, "{status}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_stops_ends_what_an_earlier_life_left() {
+    if !processes::shown() {
+        return;
+    }
+    let mut fleet = Fleet::start().await;
+    fleet.wait_until_healthy().await;
+    fleet.stop_agent();
+    fleet.spoil_children("ignore-term", 2);
+    fleet.start_agent();
+    fleet.wait_until_healthy().await;
+    let orphan = fleet.child().unwrap();
+    processes::kill_9(fleet.agent.take().unwrap().pid());
+    assert_eq!(
+        fleet.children(),
+        [orphan],
+        "a killed daemon leaves its child running"
+    );
+
+    fleet.start_agent();
+    fleet
+        .wait_for_status("the orphan to be known", |status| {
+            let reason = status["provisioners"][0]["reason"].as_str().unwrap_or_default();
+            reason.contains("earlier run")
+        })
+        .await;
+    fleet.stop_agent();
+    assert_eq!(
+        fleet.children(),
+        [0_u32; 0],
+        "it ignores SIGTERM, and still nothing is left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_device_stops_working_and_forgets_the_credential() {
+    if !processes::shown() {
+        return;
+    }
+    let fleet = Fleet::start().await;
+    fleet.wait_until_healthy().await;
+    fleet.answer(fleet.registry_command().args(["device", "revoke", DEVICE]));
+    fleet
+        .wait_for_status("the device to know that it was revoked", |status| {
+            let checks = status["checks"].as_array().unwrap();
+            let told = checks.iter().any(|check| {
+                check["code"] == "registry" && check["outcome"] == "failed" && check["required"] == true
+            });
+            told && status["health"] == "unhealthy" && status["provisioners"] == serde_json::json!([])
+        })
+        .await;
+    assert!(
+        !fleet.path("state/desired.json").exists(),
+        "the PSK is still on disk"
+    );
+    assert_eq!(fleet.children(), [0_u32; 0]);
+}

@@ -145,9 +145,28 @@ impl Fleet {
             .arg(self.path(state))
             .arg("--control")
             .arg(self.path("agent.sock"));
-        command.env("ORFE_CODER_BIN", programs::path("coder-stand-in-child"));
+        let own = self.path("child.sh");
+        let child = if own.exists() {
+            own
+        } else {
+            programs::path("coder-stand-in-child")
+        };
+        command.env("ORFE_CODER_BIN", child);
         command.env("PATH", self.child_path());
         command
+    }
+
+    /// Lets children misbehave from now on, as `CODER_STAND_IN_FAULT` says, and gives them `drain_s` to end.
+    pub(crate) fn spoil_children(&self, fault: &str, drain_s: u32) {
+        let real = programs::path("coder-stand-in-child");
+        let script = format!(
+            "#!/bin/sh\nCODER_STAND_IN_FAULT={fault} exec {} \"$@\"\n",
+            real.display()
+        );
+        std::fs::write(self.path("child.sh"), script).unwrap();
+        std::fs::set_permissions(self.path("child.sh"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let config = format!("[provisioner]\ndrain_timeout_s = {drain_s}\n");
+        std::fs::write(self.path("agent.toml"), config).unwrap();
     }
 
     /// The daemon's own account of the device.

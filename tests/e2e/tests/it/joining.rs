@@ -81,7 +81,7 @@ async fn a_bad_code_is_named_and_leaves_the_machine_as_it_was() {
         &["does not hold the key that the join code names"],
     );
     let other_pin = altered(&|code| code.spki_pin = Some(SpkiPin([7; 32])));
-    assert_says(&join(&fleet, "d", &other_pin), 1, &["no TLS with the registry"]);
+    assert_says(&join(&fleet, "d", &other_pin), 1, &["not the one that the join code pins"]);
     let nobody = format!("https://127.0.0.1:{}", ports::free_tcp().unwrap().port());
     let elsewhere = altered(&|code| code.registry_url = nobody.parse().unwrap());
     assert_says(
@@ -158,7 +158,21 @@ async fn what_the_daemon_cannot_start_with_is_named() {
     std::fs::create_dir(fleet.path("open")).unwrap();
     std::fs::set_permissions(fleet.path("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
     let open = run(fleet.agent_command_at("open").arg("run"));
-    assert_says(&open, 1, &["open"]);
+    assert_says(&open, 1, &["open to other users"]);
+
+    // Somebody else's folder, for an ordinary user.
+    if nix::unistd::geteuid().is_root() {
+        let agent = fleet.agent_command_at("state");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+            .arg(agent.get_program())
+            .args(["--state", "/root/orfe-of-root", "run"]);
+        let foreign = run(command.env("HOME", "/nonexistent"));
+        assert_says(&foreign, 4, &["/root/orfe-of-root"]);
+    } else {
+        eprintln!("SKIPPED: a state folder of another user: only root can become somebody else");
+    }
 
     // A user's own mount namespace, where the state folder is a file system of 16 KiB that is full.
     let state = fleet.path("full");

@@ -17,9 +17,12 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::path::Path;
 
 use jiff::Timestamp;
-use orfe_protocol::observed::{Check, CheckOutcome, Facts, Health, ProvisionerState, TunnelStatus};
+use orfe_protocol::observed::{
+    Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelStatus,
+};
 
 use crate::control::status::Status;
 
@@ -94,28 +97,7 @@ pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
             .map_or("off".to_owned(), |tunnel| describe_tunnel(tunnel, now)),
     );
     for slot in &status.provisioners {
-        let for_time = age(slot.since, now);
-        let reason = slot
-            .reason
-            .as_deref()
-            .map(|reason| format!("\n{reason}"))
-            .unwrap_or_default();
-        let restarts = match slot.restarts {
-            0 => String::new(),
-            1 => ", restarted once".to_owned(),
-            times => format!(", restarted {times} times"),
-        };
-        let shown = slot.state == ProvisionerState::Connected;
-        let reason = if shown { String::new() } else { reason };
-        row(
-            &mut page,
-            "provisioner",
-            &format!(
-                "{}, {} for {for_time}{restarts}{reason}",
-                slot.name,
-                slot.state.as_str()
-            ),
-        );
+        push_provisioner(&mut page, slot, &status.state, now);
     }
     page.push('\n');
     for check in &status.checks {
@@ -148,6 +130,26 @@ pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
         ),
     );
     page
+}
+
+fn push_provisioner(page: &mut String, slot: &ProvisionerStatus, state: &Path, now: Timestamp) {
+    let restarts = match slot.restarts {
+        0 => String::new(),
+        1 => ", restarted once".to_owned(),
+        times => format!(", restarted {times} times"),
+    };
+    let (name, shown, time) = (&slot.name, slot.state.as_str(), age(slot.since, now));
+    let mut text = format!("{name}, {shown} for {time}{restarts}");
+    if slot.state != ProvisionerState::Connected
+        && let Some(reason) = &slot.reason
+    {
+        let log = state
+            .join("slots")
+            .join(slot.slot.to_string())
+            .join("provisioner.log");
+        let _ = write!(text, "\n{reason}\nits output: {}", log.display());
+    }
+    row(page, "provisioner", &text);
 }
 
 fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
@@ -226,9 +228,12 @@ fn row(page: &mut String, label: &str, text: &str) {
 }
 
 /// Lines of at most `width` characters; a word that is longer stands alone.
+///
+/// Control characters are taken out: some of what is shown was chosen by whoever answered the child.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
+        let paragraph = paragraph.replace(char::is_control, " ");
         let mut line = String::new();
         for word in paragraph.split(' ') {
             let longer = line.chars().count() + 1 + word.chars().count();

@@ -24,6 +24,7 @@ fn status() -> Status {
         "desired": {"epoch": 1, "revision": 2},
         "started_at": "2026-11-20T09:00:00Z",
         "pid": 1,
+        "state": "/var/lib/orfe",
     }))
     .unwrap()
 }
@@ -64,7 +65,7 @@ fn what_is_wrong_stands_where_it_is_wrong() {
         "Coder forbids this provisioner (403): External provisioner daemons is an Enterprise feature.".into(),
     );
     let page = page(&status);
-    insta::assert_snapshot!(page.lines().take(11).collect::<Vec<_>>().join("\n"), @r"
+    insta::assert_snapshot!(page.lines().take(12).collect::<Vec<_>>().join("\n"), @r"
     alices-laptop   unhealthy
 
     registry     waiting, https://orfe.example.com:7443/
@@ -75,6 +76,7 @@ fn what_is_wrong_stands_where_it_is_wrong() {
     provisioner  alices-laptop-0, rejected for 3 min, restarted once
                  Coder forbids this provisioner (403): External provisioner daemons
                  is an Enterprise feature.
+                 its output: /var/lib/orfe/slots/0/provisioner.log
     ");
 }
 
@@ -101,4 +103,12 @@ fn ages() {
         assert_eq!(age(at(0), at(seconds)), text);
     }
     assert_eq!(age(at(10), at(0)), "0 s");
+}
+
+#[test]
+fn nothing_steers_the_terminal() {
+    let mut status = status();
+    status.provisioners[0].state = ProvisionerState::Backoff;
+    status.provisioners[0].reason = Some("\u{1b}[2Jgone\u{7}".into());
+    assert!(!page(&status).contains(['\u{1b}', '\u{7}']));
 }
