@@ -33,5 +33,5 @@ pub use key::{ParseKeyError, PresharedKey, PrivateKey, PublicKey};
 pub use limit::HandshakeLimits;
 pub use node::{
     Event, Node, NodeConfig, NodeDrops, PeerConfig, PeerDrops, PeerError, PeerId, PeerStats,
-    REJECT_AFTER_TIME,
+    REJECT_AFTER_TIME, SILENT_AFTER_TIME,
 };

@@ -41,6 +41,9 @@ use crate::limit::{HandshakeLimits, SourceLimiter};
 /// Age at which a session carries no more packets (`WireGuard` paper, section 6.1).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_mins(3);
 
+/// How long handshakes may go without any answer until the peer counts as silent: the first and two retries were lost.
+pub const SILENT_AFTER_TIME: Duration = Duration::from_secs(15);
+
 /// Events kept until they are polled. The oldest go first: they are hints, and [`Node::stats`] has the truth.
 const MAX_EVENTS: usize = 1024;
 
@@ -243,7 +246,7 @@ impl<E: Engine> Node<E> {
             return;
         };
         self.last_activity = now;
-        peer.initiate(&self.gate, &self.private_key, true, out);
+        peer.initiate(&self.gate, &self.private_key, true, now, out);
     }
 
     /// The peer that may use `address` inside the tunnel.

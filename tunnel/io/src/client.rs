@@ -1,8 +1,11 @@
 //! The device's end: one peer, the gateway, and connections that are dialled through it.
 //!
 //! ```text
-//!   Connecting ──handshake──► Up ──180 s without one──► Down ──handshake──► Up
+//!   Connecting ──handshake──► Up ──180 s without one, or one unanswered for 15 s──► Down ──handshake──► Up
 //! ```
+//!
+//! A gateway that is gone is noticed by what asks it for a handshake: data that nothing came back for (15 s after it), or
+//! the renewal of the session (every 120 s). Something authentic on the old session counts as an answer, too.
 //!
 //! The node keeps the session by itself while a keepalive is configured. Dials are let go on while `Connecting`: the SYN
 //! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{
     AllowedIp, Batch, Event, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerId, PeerStats, PresharedKey,
-    PrivateKey, PublicKey, REJECT_AFTER_TIME,
+    PrivateKey, PublicKey, REJECT_AFTER_TIME, SILENT_AFTER_TIME,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -68,9 +71,9 @@ pub struct TunnelPeer {
 pub enum Phase {
     /// There was no handshake yet.
     Connecting,
-    /// A handshake was completed within the last 180 s.
+    /// A handshake was completed within the last 180 s, and none has gone unanswered since.
     Up,
-    /// The last handshake is older than that.
+    /// The last handshake is older than that, or the gateway has not answered for 15 s to a later one.
     Down,
 }
 
@@ -299,7 +302,7 @@ struct ClientFront {
 impl Front for ClientFront {
     type Command = Dial;
 
-    fn reconcile(&mut self, ends: &mut Ends, now: Instant) {
+    fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool {
         let wishes = std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(endpoint) = wishes.endpoint {
             ends.node.set_endpoint(&self.gateway, endpoint);
@@ -307,6 +310,7 @@ impl Front for ClientFront {
         if wishes.rehandshake {
             ends.node.rehandshake(&self.gateway, now, &mut ends.out);
         }
+        false
     }
 
     fn handle_command(&mut self, command: Dial, ends: &mut Ends, now: Instant) {
@@ -358,12 +362,19 @@ impl Front for ClientFront {
     }
 }
 
-fn update(status: &mut TunnelStatus, stats: &PeerStats, dropped: u64, stack: &Stack, now: Instant) {
-    let phase = match stats.last_handshake {
-        Some(at) if now.saturating_duration_since(at) < REJECT_AFTER_TIME => Phase::Up,
+fn phase(stats: &PeerStats, now: Instant) -> Phase {
+    let is_silent = stats
+        .unanswered_since
+        .is_some_and(|since| now.saturating_duration_since(since) >= SILENT_AFTER_TIME);
+    match stats.last_handshake {
+        Some(at) if !is_silent && now.saturating_duration_since(at) < REJECT_AFTER_TIME => Phase::Up,
         Some(_) => Phase::Down,
         None => Phase::Connecting,
-    };
+    }
+}
+
+fn update(status: &mut TunnelStatus, stats: &PeerStats, dropped: u64, stack: &Stack, now: Instant) {
+    let phase = phase(stats, now);
     if status.phase != phase {
         tracing::info!(from = ?status.phase, to = ?phase, "tunnel");
         status.phase = phase;
@@ -376,4 +387,39 @@ fn update(status: &mut TunnelStatus, stats: &PeerStats, dropped: u64, stack: &St
     status.dropped = dropped;
     status.connections = stack.connections();
     status.buffered_bytes = stack.buffered();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_phase_tells_a_gateway_that_does_not_answer_from_one_that_was_not_asked() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let stats = |last_handshake: Option<u64>, unanswered_since: Option<u64>| PeerStats {
+            public_key: PrivateKey::generate().public_key(),
+            endpoint: None,
+            last_handshake: last_handshake.map(at),
+            unanswered_since: unanswered_since.map(at),
+            rx_bytes: 0,
+            tx_bytes: 0,
+            dropped: orfe_tunnel_core::PeerDrops::default(),
+        };
+        for (last_handshake, unanswered_since, now, expected) in [
+            (None, Some(0), 14, Phase::Connecting),
+            (None, Some(0), 60, Phase::Connecting),
+            (Some(0), None, 179, Phase::Up),
+            (Some(0), None, 180, Phase::Down),
+            (Some(0), Some(40), 54, Phase::Up),
+            (Some(0), Some(40), 55, Phase::Down),
+            (Some(56), None, 57, Phase::Up),
+        ] {
+            assert_eq!(
+                phase(&stats(last_handshake, unanswered_since), at(now)),
+                expected,
+                "handshake {last_handshake:?}, unanswered since {unanswered_since:?}, now {now}"
+            );
+        }
+    }
 }

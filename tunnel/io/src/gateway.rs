@@ -184,7 +184,7 @@ impl Gateway {
         self.netstack.handle().wake();
     }
 
-    /// What is known of the peers.
+    /// What is known of the peers. Those just declared are shown from the moment at which they can connect.
     pub fn peers(&self) -> Vec<PeerStats> {
         self.shown
             .lock()

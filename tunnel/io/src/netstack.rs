@@ -59,8 +59,9 @@ pub(crate) trait Front: Send + 'static {
     /// What application tasks ask for.
     type Command: Send + 'static;
 
-    /// Called once in each round, before the commands: take over what was set from outside.
-    fn reconcile(&mut self, ends: &mut Ends, now: Instant);
+    /// Called once in each round, before the commands: take over what was set from outside. True when what is shown
+    /// would otherwise contradict it, so that it is published in this round.
+    fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool;
 
     /// Carries out a command.
     fn handle_command(&mut self, command: Self::Command, ends: &mut Ends, now: Instant);
@@ -271,7 +272,7 @@ impl<F: Front> Round<F> {
     }
 
     fn round(&mut self, now: Instant) {
-        self.front.reconcile(&mut self.ends, now);
+        let is_due = self.front.reconcile(&mut self.ends, now);
         while let Ok(command) = self.commands.try_recv() {
             self.front.handle_command(command, &mut self.ends, now);
         }
@@ -286,7 +287,7 @@ impl<F: Front> Round<F> {
             self.front.handle_closed(flow);
             self.unpublished = true;
         }
-        self.publish(now);
+        self.publish(is_due, now);
     }
 
     /// UDP to the stack.
@@ -318,9 +319,9 @@ impl<F: Front> Round<F> {
         self.udp.send(out);
     }
 
-    fn publish(&mut self, now: Instant) {
+    fn publish(&mut self, is_due: bool, now: Instant) {
         let age = now.saturating_duration_since(self.published);
-        if age >= MAX_SLEEP || (self.unpublished && age >= PUBLISH_INTERVAL) {
+        if is_due || age >= MAX_SLEEP || (self.unpublished && age >= PUBLISH_INTERVAL) {
             self.front.publish(&self.ends, now);
             self.published = now;
             self.unpublished = false;

@@ -169,6 +169,8 @@ impl<E: Engine> Node<E> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        // Whatever is authentic shows that the peer is there, be it data on the old session.
+        peer.unanswered_since = None;
         let public_key = peer.config.public_key;
         if peer.endpoint != Some(source) {
             let from = peer.endpoint.replace(source);

@@ -7,7 +7,7 @@ use super::Node;
 use super::peer::MIN_OUT;
 use crate::batch::Batch;
 use crate::engine::Engine;
-use crate::message::DATA_OVERHEAD;
+use crate::message::{DATA_OVERHEAD, Message};
 use crate::packet;
 
 impl<E: Engine> Node<E> {
@@ -46,7 +46,11 @@ impl<E: Engine> Node<E> {
         self.last_activity = now;
         peer.tx_bytes += packet.len() as u64;
         let engine = peer.engine(&self.gate, &self.private_key);
-        if let Some(len) = engine.seal(padded, out.reserve(padded.len() + DATA_OVERHEAD + MIN_OUT)) {
+        let buffer = out.reserve(padded.len() + DATA_OVERHEAD + MIN_OUT);
+        if let Some(len) = engine.seal(padded, buffer) {
+            if Message::parse(&buffer[..len]) == Some(Message::Initiation) {
+                peer.note_initiation(now);
+            }
             out.commit(len, endpoint);
         }
     }

@@ -53,6 +53,8 @@ pub struct PeerStats {
     pub endpoint: Option<SocketAddr>,
     /// When the latest session was proved to work.
     pub last_handshake: Option<Instant>,
+    /// Since when we ask for a handshake and nothing authentic has come; `None` while nothing is asked or all is answered.
+    pub unanswered_since: Option<Instant>,
     /// Inner bytes received and accepted.
     pub rx_bytes: u64,
     /// Inner bytes handed over for sending.
@@ -71,6 +73,8 @@ pub(super) struct Peer<E> {
     engine: Option<E>,
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) last_handshake: Option<Instant>,
+    /// When the first handshake was started after which nothing authentic has come.
+    pub(super) unanswered_since: Option<Instant>,
     /// Local index of the newest session on which something authentic arrived.
     confirmed_index: Option<u32>,
     /// When this node itself starts the next handshake; `None` while the engine retries, or for a peer that is not kept.
@@ -94,6 +98,7 @@ impl<E: Engine> Peer<E> {
             engine: None,
             endpoint,
             last_handshake: None,
+            unanswered_since: None,
             confirmed_index: None,
             next_attempt,
             failed_attempts: 0,
@@ -112,6 +117,7 @@ impl<E: Engine> Peer<E> {
             self.engine = None;
             self.confirmed_index = None;
             self.last_handshake = None;
+            self.unanswered_since = None;
             self.delayed = None;
             self.failed_attempts = 0;
             self.next_attempt = config.keepalive.map(|_| now);
@@ -154,6 +160,7 @@ impl<E: Engine> Peer<E> {
         gate: &E::Gate,
         private_key: &PrivateKey,
         force: bool,
+        now: Instant,
         out: &mut Batch<SocketAddr>,
     ) {
         let Some(endpoint) = self.endpoint else { return };
@@ -164,7 +171,13 @@ impl<E: Engine> Peer<E> {
             .initiate(force, out.reserve(MIN_OUT))
         {
             out.commit(len, endpoint);
+            self.note_initiation(now);
         }
+    }
+
+    /// Notes that a handshake initiation was made. Retries do not move the moment since which an answer is awaited.
+    pub(super) fn note_initiation(&mut self, now: Instant) {
+        self.unanswered_since.get_or_insert(now);
     }
 
     /// Notes that something authentic arrived on the session with this local index; true when the session is new.
@@ -186,6 +199,7 @@ impl<E: Engine> Peer<E> {
             public_key: self.config.public_key,
             endpoint: self.endpoint,
             last_handshake: self.last_handshake,
+            unanswered_since: self.unanswered_since,
             rx_bytes: self.rx_bytes,
             tx_bytes: self.tx_bytes,
             dropped: self.dropped,

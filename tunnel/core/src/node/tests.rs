@@ -546,6 +546,96 @@ fn a_kept_session_is_renewed_after_two_minutes_without_data() {
 }
 
 #[test]
+fn a_handshake_is_unanswered_from_its_first_initiation_until_something_authentic_comes() {
+    let (mut device, mut gateway) = connected();
+    assert_eq!(device.stats_of(&gateway).unanswered_since, None);
+    let start = Instant::now();
+    let renewed_at = start + Duration::from_secs(126);
+    device.timeout_at(renewed_at);
+    assert_eq!(
+        device.stats_of(&gateway).unanswered_since,
+        Some(renewed_at),
+        "the node's own renewal"
+    );
+    let mut out = Batch::new();
+    let later = renewed_at + Duration::from_secs(9);
+    device
+        .node
+        .rehandshake(&gateway.key.public_key(), later, &mut out);
+    assert_eq!(
+        device.stats_of(&gateway).unanswered_since,
+        Some(renewed_at),
+        "another attempt does not move it"
+    );
+    let mut forged = vec![0x55; 92];
+    forged[..4].copy_from_slice(&2u32.to_le_bytes());
+    let index = device.node.peer_id(&gateway.key.public_key()).unwrap().0 << 8;
+    forged[8..12].copy_from_slice(&index.to_le_bytes());
+    device.receive(gateway.address, &forged);
+    assert_eq!(
+        device.stats_of(&gateway).unanswered_since,
+        Some(renewed_at),
+        "a forged answer is none"
+    );
+    settle(&mut device, &mut gateway, datagrams(&out));
+    assert_eq!(device.stats_of(&gateway).unanswered_since, None, "answered");
+
+    device
+        .node
+        .rehandshake(&gateway.key.public_key(), later, &mut Batch::new());
+    assert_eq!(device.stats_of(&gateway).unanswered_since, Some(later));
+    let flight = gateway.send(&packet(gateway.inner, device.inner, 1));
+    settle(&mut gateway, &mut device, flight);
+    assert_eq!(
+        device.stats_of(&gateway).unanswered_since,
+        None,
+        "data on the session shows that the gateway is there"
+    );
+}
+
+#[test]
+fn a_handshake_that_data_or_the_engine_started_counts_as_unanswered() {
+    let (mut device, gateway) = (End::new(1), End::new(2));
+    let config = PeerConfig {
+        endpoint: Some(gateway.address),
+        ..peer(&gateway)
+    };
+    device.node.set_peer(config.clone(), Instant::now()).unwrap();
+    assert_eq!(
+        device.stats_of(&gateway).unanswered_since,
+        None,
+        "nothing was asked"
+    );
+    device.send(&packet(device.inner, gateway.inner, 1));
+    assert!(device.stats_of(&gateway).unanswered_since.is_some(), "data");
+
+    let start = Instant::now();
+    let node_config = NodeConfig {
+        private_key: PrivateKey::generate(),
+        mtu: MTU,
+        limits: HandshakeLimits::default(),
+    };
+    let mut node: Node<Fake<RETRIES>> = Node::new(node_config, start);
+    node.set_peer(config, start).unwrap();
+    // Makes the engine, but no initiation: this fake seals nothing.
+    let (mut packets, mut out) = (Batch::new(), Batch::new());
+    packets.push(&packet(device.inner, gateway.inner, 1), ());
+    node.handle_packets(&packets, start, &mut out);
+    let unanswered =
+        |node: &Node<Fake<RETRIES>>| node.stats(&gateway.key.public_key()).unwrap().unanswered_since;
+    assert_eq!(unanswered(&node), None);
+    let first = start + Duration::from_secs(15);
+    for seconds in [0, 5, 10] {
+        node.handle_timeout(first + Duration::from_secs(seconds), &mut out);
+        assert_eq!(
+            unanswered(&node),
+            Some(first),
+            "the engine's first, not its retries"
+        );
+    }
+}
+
+#[test]
 fn an_expired_session_is_tried_again_with_growing_jittered_pauses() {
     let mut pauses = Vec::new();
     let key = PrivateKey::generate();

@@ -80,7 +80,7 @@ impl<E: Engine> Node<E> {
         for peer in self.peers.values_mut() {
             send_delayed(peer, now, out);
             if peer.is_kept() && peer.next_attempt.is_some_and(|at| at <= now) {
-                peer.initiate(&self.gate, &self.private_key, false, out);
+                peer.initiate(&self.gate, &self.private_key, false, now, out);
                 self.last_activity = now;
             }
         }
@@ -107,6 +107,7 @@ impl<E: Engine> Node<E> {
                     if is_retry && peer.endpoint.is_some() {
                         let jitter = self.rng.random_range(Duration::ZERO..RETRY_JITTER);
                         peer.delayed = Some((now + jitter, buffer[..len].to_vec()));
+                        peer.note_initiation(now);
                         self.last_activity = now;
                     } else if let Some(endpoint) = peer.endpoint {
                         out.commit(len, endpoint);

@@ -309,14 +309,16 @@ impl GatewayFront {
 impl Front for GatewayFront {
     type Command = Command;
 
-    fn reconcile(&mut self, ends: &mut Ends, now: Instant) {
+    fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool {
         let desired = std::mem::take(&mut *self.desired.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(policy) = desired.policy {
             self.set_policy(policy, ends);
         }
+        let are_declared = desired.peers.is_some();
         if let Some(peers) = desired.peers {
             self.set_peers(peers, ends, now);
         }
+        are_declared
     }
 
     fn handle_command(&mut self, command: Command, ends: &mut Ends, now: Instant) {

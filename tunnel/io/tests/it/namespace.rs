@@ -2,8 +2,11 @@
 //!
 //! The test makes a namespace and a veth pair into it, runs wireguard-go there, and fetches from there with bash's own
 //! TCP. It needs root, `/dev/net/tun`, `ip`, and either wireguard-go or a Go tool that can install it (kept under the target
-//! folder); without one of them it says so and is skipped. What it made is taken away when it ends.
+//! folder); without one of them it says so and is skipped. What it made is taken away when it ends; what a killed run
+//! left, by the next one. Runs at the same time do not meet: each has a number of its own, and names and addresses by it.
 
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -42,7 +45,7 @@ async fn wireguard_go_is_served_what_policy_names_and_nothing_else() {
     .await;
     let config = GatewayConfig {
         private_key: PrivateKey::generate(),
-        listen: SocketAddr::new(lab.host_address.parse().unwrap(), 0),
+        listen: SocketAddr::new(lab.names.host_address.parse().unwrap(), 0),
         addresses: vec!["100.64.0.1".parse().unwrap()],
         mtu: 1280,
     };
@@ -68,8 +71,10 @@ async fn wireguard_go_is_served_what_policy_names_and_nothing_else() {
         );
     }
     until("all is counted", || {
-        let peer = gateway.peers().remove(0);
-        (peer.forwarded, peer.failed, peer.refused, peer.connections) == (1, 1, 2, 0)
+        gateway
+            .peers()
+            .first()
+            .is_some_and(|peer| (peer.forwarded, peer.failed, peer.refused, peer.connections) == (1, 1, 2, 0))
     })
     .await;
 
@@ -104,7 +109,10 @@ async fn find_wireguard_go() -> Result<PathBuf, String> {
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wireguard-go");
     let binary = folder.join("wireguard");
-    if !binary.exists() {
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    // Another run may be building it; a binary that is half written cannot be run.
+    let _building = locked(&folder.join("lock"))?;
+    if !succeeds(&binary, &["--version"]).await {
         let install = Command::new("go")
             .args(["install", "golang.zx2c4.com/wireguard@latest"])
             .env("GOBIN", &folder)
@@ -122,7 +130,17 @@ async fn find_wireguard_go() -> Result<PathBuf, String> {
     Ok(binary)
 }
 
-async fn succeeds(program: &str, arguments: &[&str]) -> bool {
+/// The lock on this file, held until it is dropped or the process ends.
+fn locked(path: &Path) -> Result<File, String> {
+    let lock = || -> std::io::Result<File> {
+        let file = File::create(path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    tokio::task::block_in_place(lock).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+async fn succeeds(program: impl AsRef<OsStr>, arguments: &[&str]) -> bool {
     let status = Command::new(program)
         .args(arguments)
         .stdout(Stdio::null())
@@ -131,58 +149,134 @@ async fn succeeds(program: &str, arguments: &[&str]) -> bool {
     status.await.is_ok_and(|status| status.success())
 }
 
+/// Where locks on numbers of labs are kept. Network namespaces belong to the whole machine, and so does this.
+const LOCKS: &str = "/run/orfe-it";
+/// Labs at once on one machine.
+const MAX_LABS: u8 = 64;
+
 /// A namespace with a veth pair into it.
 struct Lab {
+    names: Names,
+    /// Held while the lab is in use; the system lets go of it however the process ends.
+    _lock: File,
+}
+
+/// What a lab's number names. Who holds the number's lock owns all of it.
+struct Names {
     namespace: String,
     host_link: String,
+    inside_link: String,
+    tunnel_link: String,
+    /// Of 198.18.0.0/15, which is set aside for test networks.
     host_address: String,
+    inside_address: String,
+}
+
+impl Names {
+    fn new(number: u8) -> Self {
+        Self {
+            namespace: format!("orfe-it-{number}"),
+            host_link: format!("orfe-it-h{number}"),
+            inside_link: format!("orfe-it-i{number}"),
+            tunnel_link: format!("orfe-it-w{number}"),
+            host_address: format!("198.18.{number}.1"),
+            inside_address: format!("198.18.{number}.2"),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        Path::new("/var/run/wireguard").join(format!("{}.sock", self.tunnel_link))
+    }
+
+    /// Takes away whatever there is under these names, and says what could not be taken away.
+    fn clear(&self) {
+        let ip = |arguments: &[&str]| match std::process::Command::new("ip").args(arguments).output() {
+            Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Ok(output) => {
+                let message = String::from_utf8_lossy(&output.stderr).into_owned();
+                eprintln!("left behind: ip {arguments:?}: {}", message.trim());
+                String::new()
+            }
+            Err(error) => {
+                eprintln!("left behind: ip {arguments:?}: {error}");
+                String::new()
+            }
+        };
+        if Path::new("/run/netns").join(&self.namespace).exists() {
+            for pid in ip(&["netns", "pids", &self.namespace]).split_whitespace() {
+                // It may have ended since.
+                let _ = std::process::Command::new("kill")
+                    .args(["-KILL", pid])
+                    .stderr(Stdio::null())
+                    .status();
+            }
+            ip(&["netns", "delete", &self.namespace]);
+        }
+        // The namespace takes its end of the pair with it, and so the other, but only when its last process is gone.
+        if Path::new("/sys/class/net").join(&self.host_link).exists() {
+            let _ = std::process::Command::new("ip")
+                .args(["link", "delete", &self.host_link])
+                .stderr(Stdio::null())
+                .status();
+        }
+        if let Err(error) = fs::remove_file(self.socket())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("left behind: {}: {error}", self.socket().display());
+        }
+    }
 }
 
 impl Lab {
+    /// A lab with the lowest number that is free. Clears what killed runs left under any number that nobody uses.
     async fn new() -> Self {
-        let id = std::process::id();
-        let lab = Self {
-            namespace: format!("orfe-it-{id}"),
-            host_link: format!("oh{id}"),
-            host_address: format!("10.99.{}.1", id % 250),
-        };
-        let (namespace, host_link, inside_link) =
-            (lab.namespace.as_str(), lab.host_link.as_str(), format!("on{id}"));
-        let inside_address = format!("10.99.{}.2/30", id % 250);
-        ip(&["netns", "add", namespace]).await;
+        fs::create_dir_all(LOCKS).unwrap();
+        let mut own = None;
+        for number in 0..MAX_LABS {
+            let path = Path::new(LOCKS).join(number.to_string());
+            // Above the first free number only those are of interest that were used once.
+            if own.is_some() && !path.exists() {
+                continue;
+            }
+            let lock = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            if lock.try_lock().is_ok() {
+                let names = Names::new(number);
+                names.clear();
+                if own.is_none() {
+                    own = Some(Self { names, _lock: lock });
+                }
+            }
+        }
+        let lab = own.unwrap_or_else(|| panic!("all {MAX_LABS} labs are in use, see the locks in {LOCKS}"));
+        let names = &lab.names;
+        ip(&["netns", "add", &names.namespace]).await;
         ip(&[
             "link",
             "add",
-            host_link,
+            &names.host_link,
             "type",
             "veth",
             "peer",
             "name",
-            &inside_link,
+            &names.inside_link,
             "netns",
-            namespace,
+            &names.namespace,
         ])
         .await;
+        let (host_address, inside_address) = (
+            format!("{}/30", names.host_address),
+            format!("{}/30", names.inside_address),
+        );
+        ip(&["address", "add", &host_address, "dev", &names.host_link]).await;
+        ip(&["link", "set", &names.host_link, "up"]).await;
+        let inside = ["-n", &names.namespace];
         ip(&[
-            "address",
-            "add",
-            &format!("{}/30", lab.host_address),
-            "dev",
-            host_link,
-        ])
+            &inside[..],
+            &["address", "add", &inside_address, "dev", &names.inside_link],
+        ]
+        .concat())
         .await;
-        ip(&["link", "set", host_link, "up"]).await;
-        ip(&[
-            "-n",
-            namespace,
-            "address",
-            "add",
-            &inside_address,
-            "dev",
-            &inside_link,
-        ])
-        .await;
-        ip(&["-n", namespace, "link", "set", &inside_link, "up"]).await;
+        ip(&[&inside[..], &["link", "set", &names.inside_link, "up"]].concat()).await;
         lab
     }
 
@@ -197,7 +291,7 @@ impl Lab {
             .args([
                 "netns",
                 "exec",
-                &self.namespace,
+                &self.names.namespace,
                 "timeout",
                 "5",
                 "bash",
@@ -216,15 +310,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for arguments in [
-            ["link", "delete", &self.host_link],
-            ["netns", "delete", &self.namespace],
-        ] {
-            let status = std::process::Command::new("ip").args(arguments).status();
-            if !status.is_ok_and(|status| status.success()) {
-                eprintln!("left behind: ip {arguments:?} failed");
-            }
-        }
+        self.names.clear();
     }
 }
 
@@ -235,11 +321,11 @@ struct Client {
 
 impl Client {
     async fn start(lab: &Lab, wireguard_go: &Path, device: &Device, gateway: &Gateway) -> Self {
-        let link = format!("ow{}", std::process::id());
+        let (namespace, link) = (lab.names.namespace.as_str(), lab.names.tunnel_link.as_str());
         let process = Command::new("ip")
-            .args(["netns", "exec", &lab.namespace])
+            .args(["netns", "exec", namespace])
             .arg(wireguard_go)
-            .args(["-f", &link])
+            .args(["-f", link])
             .env("LOG_LEVEL", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -247,8 +333,13 @@ impl Client {
             .spawn()
             .unwrap();
         let client = Self { _process: process };
-        configure(&link, &device.key, gateway.public_key(), gateway.local_addr()).await;
-        let namespace = lab.namespace.as_str();
+        configure(
+            &lab.names.socket(),
+            &device.key,
+            gateway.public_key(),
+            gateway.local_addr(),
+        )
+        .await;
         ip(&[
             "-n",
             namespace,
@@ -256,21 +347,20 @@ impl Client {
             "add",
             &format!("{}/32", device.address),
             "dev",
-            &link,
+            link,
         ])
         .await;
-        ip(&["-n", namespace, "link", "set", &link, "up"]).await;
-        ip(&["-n", namespace, "route", "add", "100.127.0.0/16", "dev", &link]).await;
+        ip(&["-n", namespace, "link", "set", link, "up"]).await;
+        ip(&["-n", namespace, "route", "add", "100.127.0.0/16", "dev", link]).await;
         client
     }
 }
 
 /// Sets keys and peer by wireguard-go's own control socket (the cross-platform userspace protocol of WireGuard).
-async fn configure(link: &str, key: &PrivateKey, gateway: PublicKey, endpoint: SocketAddr) {
-    let path = format!("/var/run/wireguard/{link}.sock");
+async fn configure(path: &Path, key: &PrivateKey, gateway: PublicKey, endpoint: SocketAddr) {
     let connect = async {
         loop {
-            if let Ok(socket) = UnixStream::connect(&path).await {
+            if let Ok(socket) = UnixStream::connect(path).await {
                 return socket;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
