@@ -9,6 +9,7 @@ mod failure;
 mod join_code;
 mod serve;
 mod table;
+mod terminal;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -29,6 +30,9 @@ use crate::api;
 use crate::config::file;
 use crate::config::{Config, ConfigError, HostPort, Overrides};
 use crate::span::Span;
+
+/// What is always quiet: boringtun logs an expired session, which is normal, as an error.
+const QUIET: &str = "boringtun=off";
 
 /// Enrols devices, states what they are to do, and lets them reach Coder.
 #[derive(Debug, Parser)]
@@ -79,6 +83,8 @@ pub struct Cli {
     )]
     #[arg(default_value = "info", hide_default_value = true)]
     log: String,
+    #[arg(skip)]
+    terminal: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -191,7 +197,7 @@ Examples:
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// Tag that devices are given; may be repeated
+    /// Tag that devices are given; may be repeated, each key once
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     tags: Vec<Tag>,
     /// How many devices may join with it
@@ -263,20 +269,32 @@ struct VersionAnswer {
 
 impl Cli {
     /// What the environment or the flag says is to be logged. Commands other than `serve` are quiet unless asked.
-    pub fn log_filter(&self) -> &str {
-        match self.command {
+    pub fn log_filter(&self) -> String {
+        let asked = match self.command {
             Command::Serve(_) => &self.log,
             _ if self.log == "info" => "warn",
             _ => &self.log,
-        }
+        };
+        format!("{asked},{QUIET}")
+    }
+
+    /// Standard output is a terminal, so tables are to fit into it.
+    #[must_use]
+    pub fn on_terminal(self, terminal: bool) -> Self {
+        Self { terminal, ..self }
+    }
+
+    /// How wide a table may be; none: as wide as it must.
+    fn width(&self) -> Option<usize> {
+        self.terminal.then(terminal::width)
     }
 
     /// Does what was asked; `out` is standard output.
     pub async fn run(self, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
         match &self.command {
             Command::Serve(args) => serve::run(&self, args, out).await,
-            Command::JoinCode(command) => join_code::run(&self.client()?, command, out).await,
-            Command::Device(command) => device::run(&self.client()?, command, out).await,
+            Command::JoinCode(command) => join_code::run(&self.client()?, command, self.width(), out).await,
+            Command::Device(command) => device::run(&self.client()?, command, self.width(), out).await,
             Command::Dashboard(DashboardCommand::Link(format)) => {
                 let link: api::DashboardLink = self.client()?.post("/v1/dashboard-links", &()).await?;
                 if format.json {

@@ -202,7 +202,7 @@ impl Config {
         overrides: Overrides,
         default_data: Option<PathBuf>,
     ) -> Result<Self, ConfigError> {
-        let raw = file.map(file::read).transpose()?.unwrap_or_default();
+        let raw = file.map(file::read_checked).transpose()?.unwrap_or_default();
         // Paths in the file are relative to its folder, so that it can be moved together with them.
         let folder = file.and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
         let any = Ipv4Addr::UNSPECIFIED;
@@ -302,7 +302,10 @@ fn session(raw: &ConfigFile) -> SessionConfig {
     let default = SessionConfig::default();
     let table = &raw.session;
     SessionConfig {
-        heartbeat: table.heartbeat.map_or(default.heartbeat, |span| span.0),
+        heartbeat: table
+            .heartbeat
+            .as_ref()
+            .map_or(default.heartbeat, |span| span.get_ref().0),
         hold_down: table.hold_down.map_or(default.hold_down, |span| span.0),
         start_grace: table.start_grace.map_or(default.start_grace, |span| span.0),
         ..default
@@ -311,11 +314,6 @@ fn session(raw: &ConfigFile) -> SessionConfig {
 
 fn read_coder(raw: &ConfigFile, folder: &Path) -> Result<Option<Coder>, ConfigError> {
     let Some(table) = &raw.coder else { return Ok(None) };
-    if !matches!(table.url.scheme(), "http" | "https") || table.url.host().is_none() {
-        return Err(ConfigError::CoderUrl {
-            url: table.url.clone(),
-        });
-    }
     let path = folder.join(&table.psk_file);
     let bytes = zeroize::Zeroizing::new(private::read(&path, FILE_MAX).map_err(ConfigError::Private)?);
     let text = std::str::from_utf8(&bytes)
@@ -330,7 +328,7 @@ fn read_coder(raw: &ConfigFile, folder: &Path) -> Result<Option<Coder>, ConfigEr
         .map(|file| read_ca(&folder.join(file)))
         .transpose()?;
     Ok(Some(Coder {
-        url: table.url.clone(),
+        url: table.url.get_ref().clone(),
         credential: Credential::Psk(Secret::new(text.to_owned())),
         ca_pem,
     }))

@@ -331,7 +331,7 @@ impl Connection {
             }
             Ok(_) => Ok(()),
             // The device keeps what it has and learns of the change when it comes back.
-            Err(_) => Err(Ended::Close(Closing::FULL)),
+            Err(refused) => Err(Ended::Close(Closing::untold(refused.reason))),
         }
     }
 

@@ -29,6 +29,7 @@ use orfe_protocol::observed::ObservedState;
 use orfe_store::Device;
 use tokio::sync::watch;
 
+pub(crate) use self::row::provisioners;
 pub use self::row::{DeviceRow, Link};
 use crate::connection::SessionHandle;
 

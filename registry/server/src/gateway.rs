@@ -43,7 +43,7 @@ pub enum GatewayError {
     },
     #[error("the gateway's key cannot be used")]
     Key,
-    #[error("the policy cannot be")]
+    #[error("the policy in the configuration cannot be used")]
     Policy(#[from] orfe_tunnel::PolicyError),
 }
 

@@ -8,7 +8,7 @@ use orfe_registry::cli::{Cli, Failure};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse().on_terminal(io::stdout().is_terminal());
     start_logging(&cli);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,7 +30,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 /// Logs go to standard error; standard output is for what a command was asked for.
 fn start_logging(cli: &Cli) {
-    let filter = EnvFilter::try_new(cli.log_filter()).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_new(cli.log_filter()).unwrap_or_else(|_| EnvFilter::new("info,boringtun=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -88,10 +88,23 @@ impl Closing {
         code: close::OVERLOADED,
         reason: "too many sessions",
     };
+    /// A fault that may be gone when the device comes back a moment later.
+    pub(crate) const FAULT: Self = Self {
+        code: close::GOING_AWAY,
+        reason: "passing fault of the registry",
+    };
     pub(crate) const SILENT: Self = Self {
         code: close::GOING_AWAY,
         reason: "nothing was heard",
     };
+
+    /// For a session that stands, when what is desired of its device cannot be told.
+    pub(crate) fn untold(reason: RefusedReason) -> Self {
+        match reason {
+            RefusedReason::DeviceRevoked => Self::REVOKED,
+            _ => Self::FAULT,
+        }
+    }
 
     fn refused(reason: RefusedReason) -> Self {
         match reason {

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use orfe_platform::paths::check_socket_path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -100,6 +101,8 @@ impl Client {
 
     async fn connect(&self) -> Result<UnixStream, Failure> {
         let socket = admin_socket(&self.data);
+        check_socket_path(&socket)
+            .map_err(|error| Failure::usage(error.to_string()).hint("choose a shorter path with `--data`"))?;
         UnixStream::connect(&socket)
             .await
             .map_err(|error| match error.kind() {

@@ -1,19 +1,23 @@
 //! `orfe-registry device …`
 
-use std::fmt::Write as _;
 use std::io::Write;
 
 use jiff::Timestamp;
-use orfe_protocol::observed::{CheckOutcome, ObservedState, ProvisionerState};
+use orfe_protocol::observed::{CheckOutcome, ObservedState};
 
 use super::client::Client;
-use super::table::{Table, age, harmless};
+use super::table::{Table, age, hang, harmless};
 use super::{DeviceCommand, Failure, print, print_json};
 use crate::api::{DeviceAnswer, DeviceList, DeviceView, Done};
+use crate::fleet;
+
+/// Width of the labels on a device's page.
+const LABEL: usize = 14;
 
 pub(super) async fn run(
     client: &Client,
     command: &DeviceCommand,
+    width: Option<usize>,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     match command {
@@ -22,7 +26,7 @@ pub(super) async fn run(
             if format.json {
                 print_json(out, &list)
             } else {
-                print(out, &table(&list, Timestamp::now()))
+                print(out, &table(&list, Timestamp::now(), width))
             }
         }
         DeviceCommand::Show { name, format } => {
@@ -30,7 +34,7 @@ pub(super) async fn run(
             if format.json {
                 print_json(out, &answer)
             } else {
-                print(out, &page(&answer.device, Timestamp::now()))
+                print(out, &page(&answer.device, Timestamp::now(), width))
             }
         }
         DeviceCommand::Revoke { name } => {
@@ -40,7 +44,7 @@ pub(super) async fn run(
     }
 }
 
-fn table(list: &DeviceList, now: Timestamp) -> String {
+fn table(list: &DeviceList, now: Timestamp, width: Option<usize>) -> String {
     if list.devices.is_empty() {
         return "no devices yet; `orfe-registry join-code create` makes a code to join with\n".to_owned();
     }
@@ -67,10 +71,10 @@ fn table(list: &DeviceList, now: Timestamp) -> String {
             device.tags().to_string(),
         ]);
     }
-    table.render()
+    table.render(width)
 }
 
-fn page(device: &DeviceView, now: Timestamp) -> String {
+fn page(device: &DeviceView, now: Timestamp, width: Option<usize>) -> String {
     let mut rows = vec![
         ("name", device.name.to_string()),
         ("state", device.state.clone()),
@@ -91,17 +95,17 @@ fn page(device: &DeviceView, now: Timestamp) -> String {
     }
     let mut text = String::new();
     for (label, value) in rows {
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{label:14}{}", harmless(&value));
+        let label = format!("{label:LABEL$}");
+        hang(&mut text, &label, &harmless(&value), width);
     }
     if let Some(observed) = &device.observed {
         text.push('\n');
-        text.push_str(&checks(observed));
+        text.push_str(&checks(observed, width));
     }
     text
 }
 
-fn checks(observed: &ObservedState) -> String {
+fn checks(observed: &ObservedState, width: Option<usize>) -> String {
     let mut table = Table::new(&["CHECK", "OUTCOME", "REQUIRED", "MESSAGE"]);
     for check in &observed.checks {
         let outcome = match check.outcome {
@@ -124,7 +128,7 @@ fn checks(observed: &ObservedState) -> String {
             format!("{}{hint}", check.message),
         ]);
     }
-    table.render()
+    table.render(width)
 }
 
 fn system(device: &DeviceView) -> String {
@@ -145,21 +149,13 @@ fn gpu(device: &DeviceView) -> String {
     }
 }
 
-/// How many are connected, and the state of the rest when it is one.
 fn provisioners(device: &DeviceView) -> String {
-    let Some(observed) = &device.observed else {
-        return "-".to_owned();
-    };
-    let states: Vec<ProvisionerState> = observed.provisioners.iter().map(|one| one.state).collect();
-    let connected = states
-        .iter()
-        .filter(|state| **state == ProvisionerState::Connected)
-        .count();
-    match states.iter().find(|state| **state != ProvisionerState::Connected) {
-        _ if states.is_empty() => "-".to_owned(),
-        None => format!("{connected}/{} connected", states.len()),
-        Some(state) => format!("{connected}/{} {}", states.len(), state.as_str()),
-    }
+    let current = !matches!(device.state.as_str(), "offline" | "unknown" | "revoked");
+    device
+        .observed
+        .as_ref()
+        .and_then(|observed| fleet::provisioners(&observed.provisioners, current))
+        .unwrap_or("-".to_owned())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use jiff::Timestamp;
+use orfe_protocol::tag::{Tag, Tags};
 
 use super::client::Client;
 use super::table::{Table, age};
@@ -12,6 +13,7 @@ use crate::api::{CreateJoinCode, CreatedJoinCode, Done, JoinCodeList};
 pub(super) async fn run(
     client: &Client,
     command: &JoinCodeCommand,
+    width: Option<usize>,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     match command {
@@ -21,7 +23,7 @@ pub(super) async fn run(
             if format.json {
                 print_json(out, &list)
             } else {
-                print(out, &table(&list, Timestamp::now()))
+                print(out, &table(&list, Timestamp::now(), width))
             }
         }
         JoinCodeCommand::Revoke { id } => {
@@ -33,7 +35,7 @@ pub(super) async fn run(
 
 async fn create(client: &Client, args: &CreateArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let request = CreateJoinCode {
-        tags: args.tags.iter().cloned().collect(),
+        tags: tags(&args.tags)?,
         uses: args.uses,
         // A part of a second rounds up: a code that lives 500ms is not refused as one that does not live.
         ttl_s: args.ttl.0.as_millis().div_ceil(1000) as u64,
@@ -47,7 +49,23 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut (dyn Write + Send)
     print(out, &format!("{}\n", created.code))
 }
 
-fn table(list: &JoinCodeList, now: Timestamp) -> String {
+/// The tags, unless a key stands twice: which value is meant cannot be told.
+fn tags(given: &[Tag]) -> Result<Tags, Failure> {
+    let mut tags = Tags::default();
+    for tag in given {
+        if let Some(before) = tags.get(&tag.key) {
+            let message = format!(
+                "tag `{}` is given twice, as `{before}` and as `{}`",
+                tag.key, tag.value
+            );
+            return Err(Failure::usage(message).hint("give each key once"));
+        }
+        tags.set(tag.clone());
+    }
+    Ok(tags)
+}
+
+fn table(list: &JoinCodeList, now: Timestamp, width: Option<usize>) -> String {
     if list.join_codes.is_empty() {
         return "no join codes yet; `orfe-registry join-code create` makes one\n".to_owned();
     }
@@ -63,7 +81,7 @@ fn table(list: &JoinCodeList, now: Timestamp) -> String {
             code.note.clone(),
         ]);
     }
-    table.render()
+    table.render(width)
 }
 
 #[cfg(test)]
@@ -91,14 +109,19 @@ mod tests {
             version: 1,
             join_codes: vec![code],
         };
-        insta::assert_snapshot!(table(&list, now), @r"
+        insta::assert_snapshot!(table(&list, now, None), @r"
         ID                                    STATE  USES  CREATED  EXPIRES               TAGS         NOTE
         01010101-0101-0101-0101-010101010101  open   1/3   now      2027-01-15T09:00:00Z  owner=alice  Alice's laptop
+        ");
+        insta::assert_snapshot!(table(&list, now, Some(80)), @r"
+        ID                                    STATE  USES  CREATED  EXPIRES
+        01010101-0101-0101-0101-010101010101  open   1/3   now      2027-01-15T09:00:00Z
+          tags owner=alice  note Alice's laptop
         ");
         let none = JoinCodeList {
             version: 1,
             join_codes: vec![],
         };
-        insta::assert_snapshot!(table(&none, now), @"no join codes yet; `orfe-registry join-code create` makes one");
+        insta::assert_snapshot!(table(&none, now, None), @"no join codes yet; `orfe-registry join-code create` makes one");
     }
 }

@@ -26,6 +26,15 @@ pub enum ConfigError {
         column: usize,
         message: String,
     },
+    /// A value that is of the right type and cannot be used.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Value {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+        message: String,
+        hint: &'static str,
+    },
     #[error(transparent)]
     Private(PrivateFileError),
     #[error("{} holds no PSK", path.display())]
@@ -34,8 +43,6 @@ pub enum ConfigError {
     Pem { path: PathBuf },
     #[error("nothing says where the data folder is, and there is no home folder to derive it from")]
     NoData,
-    #[error("`{url}` is no address of a Coder")]
-    CoderUrl { url: Url },
     #[error("`{url}` is no public URL of a registry")]
     PublicUrl { url: Url },
     #[error("the dashboard may listen on loopback only, not on {address}")]
@@ -57,6 +64,7 @@ impl ConfigError {
             }
             Self::Read { .. } => "see that this user may read the file",
             Self::Toml { .. } => "`orfe-registry config check --help` shows a whole example",
+            Self::Value { hint, .. } => hint,
             Self::Private(error) if error.is_not_found() => {
                 "make it, or mend the path in the configuration; it is relative to that file's folder"
             }
@@ -64,7 +72,6 @@ impl ConfigError {
             Self::Psk { .. } => "put the value of CODER_PROVISIONER_DAEMON_PSK there, on one line",
             Self::Pem { .. } => "a certificate in PEM begins with `-----BEGIN CERTIFICATE-----`",
             Self::NoData => "name a folder with `--data`",
-            Self::CoderUrl { .. } => "it is of the form https://coder.example.com",
             Self::PublicUrl { .. } => {
                 "it is of the form https://host[:port], at most 200 characters, without a path"
             }

@@ -1,17 +1,20 @@
 //! The TOML file as it is written; unknown keys are refused, with the place where they stand.
 
 use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use orfe_protocol::name::HostName;
 use serde::Deserialize;
+use toml::Spanned;
 use url::Url;
 
 use super::{ConfigError, HostPort, PolicyEntry};
 use crate::span::Span;
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "lines of the form `key = value`")]
 pub(crate) struct ConfigFile {
     pub(crate) data: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
@@ -32,23 +35,32 @@ pub(crate) struct ConfigFile {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[tls]`"
+)]
 pub(super) struct TlsTable {
     pub(super) certificate_file: PathBuf,
     pub(super) key_file: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[coder]`"
+)]
 pub(super) struct CoderTable {
-    pub(super) url: Url,
+    pub(super) url: Spanned<Url>,
     pub(super) psk_file: PathBuf,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) slots: Option<u8>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[tunnel]`"
+)]
 pub(super) struct TunnelTable {
     #[serde(default = "yes")]
     pub(super) enabled: bool,
@@ -65,14 +77,20 @@ fn yes() -> bool {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, whose entries begin with the line `[[policy.allow]]`"
+)]
 pub(super) struct PolicyTable {
     #[serde(default)]
     pub(super) allow: Vec<AllowTable>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[[policy.allow]]`"
+)]
 pub(super) struct AllowTable {
     name: HostName,
     ports: Vec<u16>,
@@ -90,31 +108,118 @@ impl AllowTable {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[session]`"
+)]
 pub(super) struct SessionTable {
-    pub(super) heartbeat: Option<Span>,
+    pub(super) heartbeat: Option<Spanned<Span>>,
     pub(super) hold_down: Option<Span>,
     pub(super) start_grace: Option<Span>,
 }
 
+/// Intervals of heartbeats that can work: below, the fleet would do nothing else; above, a device that is gone
+/// would count as there for ever.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+
+/// What the parser says in words of Rust or of its own, and how a person says it.
+const PLAIN: [(&str, &str); 8] = [
+    (", expected u16", ": a port is a number from 1 to 65535"),
+    (", expected u8", ": a number of slots is from 1 to 64"),
+    (", expected path string", ": a path stands in quotes"),
+    (
+        ", expected a sequence",
+        ": this is a list, such as `[443]` or the tables that begin with `[[policy.allow]]`",
+    ),
+    (
+        ", expected socket address",
+        ": this takes an IP address and a port, such as \"0.0.0.0:7443\"",
+    ),
+    (
+        "invalid socket address syntax",
+        "this takes an IP address and a port, such as \"0.0.0.0:7443\"",
+    ),
+    ("relative URL without a base", "a URL begins with `https://`"),
+    ("invalid type: map", "invalid type: table"),
+];
+
 /// Reads and parses the file.
 pub(crate) fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
-    let text = fs_err::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    toml::from_str(&text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start);
-        let (line, column) = place(&text, start);
-        // The parser's message may go over several lines; one is what a terminal shows beside the place.
-        let message = error.message().lines().collect::<Vec<_>>().join("; ");
-        ConfigError::Toml {
+    parse(path, &text(path)?)
+}
+
+/// Reads and parses the file, and checks those values that are told with their place.
+pub(super) fn read_checked(path: &Path) -> Result<ConfigFile, ConfigError> {
+    let text = text(path)?;
+    let raw = parse(path, &text)?;
+    let refused = |at: Range<usize>, message: String, hint: &'static str| {
+        let (line, column) = place(&text, at.start);
+        ConfigError::Value {
             path: path.to_owned(),
             line,
             column,
             message,
+            hint,
+        }
+    };
+    if let Some(coder) = &raw.coder
+        && let Some(fault) = coder_url_fault(coder.url.get_ref())
+    {
+        let hint = "it is of the form https://coder.example.com";
+        return Err(refused(coder.url.span(), fault, hint));
+    }
+    if let Some(heartbeat) = &raw.session.heartbeat
+        && !HEARTBEATS.contains(&heartbeat.get_ref().0)
+    {
+        let given = text.get(heartbeat.span()).unwrap_or_default();
+        let message = format!("{given} is no interval of heartbeats: it is from 100ms to 5m");
+        return Err(refused(heartbeat.span(), message, "such as heartbeat = \"15s\""));
+    }
+    Ok(raw)
+}
+
+/// Why a URL is none of a Coder. What may be a secret is not repeated.
+fn coder_url_fault(url: &Url) -> Option<String> {
+    let part = if !url.username().is_empty() || url.password().is_some() {
+        "a user or a password"
+    } else if url.query().is_some() {
+        "a query (`?…`)"
+    } else if url.fragment().is_some() {
+        "a fragment (`#…`)"
+    } else if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Some("the URL of Coder begins with `https://` or `http://`, and names a host".to_owned());
+    } else {
+        return None;
+    };
+    Some(format!("the URL of Coder may not hold {part}"))
+}
+
+fn text(path: &Path) -> Result<String, ConfigError> {
+    fs_err::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let (line, column) = place(text, start);
+        ConfigError::Toml {
+            path: path.to_owned(),
+            line,
+            column,
+            message: plain(error.message()),
         }
     })
+}
+
+/// The parser's message in a person's words, on one line: that is what a terminal shows beside the place.
+fn plain(message: &str) -> String {
+    let message = message.lines().collect::<Vec<_>>().join("; ");
+    PLAIN
+        .iter()
+        .fold(message, |message, (theirs, ours)| message.replace(theirs, ours))
 }
 
 /// Line and column of a byte, each from 1; columns count characters.

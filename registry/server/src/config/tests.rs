@@ -174,7 +174,7 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
     FOLDER/psk holds no certificate in PEM
     hint: a certificate in PEM begins with `-----BEGIN CERTIFICATE-----`
 
-    `ftp://coder/` is no address of a Coder
+    FOLDER/registry.toml:2:7: the URL of Coder begins with `https://` or `http://`, and names a host
     hint: it is of the form https://coder.example.com
 
     the dashboard may listen on loopback only, not on 0.0.0.0:7480
@@ -189,6 +189,76 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
     the policy names `a.b` twice
     hint: put all ports of a name into one entry
     ");
+}
+
+#[test]
+fn what_is_of_a_wrong_type_is_said_in_plain_words() {
+    let folder = Folder::new();
+    let refused = [
+        "coder = 3",
+        "session = \"15s\"",
+        "listen = \"7443\"",
+        "[[policy.allow]]\nname = \"a.b\"\nports = [70000]\n",
+        "[[policy.allow]]\nname = \"a.b\"\nports = 443\n",
+        "[policy.allow]\nname = \"a.b\"\nports = [443]\n",
+        "[coder]\nurl = \"https://c.d\"\npsk_file = \"psk\"\nslots = 300\n",
+        "[coder]\nurl = \"c.d\"\npsk_file = \"psk\"\n",
+        "[coder]\nurl = \"https://c.d\"\npsk_file = 3\n",
+    ]
+    .map(|toml| folder.resolve(toml).unwrap_err().to_string())
+    .join("\n");
+    insta::assert_snapshot!(refused.replace(&folder.0.path().display().to_string(), "FOLDER"), @r#"
+    FOLDER/registry.toml:1:9: invalid type: integer `3`, expected a table, which begins with the line `[coder]`
+    FOLDER/registry.toml:1:11: invalid type: string "15s", expected a table, which begins with the line `[session]`
+    FOLDER/registry.toml:1:10: this takes an IP address and a port, such as "0.0.0.0:7443"
+    FOLDER/registry.toml:3:10: invalid value: integer `70000`: a port is a number from 1 to 65535
+    FOLDER/registry.toml:3:9: invalid type: integer `443`: this is a list, such as `[443]` or the tables that begin with `[[policy.allow]]`
+    FOLDER/registry.toml:1:1: invalid type: table: this is a list, such as `[443]` or the tables that begin with `[[policy.allow]]`
+    FOLDER/registry.toml:4:9: invalid value: integer `300`: a number of slots is from 1 to 64
+    FOLDER/registry.toml:2:7: a URL begins with `https://`: "c.d"
+    FOLDER/registry.toml:3:12: invalid type: integer `3`: a path stands in quotes
+    "#);
+}
+
+#[test]
+fn values_that_cannot_work_are_named_with_their_place() {
+    let folder = Folder::new();
+    let coder = |url: &str| format!("[coder]\nurl = \"{url}\"\npsk_file = \"psk\"\n");
+    let heartbeat = |span: &str| format!("\n[session]\nheartbeat = \"{span}\"\n");
+    let refused = [
+        coder("https://user:pw@coder.internal"),
+        coder("https://:pw@coder.internal"),
+        coder("https://coder.internal/?token=pw"),
+        coder("https://coder.internal/#top"),
+        heartbeat("0s"),
+        heartbeat("99ms"),
+        heartbeat("301s"),
+        heartbeat("1d"),
+    ]
+    .map(|toml| folder.refused(&toml))
+    .join("\n");
+    assert!(!refused.contains("pw"), "{refused}");
+    insta::assert_snapshot!(refused, @r#"
+    FOLDER/registry.toml:2:7: the URL of Coder may not hold a user or a password
+    hint: it is of the form https://coder.example.com
+    FOLDER/registry.toml:2:7: the URL of Coder may not hold a user or a password
+    hint: it is of the form https://coder.example.com
+    FOLDER/registry.toml:2:7: the URL of Coder may not hold a query (`?…`)
+    hint: it is of the form https://coder.example.com
+    FOLDER/registry.toml:2:7: the URL of Coder may not hold a fragment (`#…`)
+    hint: it is of the form https://coder.example.com
+    FOLDER/registry.toml:3:13: "0s" is no interval of heartbeats: it is from 100ms to 5m
+    hint: such as heartbeat = "15s"
+    FOLDER/registry.toml:3:13: "99ms" is no interval of heartbeats: it is from 100ms to 5m
+    hint: such as heartbeat = "15s"
+    FOLDER/registry.toml:3:13: "301s" is no interval of heartbeats: it is from 100ms to 5m
+    hint: such as heartbeat = "15s"
+    FOLDER/registry.toml:3:13: "1d" is no interval of heartbeats: it is from 100ms to 5m
+    hint: such as heartbeat = "15s"
+    "#);
+    for good in ["100ms", "5m"] {
+        folder.resolve(&heartbeat(good)).unwrap();
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use orfe_protocol::id::DeviceId;
 use orfe_protocol::name::DeviceName;
-use orfe_protocol::observed::ObservedState;
+use orfe_protocol::observed::{ObservedState, ProvisionerState, ProvisionerStatus};
 use orfe_protocol::tag::Tags;
 
 /// Whether a device's session stands.
@@ -55,5 +55,18 @@ impl DeviceRow {
                 .as_ref()
                 .map_or("starting", |observed| observed.health.as_str()),
         }
+    }
+}
+
+/// `1/1 connected`, `0/2 connected, backoff`; of a device that is away, what it was. None without provisioners.
+pub(crate) fn provisioners(slots: &[ProvisionerStatus], current: bool) -> Option<String> {
+    let away = |slot: &&ProvisionerStatus| slot.state != ProvisionerState::Connected;
+    let connected = slots.len() - slots.iter().filter(away).count();
+    let was = if current { "" } else { "was " };
+    let text = format!("{was}{connected}/{} connected", slots.len());
+    match slots.iter().find(away) {
+        _ if slots.is_empty() => None,
+        Some(slot) => Some(format!("{text}, {}", slot.state.as_str())),
+        None => Some(text),
     }
 }

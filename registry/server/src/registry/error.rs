@@ -41,7 +41,10 @@ impl StartError {
             Self::Gateway(GatewayError::Start { address, source }) => {
                 Some(listen_hint(source, "udp", address.port(), "--wireguard"))
             }
-            Self::Gateway(_) => None,
+            Self::Gateway(GatewayError::Policy(_)) => {
+                Some("mend the entries of [[policy.allow]] in the configuration".to_owned())
+            }
+            Self::Gateway(GatewayError::Key) => None,
             Self::Listen {
                 what,
                 address,

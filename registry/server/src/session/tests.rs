@@ -301,3 +301,13 @@ fn patience_depends_on_the_state() {
     assert_eq!(pair.session.patience(HEARTBEAT), STEP_DEADLINE);
     assert_eq!(Pair::live().session.patience(HEARTBEAT), Duration::from_secs(40));
 }
+
+#[test]
+fn a_standing_session_that_cannot_be_told_comes_back_soon_unless_it_may_not() {
+    for (reason, code) in [
+        (RefusedReason::Unavailable, close::GOING_AWAY),
+        (RefusedReason::DeviceRevoked, close::REVOKED),
+    ] {
+        assert_eq!(Closing::untold(reason).code, code, "{reason:?}");
+    }
+}

@@ -54,6 +54,54 @@ async fn without_a_registry_every_question_says_so() {
 }
 
 #[tokio::test]
+async fn a_data_folder_too_deep_for_a_socket_is_told_with_its_length() {
+    let deep = std::path::PathBuf::from(format!("/{}", "d".repeat(120)));
+    let failure = cli(&deep, &["device", "list"]).await.unwrap_err();
+    let shown = failure.to_string().replace(&"d".repeat(120), "DEEP");
+    insta::assert_snapshot!(shown, @r"
+    error: the control socket's path /DEEP/admin.sock has 132 bytes, and 100 is the most a unix socket takes
+    hint: choose a shorter path with `--data`
+    ");
+}
+
+#[tokio::test]
+async fn a_tag_key_stands_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = [
+        "join-code",
+        "create",
+        "--tag",
+        "owner=a",
+        "--tag",
+        "x=1",
+        "--tag",
+        "owner=b",
+    ];
+    let failure = cli(folder.path(), &args).await.unwrap_err();
+    insta::assert_snapshot!(failure, @r"
+    error: tag `owner` is given twice, as `a` and as `b`
+    hint: give each key once
+    ");
+}
+
+#[test]
+fn boringtun_is_always_quiet() {
+    use clap::Parser as _;
+    for (args, filter) in [
+        (
+            &["orfe-registry", "serve", "--log", "debug"][..],
+            "debug,boringtun=off",
+        ),
+        (
+            &["orfe-registry", "--log", "info", "device", "list"],
+            "warn,boringtun=off",
+        ),
+    ] {
+        assert_eq!(Cli::try_parse_from(args).unwrap().log_filter(), filter);
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_and_what_is_out_of_range_is_said() {
     let site = Site::new().await;
     let mut shown = String::new();

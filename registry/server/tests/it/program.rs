@@ -311,6 +311,8 @@ fn what_is_wrong_on_the_way_in_has_its_exit_code() {
             .ends_with("good.toml is good\n")
     );
     assert_eq!(run(&["config", "check"]).status.code(), Some(2));
+    let twice = ["join-code", "create", "--tag", "owner=a", "--tag", "owner=b"];
+    assert_eq!(run(&twice).status.code(), Some(2));
     assert_eq!(run(&["serve", "--listen", "nowhere"]).status.code(), Some(2));
     assert_eq!(run(&[]).status.code(), Some(2));
 

@@ -66,10 +66,61 @@ fn the_list_has_one_line_for_each_device() {
         version: 1,
         devices: vec![healthy(), device("laptop", "never seen")],
     };
-    insta::assert_snapshot!(table(&list, now()), @r"
-    NAME     STATE       OS/ARCH      GPU             PROVISIONERS  HANDSHAKE  SEEN    TAGS
-    gpu-box  unhealthy   linux/amd64  nvidia-rtx4090  1/2 backoff   75s ago    3s ago  gpu=nvidia-rtx4090,os=linux,owner=alice
-    laptop   never seen  -            -               -             never      never   owner=alice
+    insta::assert_snapshot!(table(&list, now(), None), @r"
+    NAME     STATE       OS/ARCH      GPU             PROVISIONERS            HANDSHAKE  SEEN    TAGS
+    gpu-box  unhealthy   linux/amd64  nvidia-rtx4090  1/2 connected, backoff  75s ago    3s ago  gpu=nvidia-rtx4090,os=linux,owner=alice
+    laptop   never seen  -            -               -                       never      never   owner=alice
+    ");
+}
+
+#[test]
+fn of_a_device_that_is_away_it_says_what_was() {
+    for state in ["offline", "unknown", "revoked"] {
+        let away = DeviceView {
+            state: state.into(),
+            ..healthy()
+        };
+        assert_eq!(provisioners(&away), "was 1/2 connected, backoff");
+    }
+}
+
+#[test]
+fn on_a_terminal_all_of_it_fits() {
+    let list = DeviceList {
+        version: 1,
+        devices: vec![healthy(), device("laptop", "never seen")],
+    };
+    let shown = format!(
+        "{}\n{}",
+        table(&list, now(), Some(80)),
+        page(&healthy(), now(), Some(60))
+    );
+    insta::assert_snapshot!(shown, @r"
+    NAME     STATE       OS/ARCH      GPU             PROVISIONERS
+    gpu-box  unhealthy   linux/amd64  nvidia-rtx4090  1/2 connected, backoff
+      handshake 75s ago  seen 3s ago  tags gpu=nvidia-rtx4090,os=linux,owner=alice
+    laptop   never seen  -            -               -
+      handshake never  seen never  tags owner=alice
+
+    name          gpu-box
+    state         unhealthy
+    id            01010101-0101-0101-0101-010101010101
+    tags          gpu=nvidia-rtx4090,os=linux,owner=alice
+    system        linux/amd64
+    gpu           nvidia-rtx4090
+    provisioners  1/2 connected, backoff
+    inner address 100.64.0.1
+    handshake     75s ago
+    seen          3s ago
+    joined        2027-01-14T08:00:00Z
+    noise key     AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
+    wireguard key AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
+
+    CHECK      OUTCOME  REQUIRED  MESSAGE
+    tunnel     ok       yes       handshake 12 s ago
+    terraform  failed   yes       not found?[2J (hint: install
+                                  terraform)
+    docker     warning  no        no engine answers
     ");
 }
 
@@ -79,19 +130,19 @@ fn an_empty_fleet_says_how_to_begin() {
         version: 1,
         devices: vec![],
     };
-    insta::assert_snapshot!(table(&list, now()), @"no devices yet; `orfe-registry join-code create` makes a code to join with");
+    insta::assert_snapshot!(table(&list, now(), None), @"no devices yet; `orfe-registry join-code create` makes a code to join with");
 }
 
 #[test]
 fn one_device_is_shown_with_its_checks() {
-    insta::assert_snapshot!(page(&healthy(), now()), @r"
+    insta::assert_snapshot!(page(&healthy(), now(), None), @r"
     name          gpu-box
     state         unhealthy
     id            01010101-0101-0101-0101-010101010101
     tags          gpu=nvidia-rtx4090,os=linux,owner=alice
     system        linux/amd64
     gpu           nvidia-rtx4090
-    provisioners  1/2 backoff
+    provisioners  1/2 connected, backoff
     inner address 100.64.0.1
     handshake     75s ago
     seen          3s ago

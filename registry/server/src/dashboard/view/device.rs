@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use orfe_protocol::observed::{
-    Check, CheckOutcome, Docker, Facts, Gpu, ObservedState, ProvisionerState, ProvisionerStatus, TunnelStatus,
+    Check, CheckOutcome, Docker, Facts, Gpu, ObservedState, ProvisionerStatus, TunnelStatus,
 };
 use orfe_protocol::tag::Tags;
 
 use super::text::{Moment, clean, memory};
 use super::{Badge, Tone};
-use crate::fleet::{DeviceRow, Link};
+use crate::fleet::{self, DeviceRow, Link};
 
 /// A device as its two rows say it: one of cells, one that opens.
 #[derive(Debug)]
@@ -196,26 +196,12 @@ fn gpu_name(gpu: &Gpu) -> String {
     }
 }
 
-/// `1/1 connected`, `0/2 connected, backoff`; of a device that is away, what it was.
+/// How many are connected; of a device that is away, how many were.
 fn provisioners(slots: &[ProvisionerStatus], current: bool) -> Cell {
-    if slots.is_empty() {
-        return Cell::quiet("none");
-    }
-    let connected = slots
-        .iter()
-        .filter(|slot| slot.state == ProvisionerState::Connected)
-        .count();
-    let mut text = format!("{connected}/{} connected", slots.len());
-    if let Some(slot) = slots
-        .iter()
-        .find(|slot| slot.state != ProvisionerState::Connected)
-    {
-        text = format!("{text}, {}", slot.state.as_str());
-    }
-    if current {
-        Cell::of(text)
-    } else {
-        Cell::quiet(format!("was {text}"))
+    match fleet::provisioners(slots, current) {
+        Some(text) if current => Cell::of(text),
+        Some(text) => Cell::quiet(text),
+        None => Cell::quiet("none"),
     }
 }
 
@@ -396,7 +382,7 @@ fn tunnel(tunnel: &TunnelStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use orfe_protocol::observed::CheckCode;
+    use orfe_protocol::observed::{CheckCode, ProvisionerState};
 
     use super::*;
 
