@@ -1,10 +1,13 @@
 use orfe_protocol::desired::Credential;
-use orfe_protocol::id::DeviceId;
+use orfe_protocol::id::{BootId, DeviceId};
 use orfe_protocol::message::Welcome;
 use orfe_protocol::observed::{CheckCode, CheckOutcome, ProvisionerState};
 use rand::SeedableRng;
 
 use super::*;
+use crate::child::Sign;
+use crate::session::Closed;
+use crate::slot::Exit;
 
 struct Bench {
     agent: Agent,
