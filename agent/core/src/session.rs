@@ -8,7 +8,7 @@
 //!
 //! The delay before a new attempt is drawn with full jitter from 1 s doubling to 30 s; it falls back to the first
 //! only after a session has lived for [`STABLE`], so that a registry that takes sessions and drops them is not
-//! hammered. A refusal that no retry can cure (revoked, unknown) waits much longer, and says so in `status`.
+//! hammered. A refusal that no retry can cure (the device is revoked, or not known) waits much longer, and says so in `status`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -231,15 +231,15 @@ impl Session {
 
     /// The socket could not be opened, or is closed now.
     pub fn handle_closed(&mut self, closed: &Closed, now: Instant, rng: &mut StdRng) {
-        match &self.state {
-            State::Off | State::Waiting { .. } => return,
-            State::Live { since, .. } if now.duration_since(*since) >= STABLE => self.backoff.reset(),
-            State::Live { .. } | State::Connecting | State::Greeting { .. } => {}
+        if !matches!(self.state, State::Off | State::Waiting { .. }) {
+            self.wait(now, rng, Some(closed));
         }
-        self.wait(now, rng, Some(closed));
     }
 
     fn wait(&mut self, now: Instant, rng: &mut StdRng, closed: Option<&Closed>) {
+        if matches!(self.state, State::Live { since, .. } if now.duration_since(since) >= STABLE) {
+            self.backoff.reset();
+        }
         let (ceiling, reason) = match (&self.refused, closed) {
             (Some((reason, message)), _) if !is_passing(*reason) => (Some(LONG), message.clone()),
             (_, Some(Closed::Code(close::OVERLOADED, _))) => (

@@ -30,7 +30,8 @@ use crate::time::Now;
 /// The child's first line after its start comes within 0.1 s on an idle machine; this is for a busy one.
 pub const STARTING: Duration = Duration::from_secs(30);
 
-/// No connection and no word about it for this long: wedged. Half of it is for the cut to help.
+/// No connection and no word about it for this long: wedged. Its connections are cut then, and as much time again is for
+/// that to help.
 pub const WEDGED: Duration = Duration::from_secs(15);
 
 /// A connection that the proxy no longer sees is forgiven for this long: the child notices and says so.

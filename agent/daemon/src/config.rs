@@ -78,6 +78,9 @@ impl LogFormat {
     }
 }
 
+/// Longest drain deadline; a build that takes longer is no reason to keep a machine from stopping.
+const DRAIN_TIMEOUT_MAX_S: u64 = 24 * 60 * 60;
+
 /// Drain deadline when none is configured: Coder's own Helm chart gives a provisioner as long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -102,6 +105,18 @@ impl Config {
         let raw = file::read(&file.value, named)?;
         let text = |name: &str| text_variable(name, variable(name));
 
+        if raw
+            .provisioner
+            .drain_timeout_s
+            .is_some_and(|seconds| seconds > DRAIN_TIMEOUT_MAX_S)
+        {
+            return Err(Failure::new(format!(
+                "provisioner.drain_timeout_s in {} is too long",
+                file.value.display()
+            ))
+            .hint(format!("{DRAIN_TIMEOUT_MAX_S} (a day) is the most"))
+            .exit(Exit::Usage));
+        }
         let state = pick(
             flags.state.clone(),
             path(variable("ORFE_STATE")),

@@ -136,14 +136,18 @@ impl StateFolder {
         self.write_json("desired.json", desired)
     }
 
+    /// Removes the desired state, credential included, and what was ever set aside of it.
     pub(crate) fn forget_desired(&self) -> Result<(), Failure> {
-        let path = self.path.join("desired.json");
-        match fs_err::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Failure::new(format!("cannot remove {}", path.display())).because(error))
+        for name in ["desired.json", "desired.json.spoilt"] {
+            let path = self.path.join(name);
+            match fs_err::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Failure::new(format!("cannot remove {}", path.display())).because(error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     pub(crate) fn proxy_seat(&self, slot: u8) -> Result<Option<ProxySeat>, Failure> {
@@ -216,7 +220,7 @@ impl StateFolder {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 let (path, aside) = (self.path.join(name), self.path.join(format!("{name}.spoilt")));
-                tracing::warn!(file = %path.display(), %error, "set aside as {}", aside.display());
+                tracing::warn!(file = %path.display(), %error, "unreadable; set aside as {}, and had anew", aside.display());
                 fs_err::rename(&path, &aside)
                     .map_err(|error| Failure::new("a spoilt file cannot be set aside").because(error))?;
                 Ok(None)
@@ -329,6 +333,11 @@ mod tests {
         assert_eq!(folder.children().unwrap(), []);
         assert!(folder.path().join("desired.json.spoilt").exists());
         assert!(!folder.path().join("children.json").exists());
+        folder.forget_desired().unwrap();
+        assert!(
+            !folder.path().join("desired.json.spoilt").exists(),
+            "it may hold a credential"
+        );
     }
 
     #[test]

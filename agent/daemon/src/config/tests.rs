@@ -103,3 +103,16 @@ fn an_odd_log_format_names_the_choices() {
     let error = resolve(&PlaceArgs::default(), &[HOME, ("ORFE_LOG_FORMAT", "xml")]).unwrap_err();
     assert!(crate::failure::render(&error.into()).contains("`human` and `json`"));
 }
+
+#[test]
+fn a_drain_without_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, "[provisioner]\ndrain_timeout_s = 9223372036854775807\n").unwrap();
+    let flags = PlaceArgs {
+        config: Some(file),
+        ..PlaceArgs::default()
+    };
+    let text = crate::failure::render(&resolve(&flags, &[HOME]).unwrap_err().into());
+    assert!(text.contains("too long") && text.contains("86400"), "{text}");
+}

@@ -42,6 +42,19 @@ pub(crate) enum ServerError {
     },
 }
 
+impl ServerError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Taken(_) => "stop the other daemon, or choose another socket with `--control`".to_owned(),
+            Self::Folder(error) => error
+                .hint()
+                .unwrap_or_else(|| "choose another place with `--control`".to_owned()),
+            Self::NotASocket(_) | Self::Bind { .. } => "choose another place with `--control`".to_owned(),
+        }
+    }
+}
+
 /// The listening socket; its file is removed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -52,9 +65,12 @@ pub(crate) struct Server {
 impl Server {
     /// Opens the socket. One that a dead daemon left behind is replaced, one that a living daemon answers on is not.
     pub(crate) fn bind(path: &Path) -> Result<Self, ServerError> {
-        if let Some(folder) = path.parent() {
-            private::create_dir(folder).map_err(ServerError::Folder)?;
-        }
+        // A bare name is a file of the current folder.
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        private::create_dir(folder).map_err(ServerError::Folder)?;
         let cannot = |source| ServerError::Bind {
             path: path.to_owned(),
             source,

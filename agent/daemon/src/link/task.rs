@@ -151,7 +151,7 @@ async fn closed(inbox: &mut mpsc::Receiver<FromAgent>) {
 
 fn describe(error: &LinkError) -> Closed {
     if let LinkError::Closed { code, reason } = error {
-        return Closed::Code(*code, reason.clone());
+        return Closed::Code(*code, reason.trim_start_matches(": ").to_owned());
     }
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let text = causes

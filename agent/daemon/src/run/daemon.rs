@@ -75,8 +75,8 @@ impl Daemon {
         let (noise_key, wireguard_key) = (state.noise_key()?, state.wireguard_key()?);
         let server = Server::bind(&config.control.value).map_err(|error| {
             Failure::new("the daemon cannot be spoken to")
+                .hint(error.hint())
                 .because(error)
-                .hint_or("stop the other daemon, or choose another socket with `--control`")
         })?;
 
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

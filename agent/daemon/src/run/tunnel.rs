@@ -91,6 +91,7 @@ async fn keep(
         let news = (state.phase, state.last_handshake, state.endpoint);
         if told != Some(news) {
             let recovered = state.phase == Phase::Up && matches!(told, Some((Phase::Down, ..)));
+            let changed = told.is_none_or(|(phase, _, endpoint)| (phase, endpoint) != (news.0, news.2));
             told = Some(news);
             let last = state.last_handshake;
             let update = status(
@@ -100,7 +101,9 @@ async fn keep(
                 last,
                 Some(state.endpoint),
             );
-            tracing::info!(phase = update.phase.as_str(), endpoint = %state.endpoint, "tunnel");
+            if changed {
+                tracing::info!(phase = update.phase.as_str(), endpoint = %state.endpoint, "tunnel");
+            }
             let _ = inputs.send(Input::Tunnel(Some(update))).await;
             if recovered {
                 // What was open before the path died may be dead without knowing it.

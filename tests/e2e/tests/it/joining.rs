@@ -81,7 +81,11 @@ async fn a_bad_code_is_named_and_leaves_the_machine_as_it_was() {
         &["does not hold the key that the join code names"],
     );
     let other_pin = altered(&|code| code.spki_pin = Some(SpkiPin([7; 32])));
-    assert_says(&join(&fleet, "d", &other_pin), 1, &["not the one that the join code pins"]);
+    assert_says(
+        &join(&fleet, "d", &other_pin),
+        1,
+        &["not the one that the join code pins"],
+    );
     let nobody = format!("https://127.0.0.1:{}", ports::free_tcp().unwrap().port());
     let elsewhere = altered(&|code| code.registry_url = nobody.parse().unwrap());
     assert_says(

@@ -29,8 +29,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const BUSY_TICK: Duration = Duration::from_millis(250);
 /// And while nothing is.
 const IDLE_TICK: Duration = Duration::from_secs(1);
-/// How long after the last packet or handshake a node counts as busy.
-const BUSY_FOR: Duration = Duration::from_secs(10);
+/// How long after the last packet or handshake a node counts as busy. Longer, and the keepalives of an idle machine would
+/// keep it busy: every timer of the protocol is in whole seconds, so the idle tick is good enough for all of them.
+const BUSY_FOR: Duration = Duration::from_secs(2);
 /// Interval at which handshake limits are refilled.
 const REFILL: Duration = Duration::from_secs(1);
 
