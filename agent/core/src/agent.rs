@@ -15,7 +15,9 @@ use orfe_protocol::desired::{DesiredState, SLOTS_MAX};
 use orfe_protocol::id::Revision;
 use orfe_protocol::message::{FromAgent, FromRegistry, GoodbyeReason};
 use orfe_protocol::name::DeviceName;
-use orfe_protocol::observed::{Docker, Facts, Health, ObservedState, TunnelPhase, TunnelStatus};
+use orfe_protocol::observed::{
+    Docker, Facts, Health, ObservedState, ProvisionerState, ProvisionerStatus, TunnelPhase, TunnelStatus,
+};
 use orfe_protocol::tag::Tags;
 use rand::rngs::StdRng;
 
@@ -367,6 +369,20 @@ impl Agent {
             .map_or_else(|| granted.clone(), |facts| tags::effective(facts, &granted))
     }
 
+    /// Children of an earlier life whose slot nobody wants any more; a daemon that stops waits for them.
+    fn orphans_alone(&self) -> impl Iterator<Item = ProvisionerStatus> {
+        let alone = self.orphans.keys().filter(|slot| !self.slots.contains_key(slot));
+        alone.map(|&slot| ProvisionerStatus {
+            slot,
+            name: self.name.provisioner(slot),
+            state: ProvisionerState::Draining,
+            since: self.started_at,
+            pid: None,
+            restarts: 0,
+            reason: Some(ORPHAN.to_owned()),
+        })
+    }
+
     /// What must be there before any child may start; none when all is.
     fn blocked_by(&self) -> Option<String> {
         if self.facts.is_none() {
@@ -400,7 +416,8 @@ impl Agent {
 
     fn observe(&mut self, now: Now) {
         let desired = self.desired.as_ref();
-        let provisioners: Vec<_> = self.slots.values().map(Slot::status).collect();
+        let mut provisioners: Vec<_> = self.slots.values().map(Slot::status).collect();
+        provisioners.extend(self.orphans_alone());
         let link = self.session.link();
         let wanted = self.provisioners_wanted();
         let facts = self.facts.clone().unwrap_or_else(unknown_facts);

@@ -1,7 +1,7 @@
 use orfe_protocol::desired::Credential;
 use orfe_protocol::id::{BootId, DeviceId};
 use orfe_protocol::message::Welcome;
-use orfe_protocol::observed::{CheckCode, CheckOutcome, ProvisionerState};
+use orfe_protocol::observed::{CheckCode, CheckOutcome};
 use rand::SeedableRng;
 
 use super::*;
@@ -378,6 +378,11 @@ fn stopping_waits_for_an_orphan_too() {
     bench.input(Input::OrphanLeft { slot: 0 });
     bench.input(Input::Stop);
     assert!(!bench.take().contains(&Command::Stopped));
+    let waits_for = &bench.agent.observed().provisioners[0];
+    assert_eq!(
+        (waits_for.state, waits_for.reason.as_deref()),
+        (ProvisionerState::Draining, Some(ORPHAN))
+    );
     bench.input(Input::StopNow);
     assert!(bench.take().contains(&Command::KillOrphans));
     bench.input(Input::OrphanGone { slot: 0 });
