@@ -4,8 +4,8 @@
 //!
 //! [`Child::spawn`] starts a program with exactly the given environment, in a session of its own, with an empty stdin, and a
 //! task that reads its output. The handle gives [`Event`]s: lines in the order they were read, how many lines
-//! were dropped because nobody took them, and at last one [`Event::Exited`]. Nothing here says what a line means;
-//! [`line::parse`] only tells a record from plain text.
+//! were dropped because nobody took them, and at last one [`Event::Exited`]. Nothing here says what a line means: that
+//! is the agent core's.
 //!
 //! ```text
 //!            ┌─ stdout ─┐                          ┌─► log file (0600, two files of a fixed size)
@@ -43,8 +43,6 @@ mod reaper;
 mod redact;
 mod spec;
 mod tree;
-
-pub mod line;
 
 pub use child::{Child, ChildHandle, Event, ExitStatus, Line, SpawnError, Stream};
 pub use log_file::{LogFile, LogSpec};

@@ -6,30 +6,23 @@
 //! What the tests look at is what anybody could look at: exit codes, `status --json`, the registry's list,
 //! processes, files, and what the stand-in wrote down about its visitors.
 
-#[cfg(unix)]
+#![cfg(unix)]
+
 #[cfg(test)]
 mod demo;
-#[cfg(unix)]
 #[cfg(test)]
 mod faults;
-#[cfg(unix)]
 #[cfg(test)]
 mod fleet;
-#[cfg(unix)]
 #[cfg(test)]
 mod isolation;
-#[cfg(unix)]
 #[cfg(test)]
 mod joining;
-#[cfg(unix)]
 #[cfg(test)]
 mod processes;
-#[cfg(unix)]
 #[cfg(test)]
 mod programs;
-#[cfg(unix)]
 #[cfg(test)]
 mod secrets;
-#[cfg(unix)]
 #[cfg(test)]
 mod terminator;
