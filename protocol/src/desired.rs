@@ -80,6 +80,9 @@ pub struct Tunnel {
     pub gateway: Gateway,
     /// The names that policy lets this device reach, and the inner address that stands for each.
     pub names: BTreeMap<HostName, NamedDestination>,
+    /// Networks that policy lets this device reach by address, beside the names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkDestination>,
     /// Interval of WireGuard's persistent keepalive, in seconds; 0 sends none.
     #[serde(default = "keepalive")]
     pub keepalive_s: u16,
@@ -92,8 +95,14 @@ fn keepalive() -> u16 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gateway {
     pub public_key: WireGuardPublicKey,
-    /// Where its UDP port is, `host:port`, best first.
+    /// Where its UDP port is, `host:port`, best first: the rungs of the carrier ladder that are UDP.
     pub endpoints: Vec<String>,
+    /// Where its datagrams are taken over WebSocket, for networks that pass no UDP; none when it is not offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<Url>,
+    /// The gateway's own inner addresses: it answers echo requests and DNS there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// One life of the gateway: when it changes, the old session is gone and a handshake is due at once.
     pub instance: InstanceId,
 }
@@ -103,6 +112,22 @@ pub struct NamedDestination {
     pub address: IpAddr,
     /// TCP ports that policy allows.
     pub ports: Vec<u16>,
+    /// UDP ports that policy allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub udp_ports: Vec<u16>,
+}
+
+/// A network behind the gateway that is reached by address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDestination {
+    /// `ADDRESS/PREFIX`.
+    pub network: String,
+    /// TCP ports that policy allows; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// UDP ports that policy allows; empty for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub udp_ports: Vec<u16>,
 }
 
 #[cfg(test)]

@@ -158,8 +158,115 @@ pub struct TunnelStatus {
     pub endpoint: Option<SocketAddr>,
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// Which TCP stack carries the connections: `smoltcp`.
+    /// Which TCP stack carries the connections: `namespace`, `smoltcp`, or in TUN mode `host`.
     pub tcp_stack: String,
+    /// Why that TCP stack and no other, in a sentence for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_stack_reason: Option<String>,
+    /// The congestion control that the kernel granted, where the kernel's TCP is used: `bbr`, `cubic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion_control: Option<String>,
+    #[serde(default)]
+    pub mode: TunnelMode,
+    /// The rung of the carrier ladder in use; none before anything was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<CarrierStatus>,
+    /// What the network between here and the gateway does; none while nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathStatus>,
+    /// What stands in the way, for people: `a captive portal answers in place of the gateway`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
+}
+
+impl TunnelStatus {
+    /// A status of which nothing is known yet but the phase.
+    pub fn new(phase: TunnelPhase, since: Timestamp, tcp_stack: &str) -> Self {
+        Self {
+            phase,
+            since,
+            last_handshake_at: None,
+            endpoint: None,
+            addresses: Vec::new(),
+            tcp_stack: tcp_stack.to_owned(),
+            tcp_stack_reason: None,
+            congestion_control: None,
+            mode: TunnelMode::default(),
+            carrier: None,
+            path: None,
+            obstacle: None,
+        }
+    }
+}
+
+/// How the tunnel meets the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunnelMode {
+    /// Nothing on the host changes; connections go through the local proxy.
+    #[default]
+    Userspace,
+    /// A TUN device with routes on the host.
+    Tun,
+    #[serde(other)]
+    Unknown,
+}
+
+impl TunnelMode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Tun => "tun",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What carries the WireGuard datagrams.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CarrierStatus {
+    pub carrier: Carrier,
+    /// Where the datagrams go: `host:port` of the gateway, or the URL of the registry.
+    pub endpoint: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A rung of the carrier ladder, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carrier {
+    /// UDP to the gateway's own port.
+    Udp,
+    /// UDP to port 443, which networks let pass for QUIC.
+    #[serde(rename = "udp_443")]
+    Udp443,
+    /// WebSocket over TLS through the registry.
+    Websocket,
+    #[serde(other)]
+    Unknown,
+}
+
+impl Carrier {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Udp443 => "udp_443",
+            Self::Websocket => "websocket",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Measured by echo requests inside the tunnel, the latest minute of them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Smoothed round trip to the gateway, in milliseconds.
+    pub rtt_ms: f64,
+    /// Echo requests that nothing answered, 0 to 100.
+    pub loss_percent: f64,
+    /// Largest inner packet that is known to pass, in bytes.
+    pub mtu: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -328,14 +328,7 @@ mod tests {
     }
 
     fn up() -> TunnelStatus {
-        TunnelStatus {
-            phase: TunnelPhase::Up,
-            since: Timestamp::UNIX_EPOCH,
-            last_handshake_at: None,
-            endpoint: None,
-            addresses: vec![],
-            tcp_stack: "smoltcp".into(),
-        }
+        TunnelStatus::new(TunnelPhase::Up, Timestamp::UNIX_EPOCH, "smoltcp")
     }
 
     /// A device on which everything is well but Docker; tests change one thing.

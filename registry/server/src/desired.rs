@@ -44,6 +44,7 @@ impl Plan {
                 addresses: vec![IpAddr::V4(device.inner_address)],
                 gateway: tunnel.gateway.clone(),
                 names: tunnel.names.clone(),
+                networks: Vec::new(),
                 keepalive_s: KEEPALIVE_S,
             }),
             docker_required: self.docker_required,
@@ -100,6 +101,7 @@ mod tests {
         let destination = NamedDestination {
             address: "100.127.1.0".parse().unwrap(),
             ports: vec![443],
+            udp_ports: vec![],
         };
         Plan {
             coder: Some(Coder {
@@ -113,6 +115,8 @@ mod tests {
                 gateway: Gateway {
                     public_key: WireGuardPublicKey::from_bytes([9; 32]),
                     endpoints: vec!["orfe.example.com:51820".into()],
+                    websocket: None,
+                    addresses: vec![],
                     instance: InstanceId::from_bytes([1; 16]),
                 },
                 names: [(name, destination)].into(),

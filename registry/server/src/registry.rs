@@ -322,6 +322,7 @@ async fn names(store: &Store, config: &Config) -> Result<BTreeMap<HostName, Name
             NamedDestination {
                 address,
                 ports: entry.ports.clone(),
+                udp_ports: Vec::new(),
             },
         ))
     });
@@ -345,6 +346,8 @@ fn make_plan(
             gateway: Gateway {
                 public_key: gateway.public_key,
                 endpoints: vec![endpoint],
+                websocket: None,
+                addresses: Vec::new(),
                 instance: InstanceId::generate(),
             },
             names,

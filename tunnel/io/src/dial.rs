@@ -23,11 +23,33 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// A connection whose kind was chosen at run time.
 pub type BoxedStream = Box<dyn Stream>;
 
-/// Opens TCP connections.
+/// Opens TCP connections and UDP sockets.
 pub trait Dialer: Send + Sync + 'static {
     /// Connects to `destination`. Dropping the future abandons the attempt.
     fn dial(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedStream, DialError>>;
+
+    /// A UDP socket with an inner address and a port of its own, for destinations of the family of `destination`.
+    fn bind_datagrams(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedDatagrams, DialError>> {
+        Box::pin(async move {
+            Err(DialError::Io {
+                destination,
+                source: io::ErrorKind::Unsupported.into(),
+            })
+        })
+    }
 }
+
+/// A UDP socket inside the tunnel. Datagrams that find no room are lost, as on any network.
+pub trait Datagrams: Send + Sync {
+    /// Sends one datagram. An error says that this one was not sent; the socket goes on.
+    fn send_to<'a>(&'a self, payload: &'a [u8], destination: SocketAddr) -> BoxFuture<'a, io::Result<()>>;
+
+    /// The next datagram and where it came from; what does not fit into `buffer` is lost.
+    fn recv_from<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, io::Result<(usize, SocketAddr)>>;
+}
+
+/// A UDP socket whose kind was chosen at run time.
+pub type BoxedDatagrams = Box<dyn Datagrams>;
 
 /// Why a dial gave no stream.
 #[derive(Debug, thiserror::Error)]

@@ -128,14 +128,7 @@ fn desired(revision: u64) -> DesiredState {
 }
 
 fn tunnel(phase: TunnelPhase) -> TunnelStatus {
-    TunnelStatus {
-        phase,
-        since: Timestamp::UNIX_EPOCH,
-        last_handshake_at: None,
-        endpoint: None,
-        addresses: vec![],
-        tcp_stack: "smoltcp".into(),
-    }
+    TunnelStatus::new(phase, Timestamp::UNIX_EPOCH, "smoltcp")
 }
 
 fn spawns(commands: &[Command]) -> Vec<&ChildPlan> {

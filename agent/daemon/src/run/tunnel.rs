@@ -205,12 +205,10 @@ fn status(
     endpoint: Option<SocketAddr>,
 ) -> TunnelStatus {
     TunnelStatus {
-        phase,
-        since: wall(since),
         last_handshake_at: last_handshake.map(wall),
         endpoint,
         addresses: desired.addresses.clone(),
-        tcp_stack: "smoltcp".to_owned(),
+        ..TunnelStatus::new(phase, wall(since), "smoltcp")
     }
 }
 

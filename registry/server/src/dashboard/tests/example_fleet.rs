@@ -171,12 +171,10 @@ pub(crate) fn observed() -> ObservedState {
         facts: facts(),
         tags: tags(&["arch=amd64", "gpu=none", "os=linux", "type=laptop"]),
         tunnel: Some(TunnelStatus {
-            phase: TunnelPhase::Up,
-            since: ago(7_300),
             last_handshake_at: Some(ago(20)),
             endpoint: Some(([203, 0, 113, 7], 51_820).into()),
             addresses: vec![[100, 64, 0, 5].into()],
-            tcp_stack: "smoltcp".into(),
+            ..TunnelStatus::new(TunnelPhase::Up, ago(7_300), "smoltcp")
         }),
         provisioners: vec![slot(0, ProvisionerState::Connected)],
     }
