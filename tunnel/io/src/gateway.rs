@@ -35,8 +35,10 @@ pub use self::policy::{ParseUpstreamError, Policy, PolicyEntry, PolicyError, Pol
 use self::upstream::Forwarders;
 use crate::netstack::{Netstack, StackConfig};
 
-/// Connections at once. With about 1.1 MiB each when all buffers are full, 2.3 GiB is the worst case.
+/// Connections at once.
 const MAX_CONNECTIONS: usize = 2048;
+/// Bytes that their buffers may take together.
+const MEMORY: usize = 256 << 20;
 /// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// How long [`Gateway::shutdown`] waits for forwarders after it told them to stop.
@@ -150,6 +152,7 @@ impl Gateway {
             mtu: config.mtu,
             any_address: true,
             max_connections: MAX_CONNECTIONS,
+            memory: MEMORY,
             keep_alive: Some(KEEP_ALIVE),
         };
         let desired = Arc::new(Mutex::new(Desired {

@@ -13,14 +13,20 @@
 //!
 //! The device's and the gateway's ends differ in their [`Front`] only: one dials, the other accepts.
 //!
+//! A round costs what is ready, not what is open: a connection is visited when a packet came for it, its application did
+//! something, or its timer is due (see `schedule`).
+//!
 //! Memory is bounded: a round takes at most [`udp::MAX_BATCH`] datagrams and makes at most [`device::MAX_TX`] packets beyond
-//! the answers to them; each connection has two smoltcp buffers and two rings of fixed size, and their number has
-//! a limit. When UDP does not take more, nothing is drawn from smoltcp until it does.
+//! the answers to them; each connection has two smoltcp buffers and two rings, whose sizes have a common bound (see `buffers`).
+//! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!
 //! When the thread ends, for whatever reason, every connection it held ends with a reset.
 
+mod buffers;
 mod connection;
 mod device;
+mod flow;
+mod schedule;
 mod sequence;
 mod stack;
 mod stream;
@@ -308,12 +314,11 @@ impl<F: Front> Round<F> {
 
     /// The stack to UDP.
     fn egress(&mut self, now: Instant) {
-        self.ends.stack.pump(now);
         if !self.udp.is_blocked() {
-            self.ends.stack.egress(now);
+            self.ends.stack.work(now);
         }
         let (node, stack, out) = (&mut self.ends.node, &mut self.ends.stack, &mut self.ends.out);
-        node.handle_packets(stack.transmit(), now, out);
+        node.handle_packets(stack.transmit(now), now, out);
         stack.clear_transmitted();
         self.unpublished |= !out.is_empty();
         self.udp.send(out);

@@ -26,6 +26,16 @@ impl PacketDevice {
         }
     }
 
+    /// The packet that [`phy::Device::receive`] gives next.
+    pub(super) fn next(&self) -> Option<&[u8]> {
+        self.rx.get(self.rx_taken).map(|(packet, ())| packet)
+    }
+
+    /// Whether sockets may emit another packet.
+    pub(super) fn has_room(&self) -> bool {
+        self.tx.len() < MAX_TX
+    }
+
     /// Queues a packet for the stack.
     pub(super) fn push(&mut self, packet: &[u8]) {
         if self.rx_taken == self.rx.len() {
@@ -48,7 +58,7 @@ impl phy::Device for PacketDevice {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
-        (self.tx.len() < MAX_TX).then_some(TxToken(&mut self.tx))
+        self.has_room().then_some(TxToken(&mut self.tx))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

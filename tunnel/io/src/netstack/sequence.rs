@@ -5,65 +5,64 @@
 //! already; then such a segment lies before its window, and it throws away the acknowledgement with it (RFC 9293,
 //! section 3.10.7.4). When both ends are in that state, neither hears the other, for ever.
 //! A bare acknowledgement belongs at the end of what was ever sent (`SND.NXT`), so that is where it is moved to.
+//!
+//! Since every packet passes here, the round trip is measured here, too: from the first time that a byte is sent to its
+//! acknowledgement.
 
-use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{IpAddress, TcpPacket, TcpSeqNumber};
 
-use super::stack::Flow;
+use super::flow::Header;
 
 /// The end of what was ever sent on a connection.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct SentEnd(Option<TcpSeqNumber>);
-
-/// Looks at a packet that smoltcp made, and moves it if it is a bare acknowledgement that lies too early. `sent` finds the
-/// connection that the packet belongs to.
-pub(super) fn correct<'a>(packet: &mut [u8], sent: impl FnOnce(&Flow) -> Option<&'a mut SentEnd>) {
-    let Some((source, destination, offset)) = addresses(packet) else {
-        return;
-    };
-    let Ok(mut segment) = TcpPacket::new_checked(&mut packet[offset..]) else {
-        return;
-    };
-    let flow = Flow {
-        local: SocketAddr::new(source, segment.src_port()),
-        remote: SocketAddr::new(destination, segment.dst_port()),
-    };
-    if segment.rst() {
-        return;
-    }
-    let Some(sent) = sent(&flow) else { return };
-    let end = segment.seq_number() + segment.segment_len();
-    match sent.0 {
-        Some(sent_end) if end < sent_end => {
-            if segment.segment_len() == 0 {
-                segment.set_seq_number(sent_end);
-                segment.fill_checksum(&IpAddress::from(source), &IpAddress::from(destination));
-            }
-        }
-        _ => sent.0 = Some(end),
-    }
+pub(super) struct SentEnd {
+    end: Option<TcpSeqNumber>,
+    /// What was sent, and when, whose acknowledgement tells the round trip. One at a time.
+    measured: Option<(TcpSeqNumber, Instant)>,
 }
 
-/// Source, destination, and where TCP starts.
-fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr, usize)> {
-    match packet.first()? >> 4 {
-        4 => {
-            let ip = Ipv4Packet::new_checked(packet)
-                .ok()
-                .filter(|ip| ip.next_header() == IpProtocol::Tcp)?;
-            Some((
-                ip.src_addr().into(),
-                ip.dst_addr().into(),
-                usize::from(ip.header_len()),
-            ))
+impl SentEnd {
+    /// Looks at a packet that smoltcp made, and moves it if it is a bare acknowledgement that lies too early.
+    pub(super) fn correct(&mut self, packet: &mut [u8], header: &Header, now: Instant) {
+        let Ok(mut segment) = TcpPacket::new_checked(&mut packet[header.offset..]) else {
+            return;
+        };
+        if segment.rst() {
+            return;
         }
-        6 => {
-            let ip = Ipv6Packet::new_checked(packet)
-                .ok()
-                .filter(|ip| ip.next_header() == IpProtocol::Tcp)?;
-            Some((ip.src_addr().into(), ip.dst_addr().into(), ip.header_len()))
+        let (start, end) = (segment.seq_number(), segment.seq_number() + segment.segment_len());
+        match self.end {
+            Some(sent_end) if end < sent_end => {
+                if segment.segment_len() == 0 {
+                    segment.set_seq_number(sent_end);
+                    segment.fill_checksum(
+                        &IpAddress::from(header.source.ip()),
+                        &IpAddress::from(header.destination.ip()),
+                    );
+                } else {
+                    // Sent again: an acknowledgement would not tell which of the two it is for (Karn's algorithm).
+                    self.measured = None;
+                }
+            }
+            _ => {
+                if end > start && self.measured.is_none() {
+                    self.measured = Some((end, now));
+                }
+                self.end = Some(end);
+            }
         }
-        _ => None,
+    }
+
+    /// Looks at a packet for smoltcp. The round trip, when it tells one.
+    pub(super) fn acknowledged(&mut self, packet: &[u8], header: &Header, now: Instant) -> Option<Duration> {
+        let (end, at) = self.measured?;
+        let segment = TcpPacket::new_checked(packet.get(header.offset..)?).ok()?;
+        if !segment.ack() || segment.ack_number() < end {
+            return None;
+        }
+        self.measured = None;
+        Some(now.saturating_duration_since(at))
     }
 }
