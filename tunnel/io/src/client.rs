@@ -27,7 +27,7 @@ use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Netstack, Stack, 
 /// Connections at once on a device.
 const MAX_CONNECTIONS: usize = 512;
 /// Bytes that their buffers may take together.
-const MEMORY: usize = 64 << 20;
+const MEMORY: usize = 96 << 20;
 /// How long a dial waits for an answer unless [`TunnelDialer::with_timeout`] says otherwise.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// At most one handshake in this time is started by dials while the tunnel is down (`WireGuard`'s `REKEY_TIMEOUT`).

@@ -38,7 +38,7 @@ use crate::netstack::{Netstack, StackConfig};
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 2048;
 /// Bytes that their buffers may take together.
-const MEMORY: usize = 256 << 20;
+const MEMORY: usize = 512 << 20;
 /// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// How long [`Gateway::shutdown`] waits for forwarders after it told them to stop.

@@ -27,7 +27,7 @@ mod connection;
 mod device;
 mod flow;
 mod schedule;
-mod sequence;
+mod sender;
 mod stack;
 mod stream;
 mod udp;
@@ -318,7 +318,7 @@ impl<F: Front> Round<F> {
             self.ends.stack.work(now);
         }
         let (node, stack, out) = (&mut self.ends.node, &mut self.ends.stack, &mut self.ends.out);
-        node.handle_packets(stack.transmit(now), now, out);
+        node.handle_packets(stack.transmit(), now, out);
         stack.clear_transmitted();
         self.unpublished |= !out.is_empty();
         self.udp.send(out);

@@ -29,7 +29,7 @@ const TARGET_RATE: u128 = 125_000_000;
 /// One connection gets at most this part of what is free.
 const SHARE: usize = 4;
 
-/// What one connection may hold: this much in each of its two smoltcp buffers and each of its two rings.
+/// What one connection may hold: this much in each of its two smoltcp buffers and in its `sender`, and in each of its two rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) buffer: usize,
@@ -44,8 +44,9 @@ impl Size {
         Self { buffer, ring }
     }
 
+    /// Two smoltcp buffers, as much again for what is kept to be sent again, and two rings.
     const fn total(self) -> usize {
-        2 * (self.buffer + self.ring)
+        3 * self.buffer + 2 * self.ring
     }
 }
 
@@ -136,7 +137,7 @@ impl RoundTrips {
 mod tests {
     use super::*;
 
-    const MEMORY: usize = 64 << 20;
+    const MEMORY: usize = 96 << 20;
     const MS: Duration = Duration::from_millis(1);
 
     #[test]

@@ -72,12 +72,4 @@ impl Header {
             remote: self.source,
         }
     }
-
-    /// The connection of a packet that goes out.
-    pub(super) fn outgoing(&self) -> Flow {
-        Flow {
-            local: self.source,
-            remote: self.destination,
-        }
-    }
 }

@@ -36,12 +36,6 @@ use super::wake::{Slot, Wake};
 const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 /// Packets that a connection may emit in one visit; then it is the next one's turn.
 const BURST: usize = 64;
-/// An acknowledgement goes out for every second packet (RFC 9293, section 3.8.6.3), so that the other end's window opens
-/// as fast as it may; once that is over, fewer do.
-const ACKNOWLEDGE_EVERY: usize = 2;
-const ACKNOWLEDGE_EVERY_LATER: usize = 8;
-/// Packets after which it is over.
-const LATER: u64 = 4096;
 /// Pause before another visit to a socket that wants one at once, and then does nothing.
 const FUTILE: Duration = Duration::from_millis(10);
 
@@ -199,8 +193,14 @@ impl Stack {
         self.device.push(syn);
         let clock = self.clock(now);
         let connection = self.slots[slot.0].as_mut()?;
+        if let Some(packet) = self.device.next()
+            && let Some(header) = Header::parse(packet)
+        {
+            connection.sender.incoming(packet, &header, now);
+        }
         self.interface
             .poll_ingress_single(clock, &mut self.device, &mut connection.set);
+        pass_on(&mut self.device, Some(connection), now);
         if connection.socket().remote_endpoint().map(SocketAddr::from) == Some(flow.remote) {
             return Some(TunnelStream::new(Arc::clone(&connection.shared)));
         }
@@ -222,7 +222,10 @@ impl Stack {
     pub(crate) fn buffered(&self) -> usize {
         let in_connection = |connection: &Connection| {
             let socket = connection.socket();
-            connection.shared.buffered() + socket.send_queue() + socket.recv_queue()
+            connection.shared.buffered()
+                + connection.sender.buffered()
+                + socket.send_queue()
+                + socket.recv_queue()
         };
         self.slots.iter().flatten().map(in_connection).sum()
     }
@@ -249,32 +252,28 @@ impl Stack {
         let clock = self.clock(now);
         self.interface.poll_maintenance(clock);
         while let Some(packet) = self.device.next() {
-            let header = Header::parse(packet).filter(|header| header.protocol == TCP);
-            let slot = header.and_then(|header| self.flows.get(&header.incoming()).copied());
-            let connection = slot.and_then(|slot| self.slots[slot.0].as_mut());
-            let (Some(header), Some(slot), Some(connection)) = (header, slot, connection) else {
+            let header = Header::parse(packet);
+            if let Some(header) = header.filter(|header| header.protocol == TCP)
+                && let Some(slot) = self.flows.get(&header.incoming()).copied()
+                && let Some(connection) = &mut self.slots[slot.0]
+            {
+                if let Some(round_trip) = connection.sender.incoming(packet, &header, now) {
+                    let path = self.config.any_address.then_some(connection.flow.remote.ip());
+                    self.round_trips.note(path, round_trip, now);
+                }
+                self.interface
+                    .poll_ingress_single(clock, &mut self.device, &mut connection.set);
+                pass_on(&mut self.device, Some(connection), now);
+                self.schedule.ready(slot);
+                if connection.must_acknowledge() {
+                    self.interface
+                        .poll_egress(clock, &mut self.device, &mut connection.set);
+                    pass_on(&mut self.device, Some(connection), now);
+                }
+            } else {
                 self.interface
                     .poll_ingress_single(clock, &mut self.device, &mut self.nobody);
-                continue;
-            };
-            if let Some(round_trip) = connection.sent.acknowledged(packet, &header, now) {
-                let path = self.config.any_address.then_some(connection.flow.remote.ip());
-                self.round_trips.note(path, round_trip, now);
-            }
-            self.interface
-                .poll_ingress_single(clock, &mut self.device, &mut connection.set);
-            self.schedule.ready(slot);
-            connection.received += 1;
-            connection.unacknowledged += 1;
-            let patience = if connection.received < LATER {
-                ACKNOWLEDGE_EVERY
-            } else {
-                ACKNOWLEDGE_EVERY_LATER
-            };
-            if connection.unacknowledged >= patience {
-                connection.unacknowledged = 0;
-                self.interface
-                    .poll_egress(clock, &mut self.device, &mut connection.set);
+                pass_on(&mut self.device, None, now);
             }
         }
     }
@@ -307,6 +306,10 @@ impl Stack {
             self.schedule.wake_at(slot, deadline);
         }
         connection.unacknowledged = 0;
+        let (room, tx) = self.device.room();
+        if let Some(deadline) = connection.sender.work(now, room.min(BURST), tx) {
+            self.schedule.wake_at(slot, deadline);
+        }
         let mut emitted = 0;
         while emitted < BURST
             && self
@@ -314,6 +317,7 @@ impl Stack {
                 .poll_egress(clock, &mut self.device, &mut connection.set)
                 != PollResult::None
         {
+            pass_on(&mut self.device, Some(connection), now);
             emitted += 1;
         }
         let has_more = emitted == BURST || !self.device.has_room();
@@ -321,6 +325,8 @@ impl Stack {
             self.schedule.ready(slot);
             return;
         }
+        let queued = connection.socket().send_queue();
+        connection.sender.note_queued(queued);
         if connection.is_over() {
             if let Some(flow) = self.remove(slot) {
                 self.closed.push_back(flow);
@@ -335,16 +341,7 @@ impl Stack {
     }
 
     /// Packets for the tunnel.
-    pub(super) fn transmit(&mut self, now: Instant) -> &Batch<()> {
-        for index in 0..self.device.tx.len() {
-            if let Some((packet, ())) = self.device.tx.get_mut(index)
-                && let Some(header) = Header::parse(packet).filter(|header| header.protocol == TCP)
-                && let Some(slot) = self.flows.get(&header.outgoing())
-                && let Some(connection) = &mut self.slots[slot.0]
-            {
-                connection.sent.correct(packet, &header, now);
-            }
-        }
+    pub(super) fn transmit(&self) -> &Batch<()> {
         &self.device.tx
     }
 
@@ -436,6 +433,19 @@ impl Drop for Stack {
         for connection in self.slots.iter().flatten() {
             connection.shared.finish();
         }
+    }
+}
+
+/// Passes on what smoltcp made, by way of the connection that it belongs to.
+fn pass_on(device: &mut PacketDevice, connection: Option<&mut Connection>, now: Instant) {
+    let Some((packet, out)) = device.take_made() else {
+        return;
+    };
+    match (connection, Header::parse(packet)) {
+        (Some(connection), Some(header)) if header.protocol == TCP => {
+            connection.sender.outgoing(packet, &header, now, out);
+        }
+        _ => out.push(packet, ()),
     }
 }
 

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::tcp::{CongestionControl, Socket, State};
 use tokio::sync::oneshot;
 
 use super::super::buffers::Size;
 use super::super::connection::{Holder, Shared};
 use super::super::flow::Flow;
-use super::super::sequence::SentEnd;
+use super::super::sender::Sender;
 use super::super::stream::TunnelStream;
 
 /// A connection whose other end does not acknowledge data, or does not answer probes where they are configured, is given
@@ -37,6 +37,12 @@ pub(crate) enum ConnectError {
 
 pub(crate) type ConnectReply = oneshot::Sender<Result<TunnelStream, ConnectError>>;
 
+/// An acknowledgement goes out for every second packet (RFC 9293, section 3.8.6.3), so that the other end's window opens
+/// as fast as it may; once that is over, fewer do.
+const ACKNOWLEDGE_EVERY: usize = 2;
+const ACKNOWLEDGE_EVERY_LATER: usize = 8;
+/// Packets after which it is over.
+const LATER: u64 = 4096;
 /// A dial whose receiver is gone is noticed after this long.
 const ABANDONED_CHECK: Duration = Duration::from_millis(500);
 
@@ -47,12 +53,14 @@ pub(super) struct Connection {
     pub(super) set: SocketSet<'static>,
     pub(super) handle: SocketHandle,
     pub(super) shared: Arc<Shared>,
-    pub(super) sent: SentEnd,
+    pub(super) sender: Sender,
     pub(super) size: Size,
     /// Packets that came since the last acknowledgement was let out.
     pub(super) unacknowledged: usize,
     /// Packets that came.
-    pub(super) received: u64,
+    received: u64,
+    /// Congestion is the sender's business, no more smoltcp's.
+    is_relieved: bool,
     /// Who waits for the connection to open.
     opening: Option<ConnectReply>,
     holder: Holder,
@@ -82,10 +90,11 @@ impl Connection {
             set,
             handle,
             shared,
-            sent: SentEnd::default(),
+            sender: Sender::default(),
             size,
             unacknowledged: 0,
             received: 0,
+            is_relieved: false,
             opening,
             holder: Holder::Live,
             leaving: None,
@@ -98,6 +107,26 @@ impl Connection {
 
     pub(super) fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.set.get_mut(self.handle)
+    }
+
+    /// A packet came: whether what was received is to be acknowledged before the round is over.
+    pub(super) fn must_acknowledge(&mut self) -> bool {
+        self.received += 1;
+        self.unacknowledged += 1;
+        if self.sender.is_active() && !self.is_relieved {
+            self.is_relieved = true;
+            self.socket_mut().set_congestion_control(CongestionControl::None);
+        }
+        let every = if self.received < LATER {
+            ACKNOWLEDGE_EVERY
+        } else {
+            ACKNOWLEDGE_EVERY_LATER
+        };
+        let is_due = self.unacknowledged >= every;
+        if is_due {
+            self.unacknowledged = 0;
+        }
+        is_due
     }
 
     /// Moves bytes and ends between rings and socket. Until when it is to be called again at the latest, packets, timers of

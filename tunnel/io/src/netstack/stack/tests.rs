@@ -63,7 +63,7 @@ impl Wire {
         let (reply, mut connected) = oneshot::channel();
         self.device.connect(destination, reply);
         self.device.work(self.now);
-        let syn = self.device.transmit(self.now).get(0).unwrap().0.to_vec();
+        let syn = self.device.transmit().get(0).unwrap().0.to_vec();
         self.device.clear_transmitted();
         let flow = *self.device.flows.keys().next().unwrap();
         let reversed = Flow {
@@ -97,21 +97,15 @@ impl Wire {
                 }
             };
             let [up, down] = &mut self.held;
-            carry(&mut self.device, &mut self.gateway, self.now, up, &mut fate);
-            carry(&mut self.gateway, &mut self.device, self.now, down, &mut fate);
+            carry(&mut self.device, &mut self.gateway, up, &mut fate);
+            carry(&mut self.gateway, &mut self.device, down, &mut fate);
             self.now += STEP;
         }
     }
 }
 
-fn carry(
-    from: &mut Stack,
-    to: &mut Stack,
-    now: Instant,
-    held: &mut Option<Vec<u8>>,
-    chance: &mut impl FnMut() -> Fate,
-) {
-    for (packet, ()) in from.transmit(now).iter() {
+fn carry(from: &mut Stack, to: &mut Stack, held: &mut Option<Vec<u8>>, chance: &mut impl FnMut() -> Fate) {
+    for (packet, ()) in from.transmit().iter() {
         match chance() {
             Fate::Lost => continue,
             Fate::Late if held.is_none() => {
