@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::dial::{BoxFuture, BoxedStream, DialError, Dialer};
 use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Netstack, Stack, StackConfig, TunnelStream};
+use crate::udp::UdpOptions;
 
 /// Connections at once on a device.
 const MAX_CONNECTIONS: usize = 512;
@@ -164,7 +165,9 @@ impl Tunnel {
             nudged: None,
             asked: None,
         };
-        let netstack = Netstack::start("orfe-tunnel", config.bind, node, &stack, |_| front)?;
+        let netstack = Netstack::start("orfe-tunnel", &UdpOptions::new(config.bind), node, &stack, |_| {
+            front
+        })?;
         Ok(Self {
             netstack,
             wishes,

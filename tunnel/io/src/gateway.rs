@@ -34,6 +34,7 @@ use self::front::{Command, GatewayFront};
 pub use self::policy::{ParseUpstreamError, Policy, PolicyEntry, PolicyError, PolicyPort, Upstream};
 use self::upstream::Forwarders;
 use crate::netstack::{Netstack, StackConfig};
+use crate::udp::UdpOptions;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 2048;
@@ -147,6 +148,11 @@ impl Gateway {
             limits: HandshakeLimits::default(),
         };
         let node = Node::new(node_config, Instant::now());
+        let bind = UdpOptions {
+            // A gateway may have several addresses; its peers know it by one.
+            pin_source: true,
+            ..UdpOptions::new(config.listen)
+        };
         let stack = StackConfig {
             addresses: config.addresses,
             mtu: config.mtu,
@@ -161,7 +167,7 @@ impl Gateway {
         }));
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let netstack = Netstack::start("orfe-gateway", config.listen, node, &stack, |handle| {
+        let netstack = Netstack::start("orfe-gateway", &bind, node, &stack, |handle| {
             let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
             GatewayFront::new(Arc::clone(&desired), Arc::clone(&shown), forwarders)
         })?;
