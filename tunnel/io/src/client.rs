@@ -10,6 +10,8 @@
 //! The node keeps the session by itself while a keepalive is configured. Dials are let go on while `Connecting`: the SYN
 //! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
 
+mod datagrams;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +23,10 @@ use orfe_tunnel_core::{
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::dial::{BoxFuture, BoxedStream, DialError, Dialer};
-use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Netstack, Stack, StackConfig, TunnelStream};
+use crate::dial::{BoxFuture, BoxedDatagrams, BoxedStream, DialError, Dialer};
+use crate::netstack::{
+    ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, Stack, StackConfig, TunnelStream,
+};
 use crate::udp::UdpOptions;
 
 /// Connections at once on a device.
@@ -113,6 +117,7 @@ pub struct Tunnel {
     netstack: Netstack<Dial>,
     wishes: Arc<Mutex<Wishes>>,
     status: watch::Receiver<TunnelStatus>,
+    mtu: usize,
 }
 
 impl Tunnel {
@@ -172,6 +177,7 @@ impl Tunnel {
             netstack,
             wishes,
             status,
+            mtu: config.mtu,
         })
     }
 
@@ -181,6 +187,7 @@ impl Tunnel {
             handle: self.netstack.handle().clone(),
             status: self.status.clone(),
             timeout: DIAL_TIMEOUT,
+            mtu: self.mtu,
         }
     }
 
@@ -224,6 +231,7 @@ pub struct TunnelDialer {
     handle: Handle<Dial>,
     status: watch::Receiver<TunnelStatus>,
     timeout: Duration,
+    mtu: usize,
 }
 
 impl TunnelDialer {
@@ -280,6 +288,13 @@ impl Dialer for TunnelDialer {
     fn dial(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedStream, DialError>> {
         Box::pin(async move { Ok(Box::new(self.connect(destination).await?) as BoxedStream) })
     }
+
+    fn bind_datagrams(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedDatagrams, DialError>> {
+        Box::pin(async move {
+            let socket = datagrams::bind(&self.handle, self.mtu, destination).await?;
+            Ok(Box::new(socket) as BoxedDatagrams)
+        })
+    }
 }
 
 /// What dialers ask of the thread.
@@ -291,6 +306,17 @@ enum Dial {
     },
     /// Somebody wants the tunnel while it is down.
     Nudge,
+    /// Somebody wants a UDP socket for the family of `destination`.
+    Bind {
+        destination: SocketAddr,
+        reply: oneshot::Sender<Option<(SocketAddr, Inbox)>>,
+    },
+    /// A UDP socket sends.
+    Send {
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: Vec<u8>,
+    },
 }
 
 /// What was asked for since the thread last looked. The latest wish counts, so this cannot grow.
@@ -347,6 +373,13 @@ impl Front for ClientFront {
     fn handle_command(&mut self, command: Dial, ends: &mut Ends, now: Instant) {
         match command {
             Dial::Connect { destination, reply } => ends.stack.connect(destination, reply),
+            // Who asked may be gone; then the socket is closed at once.
+            Dial::Bind { destination, reply } => drop(reply.send(ends.stack.bind_datagrams(destination))),
+            Dial::Send {
+                source,
+                destination,
+                payload,
+            } => ends.stack.send_datagram(source, destination, &payload),
             Dial::Nudge
                 if self
                     .nudged

@@ -24,6 +24,7 @@
 
 mod buffers;
 mod connection;
+mod datagrams;
 mod device;
 mod flow;
 mod schedule;
@@ -44,6 +45,7 @@ use mio::{Events, Poll, Token};
 use orfe_tunnel_core::{Batch, Datagrams, Event, Node, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
 pub(crate) use self::wake::Wake;
@@ -52,14 +54,17 @@ use crate::udp::{ReceiveBuffers, Sent, UdpOptions, UdpPort};
 /// Commands that may wait for the thread. It takes all of them in every round, so a full queue means that it is far
 /// behind; senders then wait.
 const MAX_COMMANDS: usize = 256;
-/// Longest sleep, so that a phase that ends by the mere passing of time is noticed.
-const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// Longest sleep while the node has no timer at all.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 /// Retry of a UDP socket that took no more, in case its readiness was not reported.
 const UDP_RETRY: Duration = Duration::from_millis(20);
 /// Datagrams that may wait while the socket takes none; above it they are lost, as on a full link.
 const MAX_UNSENT: usize = 1024;
 /// Counters are published at most this often while traffic flows.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// While none flows they are looked at when the thread is awake anyway, at most this often: a phase may end by the mere
+/// passing of time.
+const IDLE_PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the ends of a tunnel do differently.
 pub(crate) trait Front: Send + 'static {
@@ -188,6 +193,7 @@ impl<C: Send + 'static> Netstack<C> {
             sent: Sent::default(),
             blocked: false,
             packets: Batch::new(),
+            node_due: Some(now),
             published: now,
             unpublished: true,
         };
@@ -262,6 +268,8 @@ struct Round<F: Front> {
     /// The socket took no more when it was last tried.
     blocked: bool,
     packets: Batch<PeerId>,
+    /// When the node's timers are due.
+    node_due: Option<Instant>,
     published: Instant,
     unpublished: bool,
 }
@@ -286,20 +294,37 @@ impl<F: Front> Round<F> {
             self.round(Instant::now());
         }
         self.ends.stack.abort_where(|_| true);
-        self.egress(Instant::now());
+        // One round sends a bounded number of packets. A socket that takes no more ends it: then the resets are lost.
+        while self.ends.stack.connections() > 0 && !self.blocked {
+            let before = self.ends.stack.connections();
+            self.egress(Instant::now());
+            if self.ends.stack.connections() == before {
+                break;
+            }
+        }
     }
 
     fn round(&mut self, now: Instant) {
         let is_due = self.front.reconcile(&mut self.ends, now);
+        let mut is_changed = is_due;
         while let Ok(command) = self.commands.try_recv() {
             self.front.handle_command(command, &mut self.ends, now);
+            is_changed = true;
         }
         self.ingress(now);
-        self.ends.node.handle_timeout(now, &mut self.ends.out);
+        if is_changed || self.node_due.is_none_or(|due| due <= now) {
+            self.ends.node.handle_timeout(now, &mut self.ends.out);
+            is_changed = true;
+        }
         self.egress(now);
         while let Some(event) = self.ends.node.poll_event() {
             self.front.handle_event(event);
             self.unpublished = true;
+            is_changed = true;
+        }
+        if is_changed {
+            // The node asks all of its peers, so it is asked only when the answer may be another.
+            self.node_due = self.ends.node.poll_timeout().map(|(at, _reason)| at);
         }
         while let Some(flow) = self.ends.stack.poll_closed() {
             self.front.handle_closed(flow);
@@ -356,7 +381,7 @@ impl<F: Front> Round<F> {
 
     fn publish(&mut self, is_due: bool, now: Instant) {
         let age = now.saturating_duration_since(self.published);
-        if is_due || age >= MAX_SLEEP || (self.unpublished && age >= PUBLISH_INTERVAL) {
+        if is_due || age >= IDLE_PUBLISH_INTERVAL || (self.unpublished && age >= PUBLISH_INTERVAL) {
             self.front.publish(&self.ends, now);
             self.published = now;
             self.unpublished = false;
@@ -367,11 +392,7 @@ impl<F: Front> Round<F> {
         if self.readable {
             return Duration::ZERO;
         }
-        let timer = self
-            .ends
-            .node
-            .poll_timeout()
-            .map(|(at, _reason)| at.saturating_duration_since(now));
+        let timer = self.node_due.map(|at| at.saturating_duration_since(now));
         // While UDP takes nothing, the stack's wish to send would only make the thread spin.
         let stack = if self.blocked {
             Some(UDP_RETRY)

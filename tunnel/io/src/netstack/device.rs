@@ -47,6 +47,11 @@ impl PacketDevice {
         self.tx.len() < MAX_TX
     }
 
+    /// Passes over the packet that [`PacketDevice::next`] shows.
+    pub(super) fn skip(&mut self) {
+        self.rx_taken += 1;
+    }
+
     /// How many packets there is room for, and where they go.
     pub(super) fn room(&mut self) -> (usize, &mut Batch<()>) {
         (MAX_TX.saturating_sub(self.tx.len()), &mut self.tx)

@@ -25,9 +25,10 @@ use self::life::Connection;
 pub(crate) use self::life::{ConnectError, ConnectReply};
 use super::buffers::{Budget, RoundTrips, Size};
 use super::connection::Shared;
+use super::datagrams::{self, Inbox, Sockets};
 use super::device::PacketDevice;
 pub(crate) use super::flow::Flow;
-use super::flow::{Header, TCP};
+use super::flow::{Header, TCP, UDP};
 use super::schedule::Schedule;
 use super::stream::TunnelStream;
 use super::wake::{Slot, Wake};
@@ -64,6 +65,7 @@ pub(crate) struct Stack {
     slots: Vec<Option<Connection>>,
     vacant: Vec<Slot>,
     schedule: Schedule,
+    sockets: Sockets,
     /// Meets the packets of no connection.
     nobody: SocketSet<'static>,
     budget: Budget,
@@ -127,6 +129,7 @@ impl Stack {
             slots: Vec::new(),
             vacant: Vec::new(),
             schedule: Schedule::default(),
+            sockets: Sockets::default(),
             nobody: SocketSet::new(Vec::new()),
             budget: Budget::new(config.memory, config.max_connections),
             round_trips: RoundTrips::default(),
@@ -153,12 +156,8 @@ impl Stack {
         remote: SocketAddr,
         reply: ConnectReply,
     ) -> Result<(), (ConnectError, ConnectReply)> {
-        let source = self
-            .config
-            .addresses
-            .iter()
-            .find(|address| address.is_ipv4() == remote.is_ipv4());
-        let Some(flow) = source.copied().and_then(|source| self.free_flow(source, remote)) else {
+        let source = self.source(remote);
+        let Some(flow) = source.and_then(|source| self.free_flow(source, remote)) else {
             return Err((ConnectError::Unaddressable, reply));
         };
         let Some(size) = self.budget.take(self.round_trips.get(self.path(&flow))) else {
@@ -206,6 +205,25 @@ impl Stack {
         }
         self.remove(slot);
         None
+    }
+
+    /// A UDP socket for destinations of the family of `remote`. `None` when there is no address of that family, or too many
+    /// sockets.
+    pub(crate) fn bind_datagrams(&mut self, remote: SocketAddr) -> Option<(SocketAddr, Inbox)> {
+        let source = self.source(remote)?;
+        let first = self.next_port;
+        self.next_port = first.checked_add(1).unwrap_or(*PORTS.start());
+        let ports = (first..=*PORTS.end()).chain(*PORTS.start()..first);
+        self.sockets.bind(ports.map(|port| SocketAddr::new(source, port)))
+    }
+
+    /// Sends a datagram from a socket. One for which there is no room is lost.
+    pub(crate) fn send_datagram(&mut self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+        let (room, out) = self.device.room();
+        let fits = payload.len() <= datagrams::capacity(self.config.mtu, remote.ip());
+        if room > 0 && fits && local.is_ipv4() == remote.is_ipv4() {
+            datagrams::emit(local, remote, payload, out);
+        }
     }
 
     /// Queues a packet from the tunnel. [`Stack::ingress`] takes it up.
@@ -270,6 +288,10 @@ impl Stack {
                         .poll_egress(clock, &mut self.device, &mut connection.set);
                     pass_on(&mut self.device, Some(connection), now);
                 }
+            } else if let Some(header) = header.filter(|header| header.protocol == UDP)
+                && self.sockets.deliver(packet, &header)
+            {
+                self.device.skip();
             } else {
                 self.interface
                     .poll_ingress_single(clock, &mut self.device, &mut self.nobody);
@@ -405,6 +427,12 @@ impl Stack {
     /// What round trips are remembered by. All that a device dials lies behind one gateway.
     fn path(&self, flow: &Flow) -> Option<IpAddr> {
         self.config.any_address.then_some(flow.remote.ip())
+    }
+
+    /// Our address for destinations of the family of `remote`.
+    fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
+        let mut addresses = self.config.addresses.iter().copied();
+        addresses.find(|address| address.is_ipv4() == remote.is_ipv4())
     }
 
     fn free_flow(&mut self, source: IpAddr, remote: SocketAddr) -> Option<Flow> {

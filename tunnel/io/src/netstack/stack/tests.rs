@@ -1,5 +1,7 @@
 //! Two stacks with a wire between them, in simulated time.
 
+mod path;
+
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 
