@@ -21,6 +21,17 @@ use super::wake::{Slot, Touch, Wake};
 /// data; the window proper is smoltcp's buffer.
 pub(super) const RING: usize = 128 << 10;
 
+/// A queue of at most this capacity gives its memory back when it is empty: of many connections, most move little and
+/// seldom. A larger one belongs to a connection that moves much, and keeps it.
+const SMALL: usize = 16 << 10;
+
+/// Gives back the memory of a small queue that is empty.
+pub(super) fn tidy(queue: &mut VecDeque<u8>) {
+    if queue.is_empty() && queue.capacity() <= SMALL {
+        *queue = VecDeque::new();
+    }
+}
+
 /// How the incoming direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -214,6 +225,7 @@ impl Rings {
             };
             self.outgoing.drain(..len);
         }
+        tidy(&mut self.outgoing);
         if self.sending != Sending::Finished && !socket.may_send() {
             self.sending = Sending::Broken;
             self.outgoing.clear();

@@ -35,6 +35,7 @@ use smoltcp::wire::{IPV6_HEADER_LEN, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacke
 
 use self::rate::Rate;
 use self::scoreboard::{Delivery, Scoreboard};
+use super::connection::tidy;
 use super::flow::Header;
 
 /// Bytes of a TCP header without options, as smoltcp puts before data.
@@ -264,6 +265,7 @@ impl Active {
         let mut delivery = Delivery::default();
         let freed = acknowledged - self.board.acknowledged();
         self.bytes.drain(..(freed as usize).min(self.bytes.len()));
+        tidy(&mut self.bytes);
         self.board.acknowledge(acknowledged, &mut delivery);
         for (left, right) in ranges.into_iter().flatten() {
             let range = self

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{End, Sending, Shared};
+use super::connection::{End, Sending, Shared, tidy};
 
 /// A TCP connection through the tunnel.
 ///
@@ -60,6 +60,7 @@ impl AsyncRead for TunnelStream {
         let from_second = second.len().min(buffer.remaining());
         buffer.put_slice(&second[..from_second]);
         rings.incoming.drain(..from_first + from_second);
+        tidy(&mut rings.incoming);
         let room = self.shared.ring() - rings.incoming.len();
         let refill = rings.incoming_blocked && room >= self.shared.worthwhile();
         if refill {
