@@ -9,8 +9,13 @@
 mod client;
 pub mod dial;
 mod gateway;
+mod kernel_stream;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod netstack;
 pub mod proxy;
+
+use std::process::ExitCode;
 
 pub use client::{Phase, Tunnel, TunnelConfig, TunnelDialer, TunnelPeer, TunnelStatus};
 pub use gateway::{
@@ -19,3 +24,11 @@ pub use gateway::{
 };
 pub use netstack::TunnelStream;
 pub use orfe_tunnel_core::{AllowedIp, PresharedKey, PrivateKey, PublicKey};
+
+/// Makes this process the namespace helper when its command line says so, and returns when the helper is done.
+///
+/// The first thing in `main` of every program that starts a [`Tunnel`]: the helper is the same program started again, and has to
+/// have one thread. `None`: this is no helper, go on.
+pub fn run_namespace_helper_if_asked() -> Option<ExitCode> {
+    namespace::run_helper_if_asked()
+}
