@@ -4,6 +4,7 @@
 //! one is cut; it takes one of a bounded number of places while it lives; and a tunnel that ends can still reach it.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +56,15 @@ impl KernelSocket {
     /// Sends FIN behind what was written; reading goes on.
     pub(crate) fn shut(&self) -> io::Result<()> {
         self.is_shut.store(true, Ordering::Release);
-        SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write)
+        shut(&self.stream)
+    }
+}
+
+/// Sends FIN behind what was written. A connection that has ended meanwhile needs none.
+pub(crate) fn shut(stream: &TcpStream) -> io::Result<()> {
+    match SockRef::from(stream).shutdown(Shutdown::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
     }
 }
 
