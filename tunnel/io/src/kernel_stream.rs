@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+
+use crate::places::Place;
 
 /// A connection, for the one who uses it. Dropping it closes the connection.
 #[derive(Debug)]
@@ -28,11 +29,11 @@ pub(crate) struct KernelSocket {
     /// Whether FIN was sent, or is waiting behind the last bytes.
     is_shut: AtomicBool,
     /// A place among the connections that may be open.
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl KernelStream {
-    pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(stream: TcpStream, place: Place) -> Self {
         let socket = KernelSocket {
             stream,
             is_shut: AtomicBool::new(false),

@@ -27,8 +27,6 @@ mod message;
 mod netlink;
 mod network;
 mod process;
-#[cfg(test)]
-mod scratch;
 
 use std::io;
 use std::net::IpAddr;
@@ -37,9 +35,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
-pub(crate) use self::dialer::Connections;
+pub(crate) use self::dialer::{Connections, OpenError};
 use self::message::{MAX_ADDRESSES, Step};
 use self::process::Helper;
 
@@ -115,9 +111,15 @@ impl Namespace {
         })
     }
 
-    /// Cancelled when the helper has ended.
-    pub(crate) fn ended(&self) -> CancellationToken {
-        self.helper.ended()
+    /// Resolves when the helper has ended.
+    pub(crate) async fn ended(&self) {
+        self.helper.ended().await;
+    }
+
+    /// Ends the helper and waits for that. Sockets that were made go on.
+    pub(crate) async fn close(&self) {
+        self.helper.close();
+        self.helper.ended().await;
     }
 }
 

@@ -7,20 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::net::{TcpSocket, UdpSocket};
-use tokio::sync::{Semaphore, TryAcquireError};
 
 use super::Namespace;
 use super::message::SocketKind;
 use crate::dial::{BoxFuture, Datagrams};
 use crate::kernel_stream::{KernelSocket, KernelStream};
+use crate::places::{NoPlace, Places};
 
-/// The connections of one namespace, at most `limit` at once.
+/// Entries of the list of connections at which ended ones are taken out of it: so many that each costs little.
+const SWEEP_AT: usize = 1024;
+
+/// The connections of one namespace, as many at once as there are places.
 #[derive(Debug)]
 pub(crate) struct Connections {
     namespace: Namespace,
     addresses: Vec<IpAddr>,
-    limit: usize,
-    places: Arc<Semaphore>,
+    places: Places,
     open: Mutex<HashMap<u64, Weak<KernelSocket>>>,
     next: AtomicU64,
 }
@@ -36,35 +38,29 @@ pub(crate) enum OpenError {
     TimedOut,
     /// The helper is gone, and with it the means to make sockets.
     Gone,
+    /// There is no address of ours of that family, or the destination cannot be dialled at all.
+    Unaddressable,
     /// What else the system said.
     Io(io::Error),
 }
 
 impl Connections {
-    pub(crate) fn new(namespace: Namespace, addresses: Vec<IpAddr>, limit: usize) -> Self {
+    pub(crate) fn new(namespace: Namespace, addresses: Vec<IpAddr>, places: Places) -> Self {
         Self {
             namespace,
             addresses,
-            limit,
-            places: Arc::new(Semaphore::new(limit)),
+            places,
             open: Mutex::default(),
             next: AtomicU64::new(0),
         }
     }
 
-    /// How many there are, those being opened included.
-    pub(crate) fn count(&self) -> usize {
-        self.limit - self.places.available_permits()
-    }
-
     /// Connects. Dropping the future abandons the attempt and frees its place.
     pub(crate) async fn open(&self, destination: SocketAddr) -> Result<KernelStream, OpenError> {
-        let place = Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|error| match error {
-                TryAcquireError::NoPermits => OpenError::TooMany,
-                TryAcquireError::Closed => OpenError::Gone,
-            })?;
+        let place = self.places.take().map_err(|error| match error {
+            NoPlace::Full => OpenError::TooMany,
+            NoPlace::Closed => OpenError::Gone,
+        })?;
         self.own_address(destination)?;
         let kind = match destination {
             SocketAddr::V4(_) => SocketKind::Tcp4,
@@ -92,8 +88,8 @@ impl Connections {
     /// Lists a connection, so that [`Connections::reset_all`] finds it.
     fn note(&self, socket: &Arc<KernelSocket>) {
         let mut open = self.lock();
-        // Ended ones are taken out when they are as many as may be open at all, so each costs little and the list has a bound.
-        if open.len() >= 2 * self.limit {
+        // Live ones are bounded by the places, so ended ones are most of a list that is this long.
+        if open.len() >= SWEEP_AT {
             open.retain(|_, socket| socket.strong_count() > 0);
         }
         open.insert(self.next.fetch_add(1, Ordering::Relaxed), Arc::downgrade(socket));
@@ -117,10 +113,8 @@ impl Connections {
 
     /// A UDP socket for destinations of the family of `destination`.
     pub(crate) async fn bind_datagrams(&self, destination: SocketAddr) -> io::Result<InnerUdp> {
-        let own = self.own_address(destination).map_err(|error| match error {
-            OpenError::Io(error) => error,
-            _ => io::ErrorKind::AddrNotAvailable.into(),
-        })?;
+        let unaddressable = |_| io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let own = self.own_address(destination).map_err(unaddressable)?;
         let kind = match destination {
             SocketAddr::V4(_) => SocketKind::Udp4,
             SocketAddr::V6(_) => SocketKind::Udp6,
@@ -135,12 +129,7 @@ impl Connections {
         let own = self.addresses.iter().copied();
         let mut own = own.filter(|own| own.is_ipv4() == destination.is_ipv4());
         let dialable = !destination.ip().is_unspecified() && destination.port() != 0;
-        own.next().filter(|_| dialable).ok_or_else(|| {
-            OpenError::Io(io::Error::new(
-                io::ErrorKind::AddrNotAvailable,
-                "the tunnel has no address of its family, or it cannot be dialled",
-            ))
-        })
+        own.next().filter(|_| dialable).ok_or(OpenError::Unaddressable)
     }
 }
 

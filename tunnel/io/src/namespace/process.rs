@@ -132,16 +132,20 @@ impl Helper {
         channel::send(&self.channel, &request.encode(), &[], SendFlags::DONTWAIT)
     }
 
-    /// Cancelled when the helper has ended, for whatever reason.
-    pub(super) fn ended(&self) -> CancellationToken {
-        self.ended.clone()
+    /// Resolves when the helper has ended, for whatever reason.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Lets the helper end: both sides see the end of the channel, the helper exits, and the thread waits for that.
+    pub(super) fn close(&self) {
+        let _ = shutdown(&self.channel, Shutdown::Both);
     }
 }
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // Both ends see the end of the channel: the helper exits, and the thread waits for that.
-        let _ = shutdown(&self.channel, Shutdown::Both);
+        self.close();
     }
 }
 
