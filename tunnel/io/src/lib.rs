@@ -17,6 +17,9 @@ mod netstack;
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "taken by connections of the namespace alone"))]
 mod places;
 pub mod proxy;
+#[cfg(unix)]
+pub mod tun;
+pub mod udp;
 
 use std::process::ExitCode;
 

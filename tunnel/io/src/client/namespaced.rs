@@ -83,13 +83,14 @@ impl NamespaceEnd {
                 false
             });
         });
-        let path = DataPath::start(DataPathConfig {
-            device: TunDevice::from_fd(made.tun)?,
+        let path = DataPathConfig {
+            device: TunDevice::from_fd(made.tun, true)?,
             udp,
             node,
             gateway: config.peer.public_key,
-            status,
-        })?;
+            stack: "namespace",
+        };
+        let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
             connections: Connections::new(made.namespace.clone(), config.addresses.clone(), places),
