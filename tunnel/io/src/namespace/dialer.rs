@@ -61,6 +61,7 @@ impl Connections {
             NoPlace::Full => OpenError::TooMany,
             NoPlace::Closed => OpenError::Gone,
         })?;
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         self.own_address(destination)?;
         let kind = match destination {
             SocketAddr::V4(_) => SocketKind::Tcp4,
@@ -124,12 +125,15 @@ impl Connections {
         Ok(InnerUdp(UdpSocket::from_std(socket.into())?))
     }
 
-    /// Our own address of the family of `destination`.
+    /// Our own address of the family of `destination`, if that is an address behind the tunnel. The namespace has a loopback
+    /// of its own, where nothing listens, and the device answers for its own addresses.
     fn own_address(&self, destination: SocketAddr) -> Result<IpAddr, OpenError> {
+        let to = destination.ip();
+        let behind = !(to.is_unspecified() || to.is_loopback() || to.is_multicast() || self.addresses.contains(&to));
         let own = self.addresses.iter().copied();
-        let mut own = own.filter(|own| own.is_ipv4() == destination.is_ipv4());
-        let dialable = !destination.ip().is_unspecified() && destination.port() != 0;
-        own.next().filter(|_| dialable).ok_or(OpenError::Unaddressable)
+        own.filter(|own| own.is_ipv4() == to.is_ipv4())
+            .find(|_| behind && destination.port() != 0)
+            .ok_or(OpenError::Unaddressable)
     }
 }
 
