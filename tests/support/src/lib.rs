@@ -5,7 +5,8 @@
 //!   is: every response bears the header `Orfe-Stand-In: coder`.
 //! - [`child`] — a **stand-in for `coder provisionerd start`**: same flags, variables, lines, signals and exit codes.
 //! - [`terraform`] — a **stand-in for `terraform version`**, for machines without terraform.
-//! - [`relay`] — relays for TCP and UDP that can be cut, blackholed and restored.
+//! - [`relay`] — relays for TCP and UDP that can be cut, blackholed and restored, and one that stands for a poor path.
+//! - `lab`, [`load`] — two network namespaces with a wire between them (Linux), and traffic for the tunnels through it.
 //! - [`terminator`] — ends TLS between device and registry, and attacks what it carries.
 //! - [`process`], [`wait`], [`ports`], [`logs`], [`programs`] — processes that end with their test, waiting for a
 //!   condition with a deadline, ports, log capture, and where the built programs are.
@@ -14,6 +15,9 @@
 
 pub mod child;
 pub mod keepalive;
+#[cfg(target_os = "linux")]
+pub mod lab;
+pub mod load;
 pub mod logs;
 pub mod ports;
 pub mod process;
