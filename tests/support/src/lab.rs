@@ -10,6 +10,8 @@
 //!
 //! Needs root, `ip`, `setpriv` and `/dev/net/tun`; [`obstacle`] says which of them is missing.
 
+pub mod ends;
+pub mod program;
 pub mod wg;
 
 use std::fs::{self, File, TryLockError};
@@ -17,11 +19,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::wait::{TimedOut, wait_for};
 
 /// Where locks on numbers of labs are kept. Namespaces belong to the whole machine, and so does this.
 const LOCKS: &str = "/run/orfe-lab";
 /// Labs of one prefix at once.
 const MAX_LABS: u8 = 32;
+/// How long a server may take to listen.
+const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// An ordinary user that owns nothing: `nobody`, `nogroup`.
 const ORDINARY: &str = "65534";
 
@@ -232,6 +239,29 @@ impl Lab {
         let path = format!("/proc/sys/net/{name}");
         let text = run(ip().args(["netns", "exec", &self.namespace(side), "cat", &path]))?;
         Ok(text.trim().to_owned())
+    }
+
+    /// Reads a file below `/proc/net` as the side's namespace sees it.
+    pub fn read_proc_net(&self, side: Side, name: &str) -> Result<String, LabError> {
+        let path = format!("/proc/net/{name}");
+        run(ip().args(["netns", "exec", &self.namespace(side), "cat", &path]))
+    }
+
+    /// Waits until something listens at this TCP port of the side.
+    pub async fn wait_for_listener(&self, side: Side, port: u16) -> Result<(), TimedOut> {
+        let needle = format!(":{port:04X} ");
+        let what = format!("a listener at port {port} of the {side:?} machine");
+        wait_for(&what, LISTENER_PATIENCE, || {
+            let tables = ["tcp", "tcp6"].map(|table| self.read_proc_net(side, table).unwrap_or_default());
+            // The local address is the second column, and a state of 0A means that it listens.
+            let listens = tables.iter().flat_map(|table| table.lines()).any(|line| {
+                let mut columns = line.split_whitespace();
+                columns.nth(1).is_some_and(|local| format!("{local} ").ends_with(&needle))
+                    && columns.nth(1) == Some("0A")
+            });
+            if listens { Ok(()) } else { Err("there is none".to_owned()) }
+        })
+        .await
     }
 
     /// Takes away what there is under this lab's names.
