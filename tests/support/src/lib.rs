@@ -8,6 +8,7 @@
 //! - [`relay`] — relays for TCP and UDP that can be cut, blackholed and restored, and one that stands for a poor path.
 //! - `lab`, [`load`] — two network namespaces with a wire between them (Linux), and traffic for the tunnels through it.
 //! - [`terminator`] — ends TLS between device and registry, and attacks what it carries.
+//! - `tunnel_end` — the program `tunnel-end`: one end of a tunnel, for benchmarks and interoperation.
 //! - [`process`], [`wait`], [`ports`], [`logs`], [`programs`] — processes that end with their test, waiting for a
 //!   condition with a deadline, ports, log capture, and where the built programs are.
 //!
@@ -27,4 +28,6 @@ pub mod scale;
 pub mod standin;
 pub mod terminator;
 pub mod terraform;
+#[cfg(target_os = "linux")]
+pub mod tunnel_end;
 pub mod wait;

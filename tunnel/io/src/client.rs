@@ -362,7 +362,7 @@ impl Front for ClientFront {
     }
 }
 
-fn phase(stats: &PeerStats, now: Instant) -> Phase {
+pub(crate) fn phase(stats: &PeerStats, now: Instant) -> Phase {
     let is_silent = stats
         .unanswered_since
         .is_some_and(|since| now.saturating_duration_since(since) >= SILENT_AFTER_TIME);

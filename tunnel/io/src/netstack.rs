@@ -36,7 +36,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
-use orfe_tunnel_core::{Batch, Event, Node, PeerId};
+use orfe_tunnel_core::{Batch, Datagrams, Event, Node, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
@@ -85,7 +85,7 @@ pub(crate) struct Ends {
     pub(crate) node: Node,
     pub(crate) stack: Stack,
     /// Datagrams to be sent in this round.
-    pub(crate) out: Batch<SocketAddr>,
+    pub(crate) out: Datagrams,
 }
 
 /// The application's side of the thread.
@@ -165,7 +165,7 @@ impl<C: Send + 'static> Netstack<C> {
         let ends = Ends {
             node,
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
-            out: Batch::new(),
+            out: Datagrams::new(),
         };
         let round = Round {
             poll,

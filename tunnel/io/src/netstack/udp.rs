@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
-use orfe_tunnel_core::Batch;
+use orfe_tunnel_core::{Batch, Datagrams};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Datagrams taken in one round.
@@ -104,25 +104,26 @@ impl UdpPort {
         }
     }
 
-    /// Sends `batch` and clears it, or keeps what the socket did not take for the next call.
-    pub(super) fn send(&mut self, batch: &mut Batch<SocketAddr>) {
+    /// Sends `out` and clears it, or keeps what the socket did not take for the next call.
+    pub(super) fn send(&mut self, out: &mut Datagrams) {
         self.blocked = false;
-        while let Some((datagram, destination)) = batch.get(self.sent) {
-            match self.socket.send_to(datagram, self.reachable(*destination)) {
+        for (datagram, destination) in out.iter().skip(self.sent) {
+            let mut result = self.socket.send_to(datagram, self.reachable(destination));
+            while matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                result = self.socket.send_to(datagram, self.reachable(destination));
+            }
+            match result {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
                     break;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::debug!(%error, %destination, "UDP send");
-                    self.sent += 1;
-                }
-                Ok(_) => self.sent += 1,
+                Err(error) => tracing::debug!(%error, %destination, "UDP send"),
+                Ok(_) => {}
             }
+            self.sent += 1;
         }
-        if !self.blocked || batch.len() > MAX_UNSENT {
-            batch.clear();
+        if !self.blocked || out.len() > MAX_UNSENT {
+            out.clear();
             self.sent = 0;
         }
     }
@@ -150,10 +151,11 @@ mod tests {
             return;
         };
         let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut out = Datagrams::new();
+        out.push(b"ping", other.local_addr().unwrap());
+        port.send(&mut out);
+        assert!(out.is_empty());
         let mut batch = Batch::new();
-        batch.push(b"ping", other.local_addr().unwrap());
-        port.send(&mut batch);
-        assert!(batch.is_empty());
         let mut buffer = [0; 16];
         let (len, from) = other.recv_from(&mut buffer).unwrap();
         assert_eq!(
