@@ -181,7 +181,7 @@ impl EndSpec<'_> {
             "mode": mode,
             "private_key": *self.keys.of(self.side).to_base64(),
             "listen": SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), if self.is_near() { 0 } else { PORT }),
-            "addresses": [inner(self.side).to_string(), inner_v6(self.side).to_string()],
+            "addresses": [format!("{}/24", inner(self.side)), format!("{}/64", inner_v6(self.side))],
             "device": lab.device(self.side),
             "mtu": MTU,
             "peers": [{
