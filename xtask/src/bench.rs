@@ -4,6 +4,7 @@
 //! are not for comparing.
 
 mod agent;
+mod handshake;
 mod proc;
 mod tunnel;
 
@@ -28,6 +29,8 @@ enum Bench {
     Agent(agent::Args),
     /// The tunnel against wireguard-go, boringtun-cli and onetun, on good paths and poor ones (root)
     Tunnel(tunnel::Args),
+    /// What handshakes cost a gateway: rate for each core, memory for each peer, timers
+    Handshake(handshake::Args),
 }
 
 /// What a benchmark found.
@@ -41,6 +44,7 @@ struct Findings {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let (name, rows, table) = match args.bench {
         Bench::Agent(args) => ("agent", agent::run(args).await?, None),
+        Bench::Handshake(args) => ("handshake", handshake::run(args).await?, None),
         Bench::Tunnel(args) => match tunnel::run(args).await? {
             Some(outcome) => ("tunnel", outcome.rows, Some(outcome.text)),
             None => return Ok(ExitCode::SUCCESS),
@@ -60,7 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Some(table) => text.push_str(&table),
         None => {
             for (key, value) in findings.rows.iter().flatten() {
-                writeln!(text, "  {key:<16} {value}")?;
+                writeln!(text, "  {key:<22} {value}")?;
             }
         }
     }

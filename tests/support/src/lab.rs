@@ -149,9 +149,9 @@ impl Lab {
             run(ip().args(["netns", "add", &lab.namespace(side)]))?;
         }
         let (near, far) = (lab.namespace(Side::Near), lab.namespace(Side::Far));
-        run(ip().args(["link", "add", "wire", "netns", &near, "type", "veth"]).args([
-            "peer", "name", "wire", "netns", &far,
-        ]))?;
+        run(ip()
+            .args(["link", "add", "wire", "netns", &near, "type", "veth"])
+            .args(["peer", "name", "wire", "netns", &far]))?;
         for side in Side::BOTH {
             lab.ip(side, &format!("address add {}/24 dev wire", side.wire()))?;
             lab.ip(side, &format!("address add {}/64 dev wire nodad", side.wire_v6()))?;
@@ -225,7 +225,10 @@ impl Lab {
 
     /// Runs `ip` with `arguments` (split at spaces) in the side's namespace.
     pub fn ip(&self, side: Side, arguments: &str) -> Result<(), LabError> {
-        run(ip().args(["-n", &self.namespace(side)]).args(arguments.split(' '))).map(drop)
+        run(ip()
+            .args(["-n", &self.namespace(side)])
+            .args(arguments.split(' ')))
+        .map(drop)
     }
 
     /// Writes `value` to a file below `/proc/sys/net` as the side's namespace sees it.
@@ -256,10 +259,16 @@ impl Lab {
             // The local address is the second column, and a state of 0A means that it listens.
             let listens = tables.iter().flat_map(|table| table.lines()).any(|line| {
                 let mut columns = line.split_whitespace();
-                columns.nth(1).is_some_and(|local| format!("{local} ").ends_with(&needle))
+                columns
+                    .nth(1)
+                    .is_some_and(|local| format!("{local} ").ends_with(&needle))
                     && columns.nth(1) == Some("0A")
             });
-            if listens { Ok(()) } else { Err("there is none".to_owned()) }
+            if listens {
+                Ok(())
+            } else {
+                Err("there is none".to_owned())
+            }
         })
         .await
     }

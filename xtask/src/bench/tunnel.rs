@@ -85,7 +85,9 @@ fn list() -> Result<()> {
     use clap::ValueEnum as _;
     let mut out = std::io::stdout();
     for config in Config::ALL {
-        let value = config.to_possible_value().context("a configuration has no name")?;
+        let value = config
+            .to_possible_value()
+            .context("a configuration has no name")?;
         let help = value.get_help().map(ToString::to_string).unwrap_or_default();
         writeln!(out, "{:<22} {help}", config.name())?;
     }
@@ -125,7 +127,11 @@ async fn measure_all(args: &Args) -> Result<Rows> {
     let configs: Vec<Config> = Config::ALL.into_iter().filter(chosen).collect();
     for round in 1..=session.pace.rounds {
         for config in &configs {
-            say(&format!("round {round} of {}: {}", session.pace.rounds, config.name()));
+            say(&format!(
+                "round {round} of {}: {}",
+                session.pace.rounds,
+                config.name()
+            ));
             session.good_path(*config).await;
         }
     }
@@ -144,8 +150,9 @@ fn set_congestion_control(lab: &Lab, asked: Option<&str>) -> Result<String> {
     const NAME: &str = "ipv4/tcp_congestion_control";
     if let Some(name) = asked {
         for side in Side::BOTH {
-            lab.sysctl(side, NAME, name)
-                .with_context(|| format!("congestion control {name}; hint: see tcp_available_congestion_control"))?;
+            lab.sysctl(side, NAME, name).with_context(|| {
+                format!("congestion control {name}; hint: see tcp_available_congestion_control")
+            })?;
         }
     }
     Ok(lab.read_sysctl(Side::Near, NAME)?)
@@ -175,8 +182,14 @@ impl Session {
     }
 
     async fn poor_path(&mut self, config: Config, path: PoorPath) {
-        let rate = path.bottleneck_mbit_s.map_or_else(String::new, |rate| format!(", {rate} Mbit/s"));
-        say(&format!("poor path: {}, {} % loss{rate}", config.name(), path.loss_percent));
+        let rate = path
+            .bottleneck_mbit_s
+            .map_or_else(String::new, |rate| format!(", {rate} Mbit/s"));
+        say(&format!(
+            "poor path: {}, {} % loss{rate}",
+            config.name(),
+            path.loss_percent
+        ));
         let cases = DIRECTIONS.map(|direction| Case::Flow {
             streams: 1,
             direction,

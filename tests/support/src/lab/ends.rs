@@ -24,6 +24,8 @@ pub const SERVICE: u16 = 5201;
 pub const SERVICE_NAME: &str = "far.example";
 /// Largest inner packet: an outer packet of 1500 bytes, IPv6 outside included.
 pub const MTU: u16 = 1420;
+/// A gateway's own address inside the tunnel.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 254);
 /// How long an end may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Interval of keepalives of the near end, in seconds.
@@ -145,8 +147,13 @@ impl EndSpec<'_> {
     pub fn start_wireguard(&self, lab: &Lab, arguments: &[&str]) -> Result<RunningEnd, EndError> {
         let device = lab.device(self.side);
         let mut command = lab.command(self.side, User::Root, self.program);
-        command.args(arguments).arg(&device).env("LOG_LEVEL", "error").env("WG_LOG_LEVEL", "error");
-        let program = Program::start(command, self.side.name(), self.logs).map_err(|error| self.failed(error))?;
+        command
+            .args(arguments)
+            .arg(&device)
+            .env("LOG_LEVEL", "error")
+            .env("WG_LOG_LEVEL", "error");
+        let program =
+            Program::start(command, self.side.name(), self.logs).map_err(|error| self.failed(error))?;
         let interface = Interface {
             private_key: self.keys.of(self.side),
             listen_port: if self.is_near() { 0 } else { PORT },
@@ -156,8 +163,14 @@ impl EndSpec<'_> {
             keepalive: self.is_near().then_some(KEEPALIVE),
         };
         wg::configure(&device, &interface).map_err(|error| self.failed(error))?;
-        lab.ip(self.side, &format!("address add {}/24 dev {device}", inner(self.side)))?;
-        lab.ip(self.side, &format!("address add {}/64 dev {device} nodad", inner_v6(self.side)))?;
+        lab.ip(
+            self.side,
+            &format!("address add {}/24 dev {device}", inner(self.side)),
+        )?;
+        lab.ip(
+            self.side,
+            &format!("address add {}/64 dev {device} nodad", inner_v6(self.side)),
+        )?;
         lab.ip(self.side, &format!("link set {device} mtu {MTU} up"))?;
         Ok(RunningEnd { program, proxy: None })
     }
@@ -191,11 +204,23 @@ impl EndSpec<'_> {
                 "keepalive": self.is_near().then_some(KEEPALIVE),
             }],
         });
-        if mode != "tun" {
-            config["proxy"] = json!({
-                "listen": "127.0.0.1:0",
-                "names": { SERVICE_NAME: { "address": inner(Side::Far).to_string(), "ports": [SERVICE] } },
-            });
+        match mode {
+            "tun" => {}
+            "gateway" => {
+                // The address of the far machine is the policy's; the gateway itself has another.
+                config["addresses"] = json!([format!("{GATEWAY}/24")]);
+                config["policy"] = json!([{
+                    "name": SERVICE_NAME,
+                    "address": inner(Side::Far).to_string(),
+                    "ports": { SERVICE.to_string(): SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SERVICE) },
+                }]);
+            }
+            _ => {
+                config["proxy"] = json!({
+                    "listen": "127.0.0.1:0",
+                    "names": { SERVICE_NAME: { "address": inner(Side::Far).to_string(), "ports": [SERVICE] } },
+                });
+            }
         }
         config
     }

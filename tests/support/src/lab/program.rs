@@ -102,6 +102,10 @@ impl Program {
         let log = self.log();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
-        io::Error::other(format!("{}: {reason}; it last said: {}", self.name, last.join(" | ")))
+        io::Error::other(format!(
+            "{}: {reason}; it last said: {}",
+            self.name,
+            last.join(" | ")
+        ))
     }
 }

@@ -191,14 +191,18 @@ async fn echo_one(mut stream: tokio::net::TcpStream, number: u64, bytes: u64) ->
             }
             pattern.fill(&mut expected[..read]);
             if block[..read] != expected[..read] {
-                return Err(io::Error::other(format!("stream {number} differs within {read} bytes after {came}")));
+                return Err(io::Error::other(format!(
+                    "stream {number} differs within {read} bytes after {came}"
+                )));
             }
             came += read as u64;
         }
         if came == bytes {
             Ok(())
         } else {
-            Err(io::Error::other(format!("stream {number}: {came} of {bytes} bytes came back")))
+            Err(io::Error::other(format!(
+                "stream {number}: {came} of {bytes} bytes came back"
+            )))
         }
     };
     tokio::try_join!(writing, reading).map(drop)
@@ -239,8 +243,8 @@ impl Pattern {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::Server;
     use super::super::Work;
+    use super::super::server::Server;
     use super::*;
 
     async fn job(server: &Server) -> Job {

@@ -50,7 +50,11 @@ async fn http_connect(stream: &mut TcpStream, to: &str, proxy: &ProxySpec) -> io
     if head.starts_with(b"HTTP/1.1 200") {
         Ok(())
     } else {
-        let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+        let line = String::from_utf8_lossy(&head)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         Err(io::Error::other(format!("the proxy answered: {line}")))
     }
 }

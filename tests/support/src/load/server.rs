@@ -46,7 +46,7 @@ impl Server {
         self.address
     }
 
-    /// Bytes received so far by connections that are for swallowing.
+    /// Bytes received so far, those that were sent back included.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
@@ -83,11 +83,15 @@ async fn serve(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
         Some(Purpose::Pour) => loop {
             stream.write_all(&block).await?;
         },
-        Some(Purpose::Echo) => {
-            let (mut read, mut write) = stream.split();
-            tokio::io::copy(&mut read, &mut write).await?;
-            write.shutdown().await
-        }
+        Some(Purpose::Echo) => loop {
+            match stream.read(&mut block).await? {
+                0 => return stream.shutdown().await,
+                read => {
+                    received.fetch_add(read as u64, Ordering::Relaxed);
+                    stream.write_all(&block[..read]).await?;
+                }
+            }
+        },
         None => Err(io::ErrorKind::InvalidData.into()),
     }
 }

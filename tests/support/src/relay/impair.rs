@@ -24,8 +24,8 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
-pub use self::pipe::{Bottleneck, Counts, Impairment, Share, ShareError};
 use self::pipe::Pipe;
+pub use self::pipe::{Bottleneck, Counts, Impairment, Share, ShareError};
 use self::port::{Arena, Port, Received, Run};
 
 /// Rounds of receiving before what is due is sent: each is at most 8 × 64 KiB.
@@ -216,7 +216,10 @@ impl Relay {
 
     /// Until a datagram comes, one is due, or something is wished.
     fn sleep(&self) -> io::Result<()> {
-        let due = [self.up.next_due(), self.down.next_due()].into_iter().flatten().min();
+        let due = [self.up.next_due(), self.down.next_due()]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = due.map(|due| timespec(due.saturating_duration_since(Instant::now())));
         let mut sources = [
             PollFd::new(&self.front.socket, PollFlags::IN),

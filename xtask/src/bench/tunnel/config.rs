@@ -66,8 +66,12 @@ impl Config {
         Self::Onetun,
     ];
     /// Those that are measured on poor paths, too: what a person would choose between.
-    pub(super) const ON_POOR_PATHS: [Self; 4] =
-        [Self::WireguardGo, Self::OrfeTun, Self::OrfeNamespace, Self::OrfeSmoltcp];
+    pub(super) const ON_POOR_PATHS: [Self; 4] = [
+        Self::WireguardGo,
+        Self::OrfeTun,
+        Self::OrfeNamespace,
+        Self::OrfeSmoltcp,
+    ];
 
     /// As `--only` takes it and as rows say it.
     pub(super) const fn name(self) -> &'static str {

@@ -173,7 +173,10 @@ fn start_onetun(bench: &Bench, spec: &EndSpec<'_>) -> Result<RunningEnd> {
     command
         .arg(format!("{}:{far}:{}", onetun_port(), ends::SERVICE))
         .env("ONETUN_ENDPOINT_ADDR", spec.endpoint.to_string())
-        .env("ONETUN_ENDPOINT_PUBLIC_KEY", spec.keys.peer_of(spec.side).public_key().to_string())
+        .env(
+            "ONETUN_ENDPOINT_PUBLIC_KEY",
+            spec.keys.peer_of(spec.side).public_key().to_string(),
+        )
         .env("ONETUN_PRIVATE_KEY", spec.keys.of(spec.side).to_base64().as_str())
         .env("ONETUN_SOURCE_PEER_IP", ends::inner(spec.side).to_string())
         .env("ONETUN_MTU", ends::MTU.to_string())
@@ -196,7 +199,9 @@ async fn start_relay(bench: &Bench, path: PoorPath) -> Result<(Program, std::net
     }
     let mut relay = Program::start(command, "relay", &bench.logs).context("cannot start the relay")?;
     let ready = relay.hear(measure::PATIENCE).await?;
-    let address = ready["listening"].as_str().context("the relay names no address")?;
+    let address = ready["listening"]
+        .as_str()
+        .context("the relay names no address")?;
     let address = address.parse().context("the relay's address is odd")?;
     Ok((relay, address))
 }

@@ -46,7 +46,11 @@ pub(super) async fn first_answer(bench: &Bench, way: &Way) -> Result<()> {
 
 /// The mean of some round trips, in milliseconds.
 pub(super) async fn ping(bench: &Bench, address: IpAddr, count: u32) -> Result<f64> {
-    let ping = bench.tools.ping.as_ref().map_err(|reason| anyhow::anyhow!(reason.clone()))?;
+    let ping = bench
+        .tools
+        .ping
+        .as_ref()
+        .map_err(|reason| anyhow::anyhow!(reason.clone()))?;
     let mut command = bench.lab.command(Side::Near, User::Root, ping);
     command
         .args(["-n", "-q", "-i", "0.01", "-W", "1", "-c", &count.to_string()])
@@ -102,7 +106,13 @@ pub(super) struct FlowSpec {
 /// As much as goes, counted by the receiver, with what it cost both ends.
 ///
 /// Through a device by iperf3, elsewhere by our own load.
-pub(super) async fn flow(bench: &Bench, running: &Running, way: &Way, server: &mut Program, spec: FlowSpec) -> Result<Figures> {
+pub(super) async fn flow(
+    bench: &Bench,
+    running: &Running,
+    way: &Way,
+    server: &mut Program,
+    spec: FlowSpec,
+) -> Result<Figures> {
     let pids = [running.pid(Side::Near), running.pid(Side::Far)];
     let resent = |side| resent(bench, running, side, way);
     let sender = match spec.direction {
@@ -163,18 +173,35 @@ fn resent(bench: &Bench, running: &Running, side: Side, way: &Way) -> Option<u64
 }
 
 async fn iperf3(bench: &Bench, address: IpAddr, spec: FlowSpec) -> Result<Measured> {
-    let iperf3 = bench.tools.iperf3.as_ref().map_err(|reason| anyhow::anyhow!(reason.clone()))?;
+    let iperf3 = bench
+        .tools
+        .iperf3
+        .as_ref()
+        .map_err(|reason| anyhow::anyhow!(reason.clone()))?;
     let (name, libraries) = bench.tools.library_path();
     let mut serve = bench.lab.command(Side::Far, User::Root, iperf3);
     serve
-        .args(["--server", "--one-off", "--bind", &address.to_string(), "--port", &IPERF3.to_string()])
+        .args([
+            "--server",
+            "--one-off",
+            "--bind",
+            &address.to_string(),
+            "--port",
+            &IPERF3.to_string(),
+        ])
         .env(name, libraries);
     let server = Program::start(serve, "iperf3-server", &bench.logs).context("cannot start iperf3")?;
     bench.lab.wait_for_listener(Side::Far, IPERF3).await?;
     let whole = spec.warm_up + spec.time;
     let mut client = bench.lab.command(Side::Near, User::Root, iperf3);
     client
-        .args(["--client", &address.to_string(), "--port", &IPERF3.to_string(), "--json"])
+        .args([
+            "--client",
+            &address.to_string(),
+            "--port",
+            &IPERF3.to_string(),
+            "--json",
+        ])
         .args(["--time", &spec.time.as_secs_f64().ceil().to_string()])
         .args(["--omit", &spec.warm_up.as_secs_f64().ceil().to_string()])
         .args(["--parallel", &spec.streams.to_string()])
@@ -238,21 +265,28 @@ async fn load(bench: &Bench, way: &Way, server: &mut Program, spec: FlowSpec) ->
 
 async fn received(program: &mut Program) -> Result<u64> {
     let answer = program.ask("count", PATIENCE).await?;
-    answer["received"].as_u64().with_context(|| format!("no count in {answer}"))
+    answer["received"]
+        .as_u64()
+        .with_context(|| format!("no count in {answer}"))
 }
 
 /// The load's server on the far machine, for all flows and connections of a run.
 pub(super) async fn serve(bench: &Bench) -> Result<Program> {
-    let mut command = bench.lab.command(Side::Far, User::Root, &bench.program("tunnel-load"));
+    let mut command = bench
+        .lab
+        .command(Side::Far, User::Root, &bench.program("tunnel-load"));
     command.args(["serve", &format!("0.0.0.0:{SERVICE}")]);
-    let mut server = Program::start(command, "load-server", &bench.logs).context("cannot start the load's server")?;
+    let mut server =
+        Program::start(command, "load-server", &bench.logs).context("cannot start the load's server")?;
     server.hear(PATIENCE).await?;
     Ok(server)
 }
 
 /// The load's client on the near machine, its job told.
 async fn drive(bench: &Bench, way: &Way, work: Work) -> Result<Program> {
-    let mut command = bench.lab.command(Side::Near, User::Root, &bench.program("tunnel-load"));
+    let mut command = bench
+        .lab
+        .command(Side::Near, User::Root, &bench.program("tunnel-load"));
     command.arg("drive");
     let (to, proxy) = match way {
         Way::Address(address) => (format!("{address}:{SERVICE}"), None),
@@ -260,7 +294,8 @@ async fn drive(bench: &Bench, way: &Way, work: Work) -> Result<Program> {
         Way::Proxy(proxy) => (format!("{SERVICE_NAME}:{SERVICE}"), Some(proxy.clone())),
     };
     let job = Job { to, proxy, work };
-    let mut driver = Program::start(command, "load-client", &bench.logs).context("cannot start the load's client")?;
+    let mut driver =
+        Program::start(command, "load-client", &bench.logs).context("cannot start the load's client")?;
     driver.say(&serde_json::to_string(&job)?).await?;
     Ok(driver)
 }

@@ -52,7 +52,10 @@ impl Row {
         if values.len() % 2 == 1 {
             values.get(middle).copied()
         } else {
-            Some(f64::midpoint(*values.get(middle.checked_sub(1)?)?, *values.get(middle)?))
+            Some(f64::midpoint(
+                *values.get(middle.checked_sub(1)?)?,
+                *values.get(middle)?,
+            ))
         }
     }
 
@@ -92,14 +95,21 @@ impl Row {
         if let Some(reason) = &self.missing {
             put("missing", reason.as_str().into());
         }
-        let names: Vec<&str> = self.rounds.iter().flat_map(|round| round.keys().copied()).collect();
+        let names: Vec<&str> = self
+            .rounds
+            .iter()
+            .flat_map(|round| round.keys().copied())
+            .collect();
         for name in names {
             if let Some(value) = self.median(name) {
                 put(name, rounded(value));
             }
         }
         put("rounds", self.rounds.len().into());
-        for (field, other) in [("vs_wireguard_go", Config::WireguardGo), ("vs_boringtun", Config::Boringtun)] {
+        for (field, other) in [
+            ("vs_wireguard_go", Config::WireguardGo),
+            ("vs_boringtun", Config::Boringtun),
+        ] {
             if let Some(ratio) = rows.ratio(self, other) {
                 put(field, rounded(ratio));
             }
@@ -114,7 +124,13 @@ pub(super) struct Rows(pub(super) Vec<Row>);
 
 impl Rows {
     /// Adds a round's figures to the row of this case.
-    pub(super) fn add(&mut self, config: Config, case: Case, congestion_control: Option<String>, figures: Figures) {
+    pub(super) fn add(
+        &mut self,
+        config: Config,
+        case: Case,
+        congestion_control: Option<String>,
+        figures: Figures,
+    ) {
         let row = self.row(config, case);
         row.congestion_control = congestion_control;
         row.missing = None;
@@ -209,6 +225,9 @@ mod tests {
         assert_eq!(json[2]["vs_wireguard_go"], 2.25);
         assert_eq!(json[2].get("vs_boringtun"), None);
         assert_eq!(json[2].get("missing"), None);
-        assert_eq!((&json[2]["mode"], &json[2]["direction"]), (&"tun".into(), &"up".into()));
+        assert_eq!(
+            (&json[2]["mode"], &json[2]["direction"]),
+            (&"tun".into(), &"up".into())
+        );
     }
 }

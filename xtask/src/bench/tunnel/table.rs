@@ -22,7 +22,10 @@ pub(super) fn render(rows: &Rows) -> String {
 }
 
 fn flows(rows: &Rows, text: &mut String) -> std::fmt::Result {
-    writeln!(text, "Throughput; near end / far end; × of the newest wireguard-go and of boringtun-cli")?;
+    writeln!(
+        text,
+        "Throughput; near end / far end; × of the newest wireguard-go and of boringtun-cli"
+    )?;
     writeln!(
         text,
         "{:<22}{:>3} {:<5}{:>8}{:>9}{:>15}{:>16}{:>9}{:>8}",
@@ -57,7 +60,10 @@ fn flows(rows: &Rows, text: &mut String) -> std::fmt::Result {
 }
 
 fn starts(rows: &Rows, text: &mut String) -> std::fmt::Result {
-    writeln!(text, "\nStart to first answer, round trip at rest, connections 16 at a time")?;
+    writeln!(
+        text,
+        "\nStart to first answer, round trip at rest, connections 16 at a time"
+    )?;
     writeln!(
         text,
         "{:<22}{:>10}{:>10}{:>12}{:>9}{:>9}{:>8}",
@@ -85,10 +91,17 @@ fn starts(rows: &Rows, text: &mut String) -> std::fmt::Result {
 }
 
 fn poor_paths(rows: &Rows, text: &mut String) -> std::fmt::Result {
-    if !rows.0.iter().any(|row| matches!(row.case, Case::Flow { path: Some(_), .. })) {
+    if !rows
+        .0
+        .iter()
+        .any(|row| matches!(row.case, Case::Flow { path: Some(_), .. }))
+    {
         return Ok(());
     }
-    writeln!(text, "\nPoor paths, 25 ms each way, one stream: Mbit/s up (congestion control) / down (the same)")?;
+    writeln!(
+        text,
+        "\nPoor paths, 25 ms each way, one stream: Mbit/s up (congestion control) / down (the same)"
+    )?;
     write!(text, "{:<18}", "configuration")?;
     for path in PoorPath::ALL {
         let title = match path.bottleneck_mbit_s {
@@ -109,7 +122,10 @@ fn poor_paths(rows: &Rows, text: &mut String) -> std::fmt::Result {
                 },
             )
         };
-        if PoorPath::ALL.into_iter().all(|path| find(path, Direction::Up).is_none()) {
+        if PoorPath::ALL
+            .into_iter()
+            .all(|path| find(path, Direction::Up).is_none())
+        {
             continue;
         }
         write!(text, "{:<18}", config.name())?;
@@ -122,7 +138,11 @@ fn poor_paths(rows: &Rows, text: &mut String) -> std::fmt::Result {
                 {
                     controls.push((word(direction), control));
                 }
-                figure(row.and_then(|row| row.median("gbit_s")).map(|gbit_s| gbit_s * 1e3), 1)
+                figure(
+                    row.and_then(|row| row.median("gbit_s"))
+                        .map(|gbit_s| gbit_s * 1e3),
+                    1,
+                )
             });
             write!(text, "{:>20}", format!("{up} / {down}"))?;
         }
@@ -161,7 +181,11 @@ fn figure(value: Option<f64>, decimals: usize) -> String {
 }
 
 fn pair(row: &Row, near: &str, far: &str, decimals: usize) -> String {
-    format!("{} / {}", figure(row.median(near), decimals), figure(row.median(far), decimals))
+    format!(
+        "{} / {}",
+        figure(row.median(near), decimals),
+        figure(row.median(far), decimals)
+    )
 }
 
 #[cfg(test)]
@@ -183,7 +207,11 @@ mod tests {
             ("connections_s", 14_800.0),
         ]);
         for config in Config::ALL {
-            rows.miss(config, Case::Ping, "no compiler is there, and so it could not be installed ".repeat(3));
+            rows.miss(
+                config,
+                Case::Ping,
+                "no compiler is there, and so it could not be installed ".repeat(3),
+            );
             rows.add(config, Case::Connects, None, figures.clone());
             for path in [None].into_iter().chain(PoorPath::ALL.map(Some)) {
                 for direction in [Direction::Up, Direction::Down] {
@@ -206,8 +234,15 @@ mod tests {
         }
         let text = render(&rows);
         for line in text.lines() {
-            assert!(line.chars().count() <= 100, "{} columns: {line}", line.chars().count());
+            assert!(
+                line.chars().count() <= 100,
+                "{} columns: {line}",
+                line.chars().count()
+            );
         }
-        assert!(text.contains("orfe-namespace-to-tun") && text.contains("Not measured"), "{text}");
+        assert!(
+            text.contains("orfe-namespace-to-tun") && text.contains("Not measured"),
+            "{text}"
+        );
     }
 }

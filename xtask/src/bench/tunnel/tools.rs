@@ -48,7 +48,9 @@ impl Tools {
         let folder = crate::cargo::workspace_root()?.join("target/bench/tools");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let debian = folder.join("debian");
-        let unpacked = unpack_debian(&debian, say).await.map_err(|error| format!("{error:#}"));
+        let unpacked = unpack_debian(&debian, say)
+            .await
+            .map_err(|error| format!("{error:#}"));
         let packaged = |path: &str| -> Tool {
             unpacked.clone()?;
             existing(debian.join(path))

@@ -67,7 +67,8 @@ impl Port {
     /// Receives what is there, and hands it on. False when nothing was there.
     pub(super) fn receive(&self, arena: &mut Arena, mut take: impl FnMut(Received<'_>)) -> io::Result<bool> {
         let mut metas = [RecvMeta::default(); BUFFERS];
-        let mut buffers: Vec<IoSliceMut<'_>> = arena.0.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        let mut buffers: Vec<IoSliceMut<'_>> =
+            arena.0.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
         let filled = match self.state.recv((&self.socket).into(), &mut buffers, &mut metas) {
             Ok(filled) => filled,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),

@@ -80,7 +80,11 @@ fn a_path_takes_its_time_there_and_back() {
     let relay = relay(&target, path);
     let started = Instant::now();
     exchange(&client, &relay, &target, b"slow");
-    assert!(started.elapsed() >= Duration::from_millis(40), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() >= Duration::from_millis(40),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
