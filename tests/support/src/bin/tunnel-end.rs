@@ -6,7 +6,8 @@
 use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
-#[tokio::main(flavor = "current_thread")]
+// As the agent itself: the main thread and one worker.
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> ExitCode {
     orfe_test_support::tunnel_end::run().await
 }
