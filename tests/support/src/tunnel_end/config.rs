@@ -84,6 +84,8 @@ pub enum Mode {
     Smoltcp,
     /// The cluster's end, with a policy.
     Gateway,
+    /// No device: the kernel's TCP in a private network namespace behind a local proxy.
+    Namespace,
 }
 
 /// Another end.
