@@ -332,3 +332,6 @@ fn refuse_segmentation(error: &io::Error) {
 fn canonical(source: SocketAddr) -> SocketAddr {
     SocketAddr::new(source.ip().to_canonical(), source.port())
 }
+
+#[cfg(test)]
+mod tests;
