@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{Batch, Event, Node, PeerId, PeerStats, PublicKey};
 use tokio::sync::{oneshot, watch};
@@ -11,6 +11,12 @@ use tokio::sync::{oneshot, watch};
 use super::{DialFailure, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus, phase};
 use crate::dial::BoxedStream;
 use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Netstack, Stack, StackConfig, TunnelStream};
+use crate::udp::UdpOptions;
+
+/// Bytes that the buffers of all connections may take together.
+const MEMORY: usize = 96 << 20;
+/// A handshake that was not answered is begun again after this long (`WireGuard`'s `REKEY_TIMEOUT`).
+const RETRY_TIME: Duration = Duration::from_secs(5);
 
 /// A tunnel whose connections smoltcp carries.
 #[derive(Debug)]
@@ -31,6 +37,7 @@ impl SmoltcpEnd {
             mtu: config.mtu,
             any_address: false,
             max_connections: MAX_CONNECTIONS,
+            memory: MEMORY,
             keep_alive: None,
         };
         let wishes = Arc::new(Mutex::new(Wishes::default()));
@@ -39,8 +46,10 @@ impl SmoltcpEnd {
             wishes: Arc::clone(&wishes),
             status,
             nudged: None,
+            asked: None,
         };
-        let netstack = Netstack::start("orfe-tunnel", config.bind, node, &stack, |_| front)?;
+        let udp = UdpOptions::new(config.bind);
+        let netstack = Netstack::start("orfe-tunnel", &udp, node, &stack, |_| front)?;
         Ok(Self { netstack, wishes })
     }
 
@@ -125,6 +134,27 @@ struct ClientFront {
     wishes: Arc<Mutex<Wishes>>,
     status: watch::Sender<TunnelStatus>,
     nudged: Option<Instant>,
+    /// Since when a handshake had gone unanswered at the last look.
+    asked: Option<Instant>,
+}
+
+impl ClientFront {
+    /// A handshake that was answered tells the round trip before the first connection could.
+    fn measure(&mut self, ends: &mut Ends, now: Instant) {
+        let Some(stats) = ends.node.stats(&self.gateway) else {
+            return;
+        };
+        if let Some((asked, answered)) = self.asked.zip(stats.last_handshake)
+            && answered >= asked
+        {
+            let took = answered.saturating_duration_since(asked);
+            // A longer one had its first attempt lost, and says nothing.
+            if took < RETRY_TIME {
+                ends.stack.note_round_trip(took, now);
+            }
+        }
+        self.asked = stats.unanswered_since;
+    }
 }
 
 impl Front for ClientFront {
@@ -138,6 +168,7 @@ impl Front for ClientFront {
         if wishes.rehandshake {
             ends.node.rehandshake(&self.gateway, now, &mut ends.out);
         }
+        self.measure(ends, now);
         false
     }
 
