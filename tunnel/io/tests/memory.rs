@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use orfe_tunnel::{
     AllowedIp, Gateway, GatewayConfig, GatewayPeer, Phase, Policy, PolicyEntry, PolicyPort, PrivateKey,
-    Tunnel, TunnelConfig, TunnelPeer, Upstream,
+    TcpStack, Tunnel, TunnelConfig, TunnelPeer, Upstream,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -125,6 +125,8 @@ impl Far {
                 },
                 mtu: 1280,
                 bind: "127.0.0.1:0".parse().unwrap(),
+                tcp_stack: TcpStack::Smoltcp,
+                helper: TunnelConfig::this_program(),
             })
             .unwrap();
             let mut status = tunnel.status();
@@ -134,7 +136,7 @@ impl Far {
         Self { gateway, tunnels }
     }
 
-    async fn connect(&self, device: usize, port: u16) -> orfe_tunnel::TunnelStream {
+    async fn connect(&self, device: usize, port: u16) -> orfe_tunnel::dial::BoxedStream {
         let destination = SocketAddr::new(SERVICE.parse().unwrap(), port);
         self.tunnels[device].dialer().connect(destination).await.unwrap()
     }

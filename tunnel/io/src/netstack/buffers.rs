@@ -3,7 +3,8 @@
 //! smoltcp cannot change the buffers of a connection that lives, and a small one caps its speed at buffer / round trip. So
 //! the size is chosen when the connection begins, from the round trip that its path showed before: what the path can hold
 //! at [`TARGET_RATE`], and no more. The memory is zero pages until it is used; as a ring goes round it touches all of them, so a
-//! connection that moves much data does hold the whole of its buffers, and one that moves little does not.
+//! connection that moves much data does hold the whole of its buffers, and one that moves little does not. (An allocator may
+//! reuse memory, and then clears all of it at once; the bound is not touched by that.)
 //!
 //! All sizes together stay below one bound, whatever the connections do: what each *may* hold is taken off the budget when
 //! it begins and comes back when it ends. Enough for every connection that may still come is kept back, at the smallest size, and
@@ -110,22 +111,19 @@ pub(super) struct RoundTrips {
 impl RoundTrips {
     /// Notes a measurement. Queues and delayed answers make it longer than the path is, so the shortest counts.
     pub(super) fn note(&mut self, path: Option<IpAddr>, round_trip: Duration, now: Instant) {
-        match self.paths.get_mut(&path) {
-            Some((shortest, at)) => {
-                if round_trip <= *shortest || now.saturating_duration_since(*at) > REMEMBER {
-                    (*shortest, *at) = (round_trip, now);
-                }
+        if let Some((shortest, at)) = self.paths.get_mut(&path) {
+            if round_trip <= *shortest || now.saturating_duration_since(*at) > REMEMBER {
+                (*shortest, *at) = (round_trip, now);
             }
-            None => {
-                if self.paths.len() >= MAX_PATHS {
-                    let oldest = self.paths.iter().min_by_key(|(_, (_, at))| *at);
-                    if let Some(oldest) = oldest.map(|(path, _)| *path) {
-                        self.paths.remove(&oldest);
-                    }
-                }
-                self.paths.insert(path, (round_trip, now));
+            return;
+        }
+        if self.paths.len() >= MAX_PATHS {
+            let oldest = self.paths.iter().min_by_key(|(_, (_, at))| *at);
+            if let Some(oldest) = oldest.map(|(path, _)| *path) {
+                self.paths.remove(&oldest);
             }
         }
+        self.paths.insert(path, (round_trip, now));
     }
 
     pub(super) fn get(&self, path: Option<IpAddr>) -> Option<Duration> {
@@ -168,7 +166,9 @@ mod tests {
                 "{total} of {memory}"
             );
             assert!(sizes.is_sorted_by(|before, after| before.buffer >= after.buffer));
-            sizes.iter().for_each(|size| budget.give_back(*size));
+            for size in sizes {
+                budget.give_back(size);
+            }
             assert_eq!(
                 budget.free,
                 memory.max(512 * Size::MIN.total()),

@@ -269,8 +269,8 @@ impl Active {
         self.board.acknowledge(acknowledged, &mut delivery);
         for (left, right) in ranges.into_iter().flatten() {
             let range = self
-                .position(TcpSeqNumber(left as i32))
-                .zip(self.position(TcpSeqNumber(right as i32)));
+                .position(TcpSeqNumber(left.cast_signed()))
+                .zip(self.position(TcpSeqNumber(right.cast_signed())));
             if let Some((left, right)) = range.filter(|(left, right)| left < right) {
                 self.board
                     .acknowledge_range(left, right.min(self.board.end()), &mut delivery);

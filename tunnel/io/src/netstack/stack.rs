@@ -304,7 +304,9 @@ impl Stack {
     pub(super) fn work(&mut self, now: Instant) {
         let mut touched = std::mem::take(&mut self.touched);
         self.wake.take_touched(&mut touched);
-        touched.iter().for_each(|slot| self.schedule.ready(*slot));
+        for slot in &touched {
+            self.schedule.ready(*slot);
+        }
         self.touched = touched;
         self.schedule.fire(now);
         // Those that come to be ready meanwhile are for the next round: what comes from the network must have its turn.

@@ -62,8 +62,8 @@ pub(super) struct Rate {
     round: u64,
     round_ends: u64,
     /// Rate that startup must outgrow, and the rounds in which it has not.
-    full_rate: u64,
-    full_rounds: u32,
+    outgrown: u64,
+    rounds_alike: u32,
     shortest: Option<(Duration, Instant)>,
     draining_until: Option<Instant>,
     lost_in_round: u64,
@@ -83,8 +83,8 @@ impl Rate {
             rates: VecDeque::new(),
             round: 0,
             round_ends: 0,
-            full_rate: 0,
-            full_rounds: 0,
+            outgrown: 0,
+            rounds_alike: 0,
             shortest: None,
             draining_until: None,
             lost_in_round: 0,
@@ -231,11 +231,11 @@ impl Rate {
             self.ceiling = (self.ceiling + self.ceiling / 16).min(MAX_WINDOW);
         }
         if self.is_starting && !is_limited {
-            if self.rate() > self.full_rate + self.full_rate / 4 {
-                (self.full_rate, self.full_rounds) = (self.rate(), 0);
+            if self.rate() > self.outgrown + self.outgrown / 4 {
+                (self.outgrown, self.rounds_alike) = (self.rate(), 0);
             } else {
-                self.full_rounds += 1;
-                self.is_starting = self.full_rounds < STARTUP_ROUNDS;
+                self.rounds_alike += 1;
+                self.is_starting = self.rounds_alike < STARTUP_ROUNDS;
             }
         }
     }

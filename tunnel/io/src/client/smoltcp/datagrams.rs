@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::sync::{Mutex, oneshot};
 
 use super::Dial;
-use crate::dial::{BoxFuture, Datagrams, DialError};
+use crate::dial::{BoxFuture, Datagrams};
 use crate::netstack::{Handle, Inbox, datagram_capacity};
 
 /// A UDP socket in the tunnel's stack. Dropping it closes it.
@@ -24,17 +24,15 @@ pub(super) async fn bind(
     handle: &Handle<Dial>,
     mtu: usize,
     destination: SocketAddr,
-) -> Result<TunnelDatagrams, DialError> {
-    let down = || DialError::TunnelDown { destination };
+) -> io::Result<TunnelDatagrams> {
     let (reply, outcome) = oneshot::channel();
     let command = Dial::Bind { destination, reply };
-    handle.send(command).await.map_err(|_| down())?;
-    let (local, inbox) = outcome.await.map_err(|_| down())?.ok_or_else(|| DialError::Io {
-        destination,
-        source: io::Error::new(
+    handle.send(command).await.map_err(|_| ended())?;
+    let (local, inbox) = outcome.await.map_err(|_| ended())?.ok_or_else(|| {
+        io::Error::new(
             io::ErrorKind::AddrNotAvailable,
             "the tunnel has no address of its family, or all its UDP sockets are in use",
-        ),
+        )
     })?;
     Ok(TunnelDatagrams {
         handle: handle.clone(),
