@@ -11,12 +11,12 @@
 //! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
 
 mod choice;
-mod smoltcp;
 #[cfg(target_os = "linux")]
 mod namespaced;
 #[cfg(not(target_os = "linux"))]
 #[path = "client/no_namespace.rs"]
 mod namespaced;
+mod smoltcp;
 
 use std::fmt;
 use std::io;
@@ -191,7 +191,9 @@ pub enum TunnelError {
         source: io::Error,
     },
     /// A namespace was asked for and none can be had.
-    #[error("the tunnel's TCP stack is fixed to `namespace`, and there is no private network namespace: {reason}")]
+    #[error(
+        "the tunnel's TCP stack is fixed to `namespace`, and there is no private network namespace: {reason}"
+    )]
     NoNamespace {
         /// Why not.
         reason: String,

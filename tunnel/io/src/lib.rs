@@ -9,12 +9,18 @@
 mod client;
 pub mod dial;
 mod gateway;
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "made by the namespace alone"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "made by the namespace alone")
+)]
 mod kernel_stream;
 #[cfg(target_os = "linux")]
 mod namespace;
 mod netstack;
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "taken by connections of the namespace alone"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "taken by connections of the namespace alone")
+)]
 mod places;
 pub mod proxy;
 #[cfg(unix)]
@@ -24,7 +30,8 @@ pub mod udp;
 use std::process::ExitCode;
 
 pub use client::{
-    ParseTcpStackError, Phase, TcpStack, Tunnel, TunnelConfig, TunnelDialer, TunnelError, TunnelPeer, TunnelStatus,
+    ParseTcpStackError, Phase, TcpStack, Tunnel, TunnelConfig, TunnelDialer, TunnelError, TunnelPeer,
+    TunnelStatus,
 };
 pub use gateway::{
     Gateway, GatewayConfig, GatewayPeer, GatewayStats, ParseUpstreamError, PeerStats, Policy, PolicyEntry,

@@ -170,7 +170,11 @@ fn same_tunnel(one: &Desired, other: &Desired) -> bool {
 /// What is wrong, why, and what can be done about it.
 fn describe(error: TunnelError) -> String {
     let hint = error.hint().map(str::to_owned);
-    failure::one_line(&Failure::new("the tunnel cannot be started").hint(hint).because(error))
+    failure::one_line(
+        &Failure::new("the tunnel cannot be started")
+            .hint(hint)
+            .because(error),
+    )
 }
 
 /// The first address of the first endpoint that resolves.

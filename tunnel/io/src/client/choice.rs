@@ -39,7 +39,11 @@ impl Choice {
                 Err(TunnelError::NoNamespace { reason, hint })
             }
             (Err(NoNamespace { reason, hint }), TcpStack::Auto | TcpStack::Smoltcp) => {
-                tracing::info!(reason, hint, "no private network namespace; the tunnel uses smoltcp");
+                tracing::info!(
+                    reason,
+                    hint,
+                    "no private network namespace; the tunnel uses smoltcp"
+                );
                 Ok(Self::Smoltcp {
                     reason: format!("no private network namespace here: {reason}"),
                 })

@@ -102,9 +102,6 @@ mod tests {
     fn a_packet_that_is_too_long_is_refused() {
         let (near, far) = pair().unwrap();
         send(&near, &[7; MAX_MESSAGE + 1], &[], SendFlags::empty()).unwrap();
-        assert_eq!(
-            receive(&far).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(receive(&far).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

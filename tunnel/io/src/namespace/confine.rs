@@ -65,7 +65,10 @@ pub(super) fn enter_namespace() -> Result<(), (Step, io::Error)> {
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "unshare(2) is unsafe for flags that take descriptors away")]
+#[expect(
+    unsafe_code,
+    reason = "unshare(2) is unsafe for flags that take descriptors away"
+)]
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: only `FILES` could take a descriptor from another thread. The flags are `NEWUSER` and `NEWNET`, and this
     // process has one thread.

@@ -129,7 +129,8 @@ impl Connections {
     /// of its own, where nothing listens, and the device answers for its own addresses.
     fn own_address(&self, destination: SocketAddr) -> Result<IpAddr, OpenError> {
         let to = destination.ip();
-        let behind = !(to.is_unspecified() || to.is_loopback() || to.is_multicast() || self.addresses.contains(&to));
+        let behind =
+            !(to.is_unspecified() || to.is_loopback() || to.is_multicast() || self.addresses.contains(&to));
         let own = self.addresses.iter().copied();
         own.filter(|own| own.is_ipv4() == to.is_ipv4())
             .find(|_| behind && destination.port() != 0)

@@ -268,7 +268,10 @@ mod tests {
 
     fn requests() -> impl Strategy<Value = Request> {
         prop_oneof![
-            (any::<u16>(), prop::collection::vec(any::<IpAddr>(), 0..=MAX_ADDRESSES))
+            (
+                any::<u16>(),
+                prop::collection::vec(any::<IpAddr>(), 0..=MAX_ADDRESSES)
+            )
                 .prop_map(|(mtu, addresses)| Request::SetUp { mtu, addresses }),
             (kinds(), 1..=MAX_DESCRIPTORS as u8).prop_map(|(kind, count)| Request::Sockets { kind, count }),
         ]

@@ -56,9 +56,7 @@ pub(super) fn set_up(mtu: u16, addresses: &[IpAddr]) -> Result<OwnedFd, (Step, i
     let _ = netlink.set_queue_length(device, QUEUE_LENGTH);
     netlink.up(device).map_err(at(Step::Configure))?;
     for address in addresses {
-        netlink
-            .add_address(device, *address)
-            .map_err(at(Step::Address))?;
+        netlink.add_address(device, *address).map_err(at(Step::Address))?;
         match netlink.add_default_route(device, *address) {
             // A second address of the family; the route is there.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -76,7 +74,10 @@ fn open_tun() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open("/dev/net/tun", flags, Mode::empty())?)
 }
 
-#[expect(unsafe_code, reason = "TUN devices are made by ioctl, for which no safe wrapper exists")]
+#[expect(
+    unsafe_code,
+    reason = "TUN devices are made by ioctl, for which no safe wrapper exists"
+)]
 fn make_device(tun: &OwnedFd) -> io::Result<()> {
     // SAFETY: an `ifreq` is integers, arrays and pointers, for all of which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -93,11 +94,20 @@ fn make_device(tun: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "offloads are set by ioctl, for which no safe wrapper exists")]
+#[expect(
+    unsafe_code,
+    reason = "offloads are set by ioctl, for which no safe wrapper exists"
+)]
 fn set_offloads(tun: &OwnedFd) -> io::Result<()> {
     let set = |offloads: libc::c_uint| {
         // SAFETY: the descriptor is open, and this request takes its argument by value.
-        match unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, offloads as libc::c_ulong) } {
+        match unsafe {
+            libc::ioctl(
+                tun.as_raw_fd(),
+                libc::TUNSETOFFLOAD as _,
+                offloads as libc::c_ulong,
+            )
+        } {
             0.. => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }

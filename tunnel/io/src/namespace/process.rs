@@ -69,11 +69,7 @@ struct Supply {
 
 impl Helper {
     /// Starts `program` as the helper and waits until its namespace stands.
-    pub(super) fn start(
-        program: PathBuf,
-        mtu: u16,
-        addresses: Vec<IpAddr>,
-    ) -> Result<SetUp, NamespaceError> {
+    pub(super) fn start(program: PathBuf, mtu: u16, addresses: Vec<IpAddr>) -> Result<SetUp, NamespaceError> {
         let (near, far) = channel::pair().map_err(NamespaceError::Process)?;
         let channel = Arc::new(near);
         let (pools, supplies): (Vec<_>, Vec<_>) = SocketKind::ALL.into_iter().map(pool).unzip();
@@ -112,7 +108,8 @@ impl Helper {
         let pool = &self.pools[kind as usize];
         let mut ready = pool.ready.lock().await;
         if ready.len() < MAX_DESCRIPTORS && !pool.asked.swap(true, Ordering::AcqRel) {
-            self.ask(pool).inspect_err(|_| pool.asked.store(false, Ordering::Release))?;
+            self.ask(pool)
+                .inspect_err(|_| pool.asked.store(false, Ordering::Release))?;
         }
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the namespace helper has ended");
         ready.recv().await.ok_or_else(gone)?
@@ -288,14 +285,13 @@ pub(super) fn hint(step: Step, source: &io::Error) -> Option<&'static str> {
             "/dev/net/tun has to exist and be open to this user: `modprobe tun`, `--device /dev/net/tun` for a container, \
              DeviceAllow=/dev/net/tun in a systemd unit",
         ),
-        (Step::MapUsers | Step::Loopback | Step::MakeTun | Step::Configure | Step::Address | Step::Route, _)
-            if denied =>
-        {
-            Some(
-                "AppArmor lets programs make user namespaces without rights in them (Ubuntu 23.10 and later): give orfe a \
+        (
+            Step::MapUsers | Step::Loopback | Step::MakeTun | Step::Configure | Step::Address | Step::Route,
+            _,
+        ) if denied => Some(
+            "AppArmor lets programs make user namespaces without rights in them (Ubuntu 23.10 and later): give orfe a \
                  profile with `userns,`, or set `sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
-            )
-        }
+        ),
         _ => None,
     }
 }

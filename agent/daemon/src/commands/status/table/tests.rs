@@ -89,8 +89,9 @@ fn the_tcp_stack_is_named_with_its_reason() {
     let tunnel = status.tunnel.as_mut().unwrap();
     tunnel.tcp_stack = "smoltcp".into();
     tunnel.congestion_control = None;
-    tunnel.tcp_stack_reason =
-        Some("no private network namespace here: making a namespace was refused (Operation not permitted)".into());
+    tunnel.tcp_stack_reason = Some(
+        "no private network namespace here: making a namespace was refused (Operation not permitted)".into(),
+    );
     let page = page(&status);
     insta::assert_snapshot!(page.lines().skip(3).take(4).collect::<Vec<_>>().join("\n"), @r"
     tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820
