@@ -142,7 +142,11 @@ mod tests {
     async fn every_byte_passes_in_order_and_is_counted() {
         let (first, sent) = (bytes(1000), bytes(5_000_000));
         let (received, counted) = through_copy(&first, &sent).await;
-        assert!(received == [first, sent].concat(), "{} bytes came", received.len());
+        assert!(
+            received == [first, sent].concat(),
+            "{} bytes came",
+            received.len()
+        );
         assert_eq!(counted, 5_001_000);
     }
 
