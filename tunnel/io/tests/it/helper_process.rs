@@ -151,7 +151,7 @@ async fn its_death_resets_connections_and_ends_the_tunnel() {
 async fn it_ends_with_a_parent_that_is_killed() {
     let Some(own) = Own::new() else { return };
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "helper::play_a_part", "--nocapture"])
+        .args(["--exact", "helper_process::play_a_part", "--nocapture"])
         .env(PART, "hold")
         .env("ORFE_TEST_HELPER", own.path())
         .stdin(Stdio::piped())
@@ -190,7 +190,7 @@ async fn a_system_that_allows_none_is_told_what_to_change() {
     // In a user namespace of its own one may lower the limits of everything below it.
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "sh", "-c"])
-        .arg("echo 0 > /proc/sys/user/max_net_namespaces && exec \"$0\" --exact helper::play_a_part --nocapture")
+        .arg("echo 0 > /proc/sys/user/max_net_namespaces && exec \"$0\" --exact helper_process::play_a_part --nocapture")
         .arg(std::env::current_exe().unwrap())
         .env(PART, "refused")
         .env("ORFE_TEST_HELPER", HELPER)
