@@ -233,7 +233,12 @@ impl Tunnel {
     /// is taken unless the configuration rules that out. A runtime of tokio has to be entered.
     pub fn start(config: TunnelConfig) -> Result<Self, TunnelError> {
         let choice = Choice::make(&config)?;
-        let node = node(&config).map_err(TunnelError::Config)?;
+        let inner = EndConfig {
+            addresses: config.addresses,
+            mtu: config.mtu,
+            bind: config.bind,
+            gateway: config.peer.public_key,
+        };
         let (publisher, status) = watch::channel(TunnelStatus {
             phase: Phase::Connecting,
             since: Instant::now(),
@@ -248,11 +253,12 @@ impl Tunnel {
             connections: 0,
             buffered_bytes: 0,
         });
+        let node = node(config.private_key, config.mtu, config.peer).map_err(TunnelError::Config)?;
         let end = match choice {
             Choice::Namespace { made, .. } => {
-                NamespaceEnd::start(&config, made, node, publisher).map(End::Namespace)
+                NamespaceEnd::start(inner, made, node, publisher).map(End::Namespace)
             }
-            Choice::Smoltcp { .. } => SmoltcpEnd::start(&config, node, publisher).map(End::Smoltcp),
+            Choice::Smoltcp { .. } => SmoltcpEnd::start(inner, node, publisher).map(End::Smoltcp),
         };
         let end = end.map_err(|source| TunnelError::Open {
             address: config.bind,
@@ -311,20 +317,29 @@ impl Tunnel {
     }
 }
 
-fn node(config: &TunnelConfig) -> io::Result<Node> {
+/// What an end needs of the configuration besides its node.
+#[derive(Debug)]
+struct EndConfig {
+    addresses: Vec<IpAddr>,
+    mtu: usize,
+    bind: SocketAddr,
+    gateway: PublicKey,
+}
+
+fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Node> {
     let now = Instant::now();
-    let node_config = NodeConfig {
-        private_key: config.private_key.clone(),
-        mtu: config.mtu,
+    let config = NodeConfig {
+        private_key,
+        mtu,
         limits: HandshakeLimits::default(),
     };
-    let mut node = Node::new(node_config, now);
+    let mut node = Node::new(config, now);
     let peer = PeerConfig {
-        public_key: config.peer.public_key,
-        preshared_key: config.peer.preshared_key.clone(),
-        endpoint: Some(config.peer.endpoint),
-        allowed_ips: config.peer.allowed_ips.clone(),
-        keepalive: config.peer.keepalive,
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key,
+        endpoint: Some(peer.endpoint),
+        allowed_ips: peer.allowed_ips,
+        keepalive: peer.keepalive,
     };
     node.set_peer(peer, now)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
