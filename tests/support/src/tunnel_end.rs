@@ -25,7 +25,7 @@ use orfe_tunnel::TcpStack;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-pub use config::{Config, Mode, Peer};
+pub use config::{Config, Host, Mode, Peer};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
