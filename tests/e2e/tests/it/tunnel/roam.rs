@@ -48,7 +48,10 @@ async fn a_transfer_goes_on_when_the_device_has_another_address() {
             let old = format!("address del {}/24 dev wire", Side::Near.wire());
             pair.lab.ip(Side::Near, &old).unwrap();
             let report = finish_echo(&mut client, 2, MANY_BYTES, PATIENCE).await;
-            eprintln!("{stack} to {far}: another address, {MANY_BYTES} bytes twice in {:.1} s", report.seconds);
+            eprintln!(
+                "{stack} to {far}: another address, {MANY_BYTES} bytes twice in {:.1} s",
+                report.seconds
+            );
         }
     }
 }
