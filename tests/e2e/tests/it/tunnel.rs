@@ -180,7 +180,7 @@ fn copied(names: &[&str]) -> TempDir {
         .tempdir()
         .unwrap();
     for name in names {
-        fs::copy(programs::path(name), folder.path().join(name)).unwrap();
+        fs::copy(programs::support_path(name), folder.path().join(name)).unwrap();
     }
     folder
 }

@@ -88,7 +88,7 @@ pub struct ConnectsReport {
     pub p99_ms: f64,
 }
 
-/// Connects for `time`, `parallel` at once.
+/// Connects for `time`, and at least once, `parallel` at once.
 pub async fn connects(job: &Job, parallel: usize, time: Duration) -> ConnectsReport {
     let started = Instant::now();
     let mut workers = JoinSet::new();
@@ -96,11 +96,14 @@ pub async fn connects(job: &Job, parallel: usize, time: Duration) -> ConnectsRep
         let job = job.clone();
         workers.spawn(async move {
             let (mut took, mut failed) = (Vec::new(), 0);
-            while started.elapsed() < time {
+            loop {
                 let begun = Instant::now();
                 match there_and_back(&job).await {
                     Ok(()) => took.push(begun.elapsed()),
                     Err(_) => failed += 1,
+                }
+                if started.elapsed() >= time {
+                    break;
                 }
             }
             (took, failed)
