@@ -118,7 +118,7 @@ mod tests {
         let tcp = packet.len();
         packet.extend([0; TCP_HEADER]);
         packet.extend(options);
-        packet[tcp + 12] = ((TCP_HEADER + options.len()) / 4 << 4) as u8;
+        packet[tcp + 12] = (((TCP_HEADER + options.len()) / 4) << 4) as u8;
         packet[tcp + 13] = SYN;
         let checksum = !fold(sum(&packet[tcp..], 0));
         packet[tcp + 16..tcp + 18].copy_from_slice(&checksum.to_be_bytes());
