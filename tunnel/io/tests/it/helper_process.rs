@@ -149,6 +149,30 @@ async fn its_death_resets_connections_and_ends_the_tunnel() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_udp_socket_of_the_namespace_sends_into_the_tunnel() {
+    let Some(own) = Own::new() else { return };
+    let gateway = gateway(&[]);
+    let device = Device::new(1);
+    gateway.set_peers(vec![device.peer()]);
+    let mut config = config(gateway.local_addr(), &device, TcpStack::Namespace, &own.path());
+    config.peer.public_key = gateway.public_key();
+    let tunnel = Tunnel::start(config).unwrap();
+    up(&tunnel).await;
+    let dialer = tunnel.dialer();
+    let socket = dialer.bind_datagrams(inner(53)).await.unwrap();
+    let before = tunnel.status().borrow().tx_bytes;
+    socket.send_to(&[7; 500], inner(53)).await.unwrap();
+    until("it was encrypted and sent", || {
+        tunnel.status().borrow().tx_bytes >= before + 500
+    })
+    .await;
+    // The device has no IPv6 address.
+    let error = dialer.bind_datagrams("[fd00::1]:53".parse().unwrap()).await;
+    assert!(matches!(error.map(drop), Err(DialError::Io { .. })));
+    tunnel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_with_a_parent_that_is_killed() {
     let Some(own) = Own::new() else { return };
     let mut parent = Command::new(std::env::current_exe().unwrap())
