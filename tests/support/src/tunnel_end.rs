@@ -6,7 +6,7 @@
 //!  "peers": [{"public_key": "BASE64", "endpoint": "10.99.0.2:51820", "allowed_ips": ["10.98.0.2/32"], "keepalive": 25}]}
 //! ```
 //!
-//! Mode `smoltcp` has no device and takes `"proxy": {"listen": "127.0.0.1:0", "names": {"far.example": {"address":
+//! Modes `smoltcp` and `namespace` have no device of the host and take `"proxy": {"listen": "127.0.0.1:0", "names": {"far.example": {"address":
 //! "10.98.0.2", "ports": [5201]}}}`; mode `gateway` takes `"policy": [{"name": "far.example", "address": "10.98.0.2", "ports":
 //! {"5201": "127.0.0.1:5201"}}]`.
 //!
@@ -21,10 +21,11 @@ mod userspace;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use orfe_tunnel::TcpStack;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-pub use config::{Config, Mode, Peer};
+pub use config::{Config, Host, Mode, Peer};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -54,8 +55,12 @@ async fn end() -> Result<()> {
             ended().await?;
             end.stop().await;
         }
-        Mode::Smoltcp => {
-            let end = userspace::start(&config).await?;
+        Mode::Smoltcp | Mode::Namespace => {
+            let tcp_stack = match config.mode {
+                Mode::Namespace => TcpStack::Namespace,
+                _ => TcpStack::Smoltcp,
+            };
+            let end = userspace::start(&config, tcp_stack).await?;
             ready(&config, end.local_addr(), Some(&end.describe()))?;
             ended().await?;
             end.stop().await;

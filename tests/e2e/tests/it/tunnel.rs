@@ -35,7 +35,7 @@ use tempfile::TempDir;
 use crate::programs;
 
 /// The device's TCP stacks, as the driver's modes are called.
-const STACKS: [&str; 2] = ["tun", "smoltcp"];
+const STACKS: [&str; 3] = ["tun", "namespace", "smoltcp"];
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::proxy::{Limits, Proxy, ProxyConfig, Routes, TunnelWanted, USER};
-use orfe_tunnel::{Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{TcpStack, Tunnel, TunnelConfig, TunnelPeer};
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
 use secrecy::SecretString;
@@ -27,7 +27,7 @@ pub(super) struct Userspace {
 }
 
 /// Starts the tunnel to the first peer, and the proxy that `config` describes.
-pub(super) async fn start(config: &Config) -> Result<Userspace> {
+pub(super) async fn start(config: &Config, tcp_stack: TcpStack) -> Result<Userspace> {
     let peer = config.peers.first().ok_or("no peer")?;
     let allowed_ips: Result<Vec<_>> = peer.allowed_ips.iter().map(|text| Ok(text.parse()?)).collect();
     let tunnel = Tunnel::start(TunnelConfig {
@@ -42,6 +42,8 @@ pub(super) async fn start(config: &Config) -> Result<Userspace> {
         },
         mtu: config.mtu.into(),
         bind: config.listen,
+        tcp_stack,
+        helper: TunnelConfig::this_program(),
     })?;
     let described = config.proxy.as_ref().ok_or("this mode needs a proxy")?;
     let mut routes = Routes::new(TunnelWanted::Wanted);

@@ -25,9 +25,9 @@ const REKEY_JITTER: Duration = Duration::from_secs(5);
 const MIN_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Interval of the engines' timers while something is going on.
-const BUSY_TICK: Duration = Duration::from_millis(250);
+const BUSY_TICK: Duration = Duration::from_millis(500);
 /// And while nothing is.
-const IDLE_TICK: Duration = Duration::from_secs(1);
+const IDLE_TICK: Duration = Duration::from_secs(2);
 /// How long after the last packet or handshake a node counts as busy. Longer, and the keepalives of an idle machine would
 /// keep it busy: every timer of the protocol is in whole seconds, so the idle tick is good enough for all of them.
 const BUSY_FOR: Duration = Duration::from_secs(2);
@@ -105,6 +105,7 @@ impl<E: Engine> Node<E> {
                 Tick::Send(len) => {
                     let is_retry = Message::parse(&buffer[..len]) == Some(Message::Initiation);
                     if is_retry && peer.endpoint.is_some() {
+                        peer.try_elsewhere();
                         let jitter = self.rng.random_range(Duration::ZERO..RETRY_JITTER);
                         peer.delayed = Some((now + jitter, buffer[..len].to_vec()));
                         peer.note_initiation(now);

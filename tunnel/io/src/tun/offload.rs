@@ -7,3 +7,6 @@ mod split;
 pub(crate) use header::HEADER_LEN;
 pub(crate) use join::{Group, MAX_JOINED, groups};
 pub(crate) use split::{SPARE, split};
+
+#[cfg(test)]
+mod tests;
