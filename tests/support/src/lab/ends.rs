@@ -1,6 +1,6 @@
 //! The two ends of a tunnel in a lab: Orfe's own (its driver `tunnel-end`), or a WireGuard program with a control socket.
 //!
-//! Inside the tunnel the near end is 10.98.0.1 and fd98::1, the far one 10.98.0.2 and fd98::2. The far end listens on the wire
+//! Inside the tunnel the near end is 10.98.0.1 and `fd98::1`, the far one 10.98.0.2 and `fd98::2`. The far end listens on the wire
 //! at UDP 51820 and waits; the near one speaks first.
 
 use std::io;

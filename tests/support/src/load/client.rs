@@ -250,7 +250,7 @@ mod tests {
     use super::super::server::Server;
     use super::*;
 
-    async fn job(server: &Server) -> Job {
+    fn job(server: &Server) -> Job {
         Job {
             to: server.address().to_string(),
             proxy: None,
@@ -261,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn flows_are_counted_by_their_receiver_and_echoes_compared() {
         let server = Server::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let job = job(&server).await;
+        let job = job(&server);
         let up = Flow::start(&job, 2, Direction::Up).await.unwrap();
         let down = Flow::start(&job, 2, Direction::Down).await.unwrap();
         crate::wait::wait_for("a megabyte each way", Duration::from_secs(20), || {
