@@ -8,6 +8,8 @@
 
 mod client;
 pub mod dial;
+#[cfg(unix)]
+pub mod forwarder;
 mod gateway;
 mod netstack;
 pub mod proxy;

@@ -36,6 +36,8 @@ use self::reach::WatchedDialer;
 
 mod body;
 mod connections;
+#[cfg(unix)]
+mod door;
 mod head;
 mod reach;
 mod receive;
@@ -46,6 +48,10 @@ mod splice;
 mod target;
 mod upstream;
 
+#[cfg(unix)]
+pub(crate) use self::door::{accepted, read_answer};
+#[cfg(unix)]
+pub use self::door::{Door, DoorError};
 pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
 pub use self::refusal::Refusal;
 pub use self::routes::{Route, Routes, TunnelWanted};
