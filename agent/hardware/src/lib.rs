@@ -28,5 +28,6 @@ pub use facts::{
     Arch, Chassis, Cpu, Docker, DockerAbsence, Fact, Facts, Family, Gpu, GpuKind, Os, Problem, Subject,
     Vendor,
 };
+pub use docker::engine;
 pub use probe::probe;
 pub use root::Root;

@@ -19,10 +19,14 @@ const VARIABLE: &str = "ORFE_REAL_CODER";
 /// h, l, n and some of f and g) need a real server.
 const GROUPS: [char; 7] = ['a', 'b', 'c', 'd', 'f', 'g', 'k'];
 /// Cases of these groups that cannot be held against the stand-in's server, and why.
-const APART: [(&str, &str); 4] = [
+const APART: [(&str, &str); 5] = [
     ("f01-connection-cut-and-restored", "a session is shut down"),
     ("f02-blackhole", "a session is shut down"),
     ("g01-key-connected", "a session is shut down"),
+    (
+        "g05-key-deleted-while-connected-then-cut",
+        "a session is cut and its end looked at",
+    ),
     (
         "k11-tls-to-a-plain-server",
         "the recorded server answered in something else than HTTP",
