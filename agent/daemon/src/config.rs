@@ -189,8 +189,12 @@ impl Config {
                 raw.provisioner.drain_timeout_s.map(Duration::from_secs),
                 || DRAIN_TIMEOUT,
             ),
-            containers: pick(None, containers, raw.containers.enabled, || ContainersEnabled::Auto),
-            container_network: pick(None, None, raw.containers.network, || CONTAINER_NETWORK.to_owned()),
+            containers: pick(None, containers, raw.containers.enabled, || {
+                ContainersEnabled::Auto
+            }),
+            container_network: pick(None, None, raw.containers.network, || {
+                CONTAINER_NETWORK.to_owned()
+            }),
             log_filter: pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned()),
             log_format: pick(None, log_format, raw.log.format, || LogFormat::Human),
             file,
@@ -291,7 +295,10 @@ fn parse_containers(text: &str) -> Result<ContainersEnabled, Failure> {
 /// A name that Docker takes, and none of its own networks, whose settings are not ours to rely on.
 fn check_network(name: &str, file: &Path) -> Result<(), Failure> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let begins = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
     let own = matches!(name, "bridge" | "host" | "none" | "default" | "container");
     if begins && name.len() <= 64 && name.bytes().all(plain) && !own {
         return Ok(());

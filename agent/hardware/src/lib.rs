@@ -24,10 +24,10 @@ mod docker;
 mod parse;
 mod probe;
 
+pub use docker::engine;
 pub use facts::{
     Arch, Chassis, Cpu, Docker, DockerAbsence, Fact, Facts, Family, Gpu, GpuKind, Os, Problem, Subject,
     Vendor,
 };
-pub use docker::engine;
 pub use probe::probe;
 pub use root::Root;

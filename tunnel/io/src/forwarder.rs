@@ -242,11 +242,7 @@ enum Unreached {
 }
 
 /// A connection to `name` through the agent.
-async fn reach(
-    config: &ForwarderConfig,
-    name: &str,
-    port: u16,
-) -> Result<BufReader<UnixStream>, Unreached> {
+async fn reach(config: &ForwarderConfig, name: &str, port: u16) -> Result<BufReader<UnixStream>, Unreached> {
     let stream = UnixStream::connect(&config.agent)
         .await
         .map_err(Unreached::Agent)?;

@@ -48,11 +48,11 @@ mod splice;
 mod target;
 mod upstream;
 
-#[cfg(unix)]
-pub(crate) use self::door::{accepted, read_answer};
+pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
 #[cfg(unix)]
 pub use self::door::{Door, DoorError};
-pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
+#[cfg(unix)]
+pub(crate) use self::door::{accepted, read_answer};
 pub use self::refusal::Refusal;
 pub use self::routes::{Route, Routes, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};

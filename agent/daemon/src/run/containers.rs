@@ -143,7 +143,10 @@ impl ContainersTask {
 
     fn open_door(&self) -> Result<Door, Trouble> {
         let failed = |error: &dyn std::error::Error| {
-            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = error
+                .source()
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
             Trouble::Failed(format!("{error}{cause}"))
         };
         private::create_dir(&self.folder).map_err(|error| failed(&error))?;
@@ -194,7 +197,10 @@ impl ContainersTask {
             Ok(Err(Trouble::NoEngine(reason) | Trouble::Failed(reason))) => {
                 tracing::warn!(container = self.container(), reason, "the forwarder stays");
             }
-            Err(_) => tracing::warn!(container = self.container(), "the forwarder stays: no answer in time"),
+            Err(_) => tracing::warn!(
+                container = self.container(),
+                "the forwarder stays: no answer in time"
+            ),
         }
         door.shutdown().await;
     }

@@ -24,8 +24,8 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::containers::ContainersTask;
 use super::children::{Children, end_orphan};
+use super::containers::ContainersTask;
 use super::slot::{SlotShell, Ways};
 use super::tunnel::TunnelTask;
 use super::{GRACE, INPUTS, probes};

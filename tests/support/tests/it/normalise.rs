@@ -251,7 +251,10 @@ fn the_folder_of_a_build_is_set_aside() {
     for caller in ["/home/a/enterprise/cli/start.go:7", "enterprise/cli/start.go:7"] {
         assert_eq!(within_repository(caller, func), "enterprise/cli/start.go:7");
     }
-    assert_eq!(within_repository("/mod/x/y.go:1", "github.com/x.Y"), "/mod/x/y.go:1");
+    assert_eq!(
+        within_repository("/mod/x/y.go:1", "github.com/x.Y"),
+        "/mod/x/y.go:1"
+    );
 }
 
 #[test]

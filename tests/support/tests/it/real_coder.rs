@@ -88,7 +88,11 @@ async fn a_real_coder_still_does_what_was_recorded() {
     let mut differing = Vec::new();
     for outcome in &outcomes {
         if !outcome.differences.is_empty() {
-            differing.push(format!("{}\n  {}", outcome.case, outcome.differences.join("\n  ")));
+            differing.push(format!(
+                "{}\n  {}",
+                outcome.case,
+                outcome.differences.join("\n  ")
+            ));
         }
     }
     crate::announce(&format!(

@@ -178,10 +178,7 @@ async fn reach(shared: &Shared, target: &Target, way: &Way) -> Result<Destinatio
     }
 }
 
-async fn carry(
-    client: &mut BufReader<UnixStream>,
-    mut destination: impl AsyncRead + AsyncWrite + Unpin,
-) {
+async fn carry(client: &mut BufReader<UnixStream>, mut destination: impl AsyncRead + AsyncWrite + Unpin) {
     if client.write_all(ESTABLISHED).await.is_err() || client.flush().await.is_err() {
         return;
     }

@@ -121,7 +121,9 @@ impl Routes {
 
     /// Whether the policy has this name with this port. The name is in lower case, as targets are.
     pub(super) fn names(&self, name: &str, port: u16) -> bool {
-        self.names.get(name).is_some_and(|entry| entry.ports.contains(&port))
+        self.names
+            .get(name)
+            .is_some_and(|entry| entry.ports.contains(&port))
     }
 
     pub(super) fn decide(&self, target: &Target) -> Decision {

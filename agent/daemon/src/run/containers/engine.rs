@@ -138,7 +138,10 @@ impl Engine {
     async fn ensure_network(&self, name: &str) -> Result<NetworkInspect, Trouble> {
         let cannot = |error: Error| failed("the network cannot be looked at", &error);
         if let Some(network) = absent(self.docker.inspect_network(name, None).await).map_err(cannot)? {
-            let ours = network.labels.as_ref().is_some_and(|labels| labels.contains_key(ROLE));
+            let ours = network
+                .labels
+                .as_ref()
+                .is_some_and(|labels| labels.contains_key(ROLE));
             return if ours {
                 Ok(network)
             } else {
@@ -241,7 +244,11 @@ impl Engine {
             user: Some(user),
             entrypoint: Some(vec![PROGRAM.to_owned()]),
             cmd: Some(command),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            labels: Some(
+                labels
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            ),
             host_config: Some(self.host_config(spec)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(spec.network.to_owned(), endpoint)])),

@@ -52,7 +52,12 @@ fn interpreter(program: &[u8]) -> Option<PathBuf> {
     const LOADER_ENTRY: u64 = 3;
     let number = |at: usize, length: usize| -> Option<u64> {
         let bytes = program.get(at..at.checked_add(length)?)?;
-        Some(bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
+        )
     };
     if program.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
@@ -158,7 +163,10 @@ mod tests {
             .output()
             .unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-        assert_eq!(std::fs::read(folder.path().join("lib64/ld.so")).unwrap(), b"loader");
+        assert_eq!(
+            std::fs::read(folder.path().join("lib64/ld.so")).unwrap(),
+            b"loader"
+        );
         assert_eq!(std::fs::read(folder.path().join("orfe")).unwrap(), [7; 513]);
     }
 }

@@ -62,7 +62,10 @@ fn what_names_no_host_is_told_apart() {
     let rows: [(&[u8], &str); 7] = [
         (b"\x05\x01\x00", "neither"),
         (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "no client hello"),
-        (b"\x16\x03\x01\x00\x01\x01\x15\x03\x01\x00\x02\x02\x28", "broken off"),
+        (
+            b"\x16\x03\x01\x00\x01\x01\x15\x03\x01\x00\x02\x02\x28",
+            "broken off",
+        ),
         (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03", "broken"),
         (b"GET / HTTP/1.1\r\n\r\n", "no host"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "or two"),
