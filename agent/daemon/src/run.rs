@@ -14,6 +14,7 @@
 
 mod children;
 mod daemon;
+mod doors;
 mod facts;
 mod logging;
 mod probes;
