@@ -198,7 +198,17 @@ mod tests {
     fn help_fits_into_80_columns() {
         let mut command = Cli::command();
         command.build();
-        for name in ["", "join", "run", "status", "nc", "proxy", "config", "completions", "version"] {
+        for name in [
+            "",
+            "join",
+            "run",
+            "status",
+            "nc",
+            "proxy",
+            "config",
+            "completions",
+            "version",
+        ] {
             let page = if name.is_empty() {
                 command.render_long_help()
             } else {

@@ -167,7 +167,10 @@ impl StateFolder {
 
     pub(crate) fn store_proxy_credential(&self, credential: &Secret) -> Result<(), Failure> {
         let line = Zeroizing::new(format!("{}\n", credential.expose()));
-        Ok(private::write(&self.path.join("proxy.credential"), line.as_bytes())?)
+        Ok(private::write(
+            &self.path.join("proxy.credential"),
+            line.as_bytes(),
+        )?)
     }
 
     pub(crate) fn children(&self) -> Result<Vec<RunningChild>, Failure> {

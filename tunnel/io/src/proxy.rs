@@ -52,6 +52,8 @@ use self::listen::{Entry, Listening, Shared};
 mod body;
 mod connections;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod listen;
 mod outlet;

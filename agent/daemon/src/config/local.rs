@@ -28,13 +28,12 @@ impl fmt::Display for Forward {
 /// Checks where the proxy is to listen.
 pub(super) fn proxy(file: &Path, listen: Option<SocketAddr>) -> Result<Option<SocketAddr>, Failure> {
     match listen {
-        Some(listen) if !listen.ip().is_loopback() => {
-            Err(
-                Failure::new(format!("proxy.listen in {} is not a loopback address", file.display()))
-                    .hint("127.0.0.1 or [::1]: the proxy is for this machine alone".to_owned())
-                    .exit(Exit::Usage),
-            )
-        }
+        Some(listen) if !listen.ip().is_loopback() => Err(Failure::new(format!(
+            "proxy.listen in {} is not a loopback address",
+            file.display()
+        ))
+        .hint("127.0.0.1 or [::1]: the proxy is for this machine alone".to_owned())
+        .exit(Exit::Usage)),
         listen => Ok(listen),
     }
 }
@@ -55,13 +54,13 @@ fn forward(file: &Path, raw: RawForward) -> Result<Forward, Failure> {
             .because(error)
     })?;
     if !exposed && !listen.ip().is_loopback() {
-        return Err(
-            Failure::new(format!("the forward on {listen} in {place} would serve everybody who reaches it"))
-                .hint(
-                    "listen on 127.0.0.1, or say `exposed = true`: a forward asks nobody for a credential".to_owned(),
-                )
-                .exit(Exit::Usage),
-        );
+        return Err(Failure::new(format!(
+            "the forward on {listen} in {place} would serve everybody who reaches it"
+        ))
+        .hint(
+            "listen on 127.0.0.1, or say `exposed = true`: a forward asks nobody for a credential".to_owned(),
+        )
+        .exit(Exit::Usage));
     }
     Ok(Forward { listen, to, exposed })
 }
@@ -112,8 +111,14 @@ mod tests {
         for (text, complaint) in [
             ("[proxy]\nlisten = \"0.0.0.0:1080\"\n", "not a loopback address"),
             ("[proxy]\nlisten = \"1080\"\n", "line 2, column 10"),
-            ("[[forward]]\nlisten = \"0.0.0.0:1\"\nto = \"a:1\"\n", "exposed = true"),
-            ("[[forward]]\nlisten = \"127.0.0.1:1\"\nto = \"a\"\n", "the target names no port"),
+            (
+                "[[forward]]\nlisten = \"0.0.0.0:1\"\nto = \"a:1\"\n",
+                "exposed = true",
+            ),
+            (
+                "[[forward]]\nlisten = \"127.0.0.1:1\"\nto = \"a\"\n",
+                "the target names no port",
+            ),
             ("[[forward]]\nlisten = \"127.0.0.1:1\"\n", "missing field `to`"),
         ] {
             let error = read(text).unwrap_err();

@@ -85,7 +85,10 @@ impl Services {
         };
         match opened {
             Err(refusal) => {
-                tracing::debug!(code = refusal.code(), "refused a connection through the control socket");
+                tracing::debug!(
+                    code = refusal.code(),
+                    "refused a connection through the control socket"
+                );
                 refuse(&mut client, format!("cannot reach {target}: {refusal}")).await
             }
             Ok(stream) => {

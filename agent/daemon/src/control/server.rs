@@ -94,12 +94,7 @@ impl Server {
     }
 
     /// Serves clients until `stop`.
-    pub(crate) async fn run(
-        self,
-        services: Services,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn run(self, services: Services, tasks: TaskTracker, stop: CancellationToken) {
         let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
             let accepted = tokio::select! {

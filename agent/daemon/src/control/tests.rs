@@ -34,7 +34,9 @@ fn daemon() -> Daemon {
     let tasks = TaskTracker::new();
     let (proxy, proxy_seen) = watch::channel(PersonsProxy::Off);
     let mut table = Routes::new(TunnelWanted::Off);
-    table.add_name("localhost", [100, 127, 0, 1].into(), 1..=u16::MAX).unwrap();
+    table
+        .add_name("localhost", [100, 127, 0, 1].into(), 1..=u16::MAX)
+        .unwrap();
     let (routes, routes_seen) = watch::channel(Arc::new(table));
     let outlet = Outlet::new(Limits::default(), routes_seen, watch::channel(None).1);
     let services = Services::new(receiver, proxy_seen, outlet);
@@ -176,7 +178,10 @@ async fn a_connection_carries_bytes_and_each_end_alone() {
     let socket = daemon.socket.clone();
     let answer = tokio::task::spawn_blocking(move || {
         let target = Target::parse(&format!("localhost:{port}"), None).unwrap();
-        let Connection { mut reader, mut writer } = Client::connect(&socket, &target).unwrap();
+        let Connection {
+            mut reader,
+            mut writer,
+        } = Client::connect(&socket, &target).unwrap();
         writer.write_all(b"said").unwrap();
         writer.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();

@@ -24,14 +24,14 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::doors::Doors;
 use super::children::{Children, end_orphan};
+use super::doors::Doors;
 use super::slot::{SlotShell, Ways};
 use super::tunnel::TunnelTask;
 use super::{GRACE, INPUTS, probes};
 use crate::config::Config;
-use crate::control::{PersonsProxy, Server, Services};
 use crate::control::status::{self, Device, Registry, Status};
+use crate::control::{PersonsProxy, Server, Services};
 use crate::failure::{self, Failure};
 use crate::link::{Link, LinkEvent, RegistryAddress};
 use crate::state::{Identity, RunningChild, StateFolder};
@@ -437,7 +437,9 @@ fn routes(tunnel: Option<&Tunnel>) -> Routes {
                 entry.ports.iter().copied(),
                 entry.udp_ports.iter().copied(),
             ),
-            Err(error) => tracing::warn!(network = entry.network, %error, "a network of the policy cannot be used"),
+            Err(error) => {
+                tracing::warn!(network = entry.network, %error, "a network of the policy cannot be used")
+            }
         }
     }
     let (proxy, no_proxy) = (

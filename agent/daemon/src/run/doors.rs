@@ -133,7 +133,10 @@ where
         };
         failed(&error);
         if !matches!(error, ProxyError::Bind { .. }) {
-            tracing::error!(error = with_cause(&error), "a port for this machine's owner stays closed");
+            tracing::error!(
+                error = with_cause(&error),
+                "a port for this machine's owner stays closed"
+            );
             return None;
         }
         if !std::mem::replace(&mut said, true) {

@@ -29,7 +29,7 @@ const IPV6: u8 = 4;
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WireError {
+pub(in crate::proxy) enum WireError {
     /// It may become one.
     #[error("the message is not complete")]
     Incomplete,
@@ -43,7 +43,7 @@ pub(super) enum WireError {
 
 /// What a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Command {
+pub(in crate::proxy) enum Command {
     Connect,
     /// Datagrams. BIND (2) is not offered.
     Associate,
@@ -52,18 +52,18 @@ pub(super) enum Command {
 
 /// A request: what, and where to. `port` 0 and a host that is an unspecified address have a meaning for `Associate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) command: Command,
-    pub(super) host: Host,
-    pub(super) port: u16,
+pub(in crate::proxy) struct Request {
+    pub(in crate::proxy) command: Command,
+    pub(in crate::proxy) host: Host,
+    pub(in crate::proxy) port: u16,
 }
 
 /// The header of a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DatagramHeader {
-    pub(super) target: Target,
+pub(in crate::proxy) struct DatagramHeader {
+    pub(in crate::proxy) target: Target,
     /// Where the payload starts.
-    pub(super) length: usize,
+    pub(in crate::proxy) length: usize,
 }
 
 /// A reader over what has arrived.
@@ -127,7 +127,7 @@ impl<'b> Cursor<'b> {
 }
 
 /// Reads the greeting: whether the client can show a credential, and the greeting's length.
-pub(super) fn greeting(bytes: &[u8]) -> Result<(bool, usize), WireError> {
+pub(in crate::proxy) fn greeting(bytes: &[u8]) -> Result<(bool, usize), WireError> {
     let mut cursor = Cursor::new(bytes);
     cursor.version(VERSION)?;
     let methods = cursor.counted()?;
@@ -145,7 +145,7 @@ pub(super) const fn method(can_show_credential: bool) -> [u8; 2] {
 }
 
 /// Reads user name and password, as `user:password` for a comparison; `None` where they are no text, and so are wrong.
-pub(super) fn credential(bytes: &[u8]) -> Result<(Option<SecretString>, usize), WireError> {
+pub(in crate::proxy) fn credential(bytes: &[u8]) -> Result<(Option<SecretString>, usize), WireError> {
     let mut cursor = Cursor::new(bytes);
     cursor.version(CREDENTIAL_VERSION)?;
     let (user, password) = (cursor.counted()?, cursor.counted()?);
@@ -162,7 +162,7 @@ pub(super) const fn credential_answer(right: bool) -> [u8; 2] {
 }
 
 /// Reads a request and its length.
-pub(super) fn request(bytes: &[u8]) -> Result<(Request, usize), WireError> {
+pub(in crate::proxy) fn request(bytes: &[u8]) -> Result<(Request, usize), WireError> {
     let mut cursor = Cursor::new(bytes);
     cursor.version(VERSION)?;
     let command = match cursor.byte()? {
@@ -176,7 +176,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<(Request, usize), WireError> {
 }
 
 /// Reads the header of a client's datagram; `None` for one that is not carried: a fragment, no header, no valid target.
-pub(super) fn datagram(bytes: &[u8]) -> Option<DatagramHeader> {
+pub(in crate::proxy) fn datagram(bytes: &[u8]) -> Option<DatagramHeader> {
     let mut cursor = Cursor::new(bytes);
     let [_, _, fragment] = cursor.array().ok()?;
     if fragment != 0 {

@@ -284,12 +284,12 @@ async fn there_are_so_many_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_is_replaced_gets_new_sockets() {
+async fn a_tunnel_that_comes_up_later_is_used() {
     let (rig, server) = rig().await;
     let client = Client::start(&rig).await;
     rig.dialer.send_replace(None);
-    // Lost: the tunnel is down, and datagrams are not held.
-    client.send("coder.demo.internal:53", b"lost").await;
+    // Lost where the tunnel is still down when it is read: datagrams are not held.
+    client.send("coder.demo.internal:53", b"early").await;
     let dialer = LoopbackDatagrams {
         server: server.local_addr().expect("address"),
     };
@@ -305,5 +305,5 @@ async fn a_tunnel_that_is_replaced_gets_new_sockets() {
         }
     })
     .await;
-    assert_eq!(&buffer[..arrived], b"again");
+    assert!(matches!(&buffer[..arrived], b"early" | b"again"));
 }
