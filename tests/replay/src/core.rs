@@ -101,7 +101,7 @@ pub fn datagram(bytes: &[u8]) {
     one.receive(SocketAddr::from(([203, 0, 113, 9], 9)), bytes, now, &mut wire);
     one.send(bytes, now, &mut wire);
     let stats = one.node.stats(&other.key.public_key());
-    let rejected = stats.map_or(0, |stats| stats.drops.rejected);
+    let rejected = stats.map_or(0, |stats| stats.dropped.rejected);
     // A forged handshake may be answered by a cookie, and a packet for the peer by an initiation once it is known where to.
     assert!(wire.len() <= 2, "{} answers", wire.len());
     assert!(

@@ -43,7 +43,7 @@ fn every_target_of_the_corpus_is_fuzzed() {
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_grows() {
-    const ROUNDS: usize = 200;
+    const ROUNDS: usize = 100;
     const ALLOWED_KIB: u64 = 8 * 1024;
     let inputs: Vec<_> = TARGETS
         .iter()

@@ -24,18 +24,20 @@ pub(crate) enum Stage {
     Docs,
     Deny,
     Tests,
+    Fuzz,
     E2e,
 }
 
 impl Stage {
     /// In the order in which they run: what is cheap and fails often comes first.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Fmt,
         Self::Arch,
         Self::Clippy,
         Self::Docs,
         Self::Deny,
         Self::Tests,
+        Self::Fuzz,
         Self::E2e,
     ];
 
@@ -47,6 +49,7 @@ impl Stage {
             Self::Docs => "docs",
             Self::Deny => "deny",
             Self::Tests => "tests",
+            Self::Fuzz => "fuzz",
             Self::E2e => "e2e",
         }
     }
@@ -59,6 +62,7 @@ impl Stage {
             Self::Docs => "the documentation builds without a warning",
             Self::Deny => "licences, bans and sources of the dependencies",
             Self::Tests => "the tests of every crate",
+            Self::Fuzz => "the fuzz targets, each for some seconds",
             Self::E2e => "the whole system: the demo, its faults, what it leaves behind",
         }
     }
@@ -67,6 +71,7 @@ impl Stage {
     pub(crate) fn obstacle(self, environment: &Environment) -> Option<String> {
         match self {
             Self::Deny if !environment.has("cargo-deny") => Some("cargo-deny is not installed".to_owned()),
+            Self::Fuzz => super::fuzz::obstacle(environment),
             Self::E2e if !cfg!(unix) => Some("the demo runs on Linux and macOS only".to_owned()),
             _ => None,
         }
@@ -118,6 +123,7 @@ impl Stage {
                 let all = ["--workspace", "--exclude", "orfe-arch", "--exclude", "orfe-e2e"];
                 tests(cargo_test(environment, &all)?).await?
             }
+            Self::Fuzz => super::fuzz::run(environment).await?,
             Self::E2e => tests(cargo_test(environment, &["--package", "orfe-e2e"])?).await?,
         };
         Ok(Verdict::Ran(tally))

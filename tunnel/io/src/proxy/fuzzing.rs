@@ -94,9 +94,8 @@ pub fn socks(bytes: &[u8]) {
 /// Policy's name and networks go through the tunnel or nowhere, this machine itself nowhere.
 fn check_way(target: &Target) {
     let mut routes = Routes::new(TunnelWanted::Wanted);
-    if routes.add_name(NAME, INNER.into(), [443]).is_err() {
-        panic!("the table's own name");
-    }
+    let added = routes.add_name(NAME, INNER.into(), [443]);
+    assert!(added.is_ok(), "the table's own name");
     if let Ok(network) = "10.20.0.0/16".parse() {
         routes.add_network(network, [], [53]);
     }

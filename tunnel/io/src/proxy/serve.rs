@@ -73,10 +73,13 @@ impl Front {
     }
 }
 
-/// A request that was let in.
-enum Admitted {
-    Connection(Request, Way),
-    Associate { port: u16 },
+/// What a client was let in for.
+pub(super) enum Admitted {
+    Connection(Box<Request>, Way),
+    /// Datagrams. The port is the one that the client says it will send from; 0 where it does not know yet.
+    Associate {
+        port: u16,
+    },
 }
 
 pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) {
@@ -92,7 +95,9 @@ pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) 
                 return;
             };
             let admitted = match front {
-                Front::Socks => admit_socks(shared, &mut client, deadline).await,
+                Front::Socks => timeout_at(deadline, socks::admit(shared, &mut client))
+                    .await
+                    .unwrap_or(Err(Refusal::HeadTimeout)),
                 Front::Http | Front::Forward => admit_http(shared, &mut client, deadline).await,
             };
             (front, admitted)
@@ -119,7 +124,7 @@ pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) 
 /// whose answer says what is wrong.
 async fn front(client: &mut BufReader<TcpStream>, deadline: Instant) -> Option<Front> {
     match timeout_at(deadline, client.fill_buf()).await {
-        Ok(Ok([])) | Ok(Err(_)) => None,
+        Ok(Ok([]) | Err(_)) => None,
         Ok(Ok([socks::wire::VERSION, ..])) => Some(Front::Socks),
         Ok(Ok(_)) | Err(_) => Some(Front::Http),
     }
@@ -171,20 +176,7 @@ async fn admit_http(
         return Err(Refusal::Unauthenticated);
     }
     let way = route(shared, &request.target)?;
-    Ok(Some(Admitted::Connection(request, way)))
-}
-
-async fn admit_socks(
-    shared: &Shared,
-    client: &mut BufReader<TcpStream>,
-    deadline: Instant,
-) -> Result<Option<Admitted>, Refusal> {
-    let admitted = timeout_at(deadline, socks::admit(shared, client)).await;
-    let admitted = admitted.map_err(|_| Refusal::HeadTimeout)??;
-    Ok(admitted.map(|admitted| match admitted {
-        socks::Admitted::Connect(request, way) => Admitted::Connection(request, way),
-        socks::Admitted::Associate { port } => Admitted::Associate { port },
-    }))
+    Ok(Some(Admitted::Connection(Box::new(request), way)))
 }
 
 fn forwarded(shared: &Shared, target: &Target) -> Result<Option<Admitted>, Refusal> {
@@ -194,10 +186,10 @@ fn forwarded(shared: &Shared, target: &Target) -> Result<Option<Admitted>, Refus
         kind: Kind::Connect,
     };
     let way = route(shared, target)?;
-    Ok(Some(Admitted::Connection(request, way)))
+    Ok(Some(Admitted::Connection(Box::new(request), way)))
 }
 
-fn route(shared: &Shared, target: &Target) -> Result<Way, Refusal> {
+pub(super) fn route(shared: &Shared, target: &Target) -> Result<Way, Refusal> {
     match shared.routes.borrow().decide(target, Transport::Tcp) {
         Decision::Refuse(refusal) => Err(refusal),
         Decision::Go(way) => Ok(way),

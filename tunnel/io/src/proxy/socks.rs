@@ -21,17 +21,8 @@ use self::wire::{Command, MESSAGE_MAX, WireError};
 use super::Shared;
 use super::head::{Kind, Request};
 use super::refusal::Refusal;
-use super::routes::{Decision, Transport, Way};
+use super::serve::{self, Admitted};
 use super::target::{Target, TargetError};
-
-/// What an admitted client asked for.
-pub(super) enum Admitted {
-    Connect(Request, Way),
-    /// Datagrams. The port is the one that the client says it will send from; 0 where it does not know yet.
-    Associate {
-        port: u16,
-    },
-}
 
 /// Goes through greeting, credential and request. `None`: the client left in between.
 pub(super) async fn admit(
@@ -68,17 +59,13 @@ pub(super) async fn admit(
         Command::Connect if port == 0 => Err(Refusal::BadTarget(TargetError::BadPort)),
         Command::Connect => {
             let target = Target { host, port };
-            match shared.routes.borrow().decide(&target, Transport::Tcp) {
-                Decision::Refuse(refusal) => Err(refusal),
-                Decision::Go(way) => {
-                    let request = Request {
-                        target,
-                        authorization: None,
-                        kind: Kind::Connect,
-                    };
-                    Ok(Some(Admitted::Connect(request, way)))
-                }
-            }
+            let way = serve::route(shared, &target)?;
+            let request = Request {
+                target,
+                authorization: None,
+                kind: Kind::Connect,
+            };
+            Ok(Some(Admitted::Connection(Box::new(request), way)))
         }
         Command::Associate => Ok(Some(Admitted::Associate { port })),
         Command::Unknown(_) => Err(Refusal::UnknownCommand),

@@ -209,15 +209,14 @@ impl Association<'_> {
             socket,
             payload,
         } = prepared;
-        let socket = match self.sockets.get(&outside) {
+        let socket = if let Some(there) = self.sockets.get(&outside) {
             // Another datagram came first with its own.
-            Some(there) => Arc::clone(there),
-            None => {
-                self.sockets.insert(outside, Arc::clone(&socket));
-                self.receiving
-                    .spawn(receive(outside, Arc::clone(&socket), self.sender.clone()));
-                socket
-            }
+            Arc::clone(there)
+        } else {
+            self.sockets.insert(outside, Arc::clone(&socket));
+            self.receiving
+                .spawn(receive(outside, Arc::clone(&socket), self.sender.clone()));
+            socket
         };
         let now = Instant::now();
         if self.flows.to(&target, now).is_none() {
