@@ -49,6 +49,41 @@ async fn a_name_is_resolved_by_the_policys_table() {
     assert_eq!(rest(&mut client).await, "through");
 }
 
+/// A client that others wrote, both ways of it.
+#[tokio::test]
+async fn curl_gets_through_both_front_ends() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\nthrough";
+    let (server, _) = Server::answering(answer).await;
+    let rig = Rig::to(server.address).await;
+    let urls = [rig.proxy.url(), rig.proxy.socks_url()];
+    for url in urls {
+        for tunnelled in [&[][..], &["--proxytunnel"]] {
+            let mut curl = tokio::process::Command::new("curl");
+            curl.args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "10",
+                "--noproxy",
+                "",
+                "--proxy",
+            ])
+            .arg(secrecy::ExposeSecret::expose_secret(&url))
+            .args(tunnelled)
+            .arg("http://CODER.demo.internal/healthz");
+            let output = match within(curl.output()).await {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    eprintln!("SKIPPED: curl is not installed");
+                    return;
+                }
+                output => output.expect("curl"),
+            };
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.stdout, b"through", "{error}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn bytes_in_one_segment_and_byte_by_byte_are_the_same() {
     let server = Server::echo().await;
