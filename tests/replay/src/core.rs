@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{
-    AllowedIp, Batch, BoringtunEngine, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey, packet,
+    AllowedIp, Batch, BoringtunEngine, Datagrams, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey,
+    packet,
 };
 
 const MTU: usize = 1280;
@@ -55,7 +56,7 @@ impl End {
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant, wire: &mut Wire) {
-        let (mut datagrams, mut packets, mut out) = (Batch::new(), Batch::new(), Batch::new());
+        let (mut datagrams, mut packets, mut out) = (Batch::new(), Batch::new(), Datagrams::new());
         datagrams.push(datagram, from);
         self.node
             .handle_datagrams(&datagrams, now, &mut packets, &mut out);
@@ -69,19 +70,19 @@ impl End {
     }
 
     fn send(&mut self, inner: &[u8], now: Instant, wire: &mut Wire) {
-        let (mut packets, mut out) = (Batch::new(), Batch::new());
+        let (mut packets, mut out) = (Batch::new(), Datagrams::new());
         packets.push(inner, ());
         self.node.handle_packets(&packets, now, &mut out);
         self.put(&out, wire);
     }
 
     fn pass_time(&mut self, now: Instant, wire: &mut Wire) {
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         self.node.handle_timeout(now, &mut out);
         self.put(&out, wire);
     }
 
-    fn put(&self, out: &Batch<SocketAddr>, wire: &mut Wire) {
+    fn put(&self, out: &Datagrams, wire: &mut Wire) {
         assert!(out.len() <= ANSWERS, "{} datagrams at once", out.len());
         for (datagram, _) in out.iter() {
             if wire.len() < WIRE {
@@ -171,7 +172,7 @@ pub fn node(bytes: &[u8]) {
             10 => one.address.set_port(u16::from(input.next().unwrap_or(1)) + 1),
             _ => match input.next().unwrap_or(0) % 4 {
                 0 => {
-                    let mut out = Batch::new();
+                    let mut out = Datagrams::new();
                     one.node.rehandshake(&other.key.public_key(), now, &mut out);
                     one.put(&out, &mut to_other);
                 }

@@ -25,12 +25,13 @@ pub(crate) enum Stage {
     Deny,
     Tests,
     Fuzz,
+    Model,
     E2e,
 }
 
 impl Stage {
     /// In the order in which they run: what is cheap and fails often comes first.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Fmt,
         Self::Arch,
         Self::Clippy,
@@ -38,6 +39,7 @@ impl Stage {
         Self::Deny,
         Self::Tests,
         Self::Fuzz,
+        Self::Model,
         Self::E2e,
     ];
 
@@ -50,6 +52,7 @@ impl Stage {
             Self::Deny => "deny",
             Self::Tests => "tests",
             Self::Fuzz => "fuzz",
+            Self::Model => "model",
             Self::E2e => "e2e",
         }
     }
@@ -63,6 +66,7 @@ impl Stage {
             Self::Deny => "licences, bans and sources of the dependencies",
             Self::Tests => "the tests of every crate",
             Self::Fuzz => "the fuzz targets, each for some seconds",
+            Self::Model => "WireGuard over hours of simulated time, against a reference",
             Self::E2e => "the whole system: the demo, its faults, what it leaves behind",
         }
     }
@@ -124,6 +128,13 @@ impl Stage {
                 tests(cargo_test(environment, &all)?).await?
             }
             Self::Fuzz => super::fuzz::run(environment).await?,
+            // A workspace of its own, in which a feature replaces the clock of the WireGuard engine.
+            Self::Model => {
+                let model = ["--manifest-path", "tests/wireguard-model/Cargo.toml", "--locked"];
+                let mut command = cargo_test(environment, &model)?;
+                command.env("CARGO_TARGET_DIR", cargo::target_folder()?.join("model"));
+                tests(command).await?
+            }
             Self::E2e => tests(cargo_test(environment, &["--package", "orfe-e2e"])?).await?,
         };
         Ok(Verdict::Ran(tally))

@@ -6,14 +6,14 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, Join};
 use tokio::sync::watch;
 
 use super::body::Body;
 use super::connections::{CloseReason, Counters};
 use super::reach::{self, Destination};
 use super::routes::{Decision, Transport, Way};
-use super::splice::{Until, splice};
+use super::splice::{Side, Until, splice};
 use super::{Limits, Refusal, Routes, Target};
 use crate::dial::Dialer;
 
@@ -67,6 +67,8 @@ impl Outlet {
 impl OpenStream {
     /// Copies both ways until both directions have ended, each on its own.
     pub async fn carry(mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> CloseReason {
+        let (reader, writer) = tokio::io::split(client);
+        let client = &mut BufReader::new(tokio::io::join(reader, writer));
         let counters = Counters::default();
         let (body, until) = (Body::Unbounded, Until::BothEnd);
         let reason = match &mut self.0 {
@@ -79,6 +81,9 @@ impl OpenStream {
         reason
     }
 }
+
+/// Whatever an outlet's client is made of, it is carried through buffers.
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Side for Join<R, W> {}
 
 impl fmt::Debug for Outlet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

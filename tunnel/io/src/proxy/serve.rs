@@ -9,9 +9,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use tokio::io::{
-    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
-};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +22,7 @@ use super::receive::{HeadError, read_head};
 use super::refusal::Refusal;
 use super::routes::{Decision, Transport, Way};
 use super::socks;
-use super::splice::{Until, splice};
+use super::splice::{Side, Until, splice};
 use super::target::Target;
 use super::upstream::status_of;
 use super::{Entry, Shared};
@@ -260,7 +258,7 @@ async fn carry<D>(
     cut: &CancellationToken,
 ) -> CloseReason
 where
-    D: AsyncRead + AsyncWrite + Unpin,
+    D: Side,
 {
     let carried = async {
         match saying {
@@ -297,7 +295,7 @@ async fn carry_forward<D>(
     tracked: &Tracked,
 ) -> CloseReason
 where
-    D: AsyncRead + AsyncWrite + Unpin,
+    D: Side,
 {
     let head = match way {
         Way::Upstream(proxy) => forward.absolute_form(proxy.authorization()),
@@ -339,7 +337,7 @@ async fn switched<D>(
     tracked: &Tracked,
 ) -> Result<bool, CloseReason>
 where
-    D: AsyncRead + AsyncWrite + Unpin,
+    D: Side,
 {
     const BAD_ANSWER: CloseReason = CloseReason::Refused(Refusal::BadAnswer("the destination"));
     loop {
