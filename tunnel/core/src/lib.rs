@@ -21,10 +21,12 @@ mod allowed_ips;
 mod batch;
 mod engine;
 mod key;
+pub mod ladder;
 mod limit;
 mod message;
 mod node;
 pub mod packet;
+pub mod path;
 
 pub use allowed_ips::{AllowedIp, ParseAllowedIpError};
 pub use batch::Batch;
