@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use orfe_tunnel_core::path::{self, Path};
 use orfe_tunnel_core::{
     AllowedIp, Batch, Event, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerId, PeerStats, PresharedKey,
     PrivateKey, PublicKey, REJECT_AFTER_TIME, SILENT_AFTER_TIME,
@@ -108,6 +109,7 @@ pub struct Tunnel {
     netstack: Netstack<Dial>,
     wishes: Arc<Mutex<Wishes>>,
     status: watch::Receiver<TunnelStatus>,
+    path: watch::Receiver<Option<path::Report>>,
 }
 
 impl Tunnel {
@@ -118,10 +120,12 @@ impl Tunnel {
         let now = Instant::now();
         let node_config = NodeConfig {
             private_key: config.private_key,
-            mtu: config.mtu,
+            // Echo requests up to the largest MTU are sent to measure the path; the stack's own packets are no larger than its MTU.
+            mtu: config.mtu.max(path::MTU_MAX.into()),
             limits: HandshakeLimits::default(),
         };
         let mut node = Node::new(node_config, now);
+        let addresses = config.addresses.clone();
         let gateway = config.peer.public_key;
         let peer = PeerConfig {
             public_key: gateway,
@@ -152,8 +156,12 @@ impl Tunnel {
             buffered_bytes: 0,
         });
         let wishes = Arc::new(Mutex::new(Wishes::default()));
+        let (path_publisher, path) = watch::channel(None);
         let front = ClientFront {
             gateway,
+            addresses,
+            prober: None,
+            path: path_publisher,
             wishes: Arc::clone(&wishes),
             status: publisher,
             nudged: None,
@@ -163,6 +171,7 @@ impl Tunnel {
             netstack,
             wishes,
             status,
+            path,
         })
     }
 
@@ -200,6 +209,32 @@ impl Tunnel {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .rehandshake = true;
+        self.netstack.handle().wake();
+    }
+
+    /// Asks by a handshake whether the gateway answers at `endpoint`, beside the traffic: that goes there only when it does.
+    pub fn probe(&self, endpoint: SocketAddr) {
+        self.wish(|wishes| wishes.probe = Some(endpoint));
+    }
+
+    /// Sends from a fresh UDP port from now on. A middlebox may hold a dead mapping for the old one.
+    pub fn rebind(&self) {
+        self.wish(|wishes| wishes.rebind = true);
+    }
+
+    /// Measures the path to the first of the `gateway`'s inner addresses that is of a family of ours, from now on and
+    /// anew: to be called also when the network changed.
+    pub fn measure_path(&self, gateway: Vec<IpAddr>) {
+        self.wish(|wishes| wishes.measure = Some(gateway));
+    }
+
+    /// What was measured of the path, now and as it changes.
+    pub fn path(&self) -> watch::Receiver<Option<path::Report>> {
+        self.path.clone()
+    }
+
+    fn wish(&self, wish: impl FnOnce(&mut Wishes)) {
+        wish(&mut self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
         self.netstack.handle().wake();
     }
 
@@ -289,11 +324,18 @@ enum Dial {
 struct Wishes {
     endpoint: Option<SocketAddr>,
     rehandshake: bool,
+    probe: Option<SocketAddr>,
+    rebind: bool,
+    measure: Option<Vec<IpAddr>>,
 }
 
 #[derive(Debug)]
 struct ClientFront {
     gateway: PublicKey,
+    /// Our own, for the prober's packets.
+    addresses: Vec<IpAddr>,
+    prober: Option<Path>,
+    path: watch::Sender<Option<path::Report>>,
     wishes: Arc<Mutex<Wishes>>,
     status: watch::Sender<TunnelStatus>,
     nudged: Option<Instant>,
@@ -310,6 +352,14 @@ impl Front for ClientFront {
         if wishes.rehandshake {
             ends.node.rehandshake(&self.gateway, now, &mut ends.out);
         }
+        if let Some(endpoint) = wishes.probe {
+            ends.node.probe(&self.gateway, endpoint, now, &mut ends.out);
+        }
+        ends.rebind |= wishes.rebind;
+        if let Some(gateway) = wishes.measure {
+            self.prober = Path::new(&self.addresses, &gateway, path::MTU_MAX, rand_cookie(), now);
+        }
+        self.send_probes(ends, now);
         false
     }
 
@@ -328,8 +378,14 @@ impl Front for ClientFront {
         }
     }
 
-    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, _now: Instant) {
+    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, now: Instant) {
         for (packet, _) in packets.iter() {
+            if let Some(prober) = &mut self.prober {
+                if prober.handle_packet(packet, now) {
+                    continue;
+                }
+                prober.note_traffic(now);
+            }
             ends.stack.push(packet);
         }
     }
@@ -350,6 +406,12 @@ impl Front for ClientFront {
     fn handle_closed(&mut self, _flow: Flow) {}
 
     fn publish(&mut self, ends: &Ends, now: Instant) {
+        let report = self.prober.as_ref().and_then(Path::report);
+        self.path.send_if_modified(|shown| {
+            let changed = *shown != report;
+            *shown = report;
+            changed
+        });
         let Some(stats) = ends.node.stats(&self.gateway) else {
             return;
         };
@@ -360,6 +422,23 @@ impl Front for ClientFront {
             *status != before
         });
     }
+}
+
+impl ClientFront {
+    /// Sends what the prober has. It is asked once in each round, and there is one every second at the latest.
+    fn send_probes(&mut self, ends: &mut Ends, now: Instant) {
+        let Some(prober) = &mut self.prober else { return };
+        let mut requests = Batch::new();
+        while let Some(request) = prober.poll_packet(now) {
+            requests.push(&request, ());
+        }
+        ends.node.handle_packets(&requests, now, &mut ends.out);
+    }
+}
+
+/// What tells this prober's echo requests from those of others; nothing depends on its being hard to guess.
+fn rand_cookie() -> u64 {
+    getrandom::u64().unwrap_or(1)
 }
 
 fn phase(stats: &PeerStats, now: Instant) -> Phase {

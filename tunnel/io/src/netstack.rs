@@ -30,8 +30,8 @@ mod wake;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -86,13 +86,16 @@ pub(crate) struct Ends {
     pub(crate) stack: Stack,
     /// Datagrams to be sent in this round.
     pub(crate) out: Batch<SocketAddr>,
+    /// UDP is to be bound to a fresh port in this round.
+    pub(crate) rebind: bool,
 }
 
 /// The application's side of the thread.
 #[derive(Debug)]
 pub(crate) struct Netstack<C> {
     handle: Handle<C>,
-    local_addr: SocketAddr,
+    /// Changes when UDP is bound anew.
+    local_addr: Arc<Mutex<SocketAddr>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     done: Option<oneshot::Receiver<()>>,
@@ -152,7 +155,7 @@ impl<C: Send + 'static> Netstack<C> {
         let poll = Poll::new()?;
         let mut udp = UdpPort::bind(bind)?;
         udp.register(poll.registry(), UDP)?;
-        let local_addr = udp.local_addr()?;
+        let local_addr = Arc::new(Mutex::new(udp.local_addr()?));
         let wake = Arc::new(Wake::new(poll.registry(), WAKE)?);
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
         let handle = Handle {
@@ -166,10 +169,12 @@ impl<C: Send + 'static> Netstack<C> {
             node,
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
             out: Batch::new(),
+            rebind: false,
         };
         let round = Round {
             poll,
             udp,
+            local_addr: Arc::clone(&local_addr),
             wake,
             commands,
             ends,
@@ -196,7 +201,7 @@ impl<C: Send + 'static> Netstack<C> {
 
     /// Where UDP is bound.
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        *self.local_addr.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn handle(&self) -> &Handle<C> {
@@ -238,6 +243,7 @@ const UDP: Token = Token(1);
 struct Round<F: Front> {
     poll: Poll,
     udp: UdpPort,
+    local_addr: Arc<Mutex<SocketAddr>>,
     wake: Arc<Wake>,
     commands: mpsc::Receiver<F::Command>,
     ends: Ends,
@@ -273,6 +279,9 @@ impl<F: Front> Round<F> {
 
     fn round(&mut self, now: Instant) {
         let is_due = self.front.reconcile(&mut self.ends, now);
+        if std::mem::take(&mut self.ends.rebind) {
+            self.rebind();
+        }
         while let Ok(command) = self.commands.try_recv() {
             self.front.handle_command(command, &mut self.ends, now);
         }
@@ -288,6 +297,16 @@ impl<F: Front> Round<F> {
             self.unpublished = true;
         }
         self.publish(is_due, now);
+    }
+
+    fn rebind(&mut self) {
+        match self.udp.rebind(self.poll.registry(), UDP) {
+            Ok(address) => {
+                *self.local_addr.lock().unwrap_or_else(PoisonError::into_inner) = address;
+                tracing::debug!(%address, "UDP has a fresh port");
+            }
+            Err(error) => tracing::warn!(%error, "UDP keeps its port: no other can be had"),
+        }
     }
 
     /// UDP to the stack.

@@ -58,6 +58,20 @@ impl UdpPort {
         })
     }
 
+    /// Takes a fresh port of the same address; on an error the old one stays.
+    pub(super) fn rebind(&mut self, registry: &Registry, token: Token) -> io::Result<SocketAddr> {
+        let mut fresh = Self::bind(SocketAddr::new(self.local_addr()?.ip(), 0))?;
+        fresh.register(registry, token)?;
+        let address = fresh.local_addr()?;
+        // Its end takes it out of the poll as well; what it still held is lost, as on any network. What was not sent yet is
+        // sent by the new one.
+        let _ = registry.deregister(&mut self.socket);
+        self.socket = fresh.socket;
+        self.ready = true;
+        self.blocked = false;
+        Ok(address)
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         registry.register(&mut self.socket, token, Interest::READABLE | Interest::WRITABLE)
     }
