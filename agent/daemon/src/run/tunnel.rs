@@ -1,10 +1,22 @@
 //! Keeps one tunnel as it is desired.
 //!
-//! The task resolves the gateway's name, starts the tunnel, publishes its dialer for the proxies, and tells the core how
-//! it is. A changed desire replaces the tunnel; a gateway that only began a new life is shaken hands with at once. While the
-//! tunnel is down the gateway's name is resolved anew, because it may have moved.
+//! The task resolves the gateway's names, starts the tunnel, publishes its dialer for the proxies, and tells the core how
+//! it is. A changed desire replaces the tunnel; a gateway that only began a new life is shaken hands with at once.
+//!
+//! | module | what |
+//! |---|---|
+//! | `keep` | one tunnel: the loop around [`orfe_tunnel_core::ladder`], which decides the carrier |
+//! | `rungs` | what the rungs of the ladder are made of: addresses, and the bridge to the registry's WebSocket |
+//! | `memory` | which rung worked on which network |
+//! | `obstacle` | what stands in the way, in words: no network, a captive portal, blocked UDP |
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod keep;
+mod memory;
+mod obstacle;
+mod rungs;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,16 +29,27 @@ use orfe_tunnel::{AllowedIp, Phase, PrivateKey, PublicKey, Tunnel, TunnelConfig,
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use self::keep::Keeper;
+use self::memory::Memory;
+use self::rungs::{Rungs, resolve};
+use crate::link::RegistryAddress;
+
 /// Wait before the gateway's name is resolved again, or the socket opened again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How often a gateway that does not answer is looked up again.
-const LOOK_UP: Duration = Duration::from_secs(30);
-
-/// The ends of the channels that the task speaks through.
+/// The task, before it runs.
 pub(super) struct TunnelTask {
-    pub(super) key: PrivateKey,
     pub(super) desired: watch::Receiver<Option<Desired>>,
+    /// Where it is kept what worked on which network.
+    pub(super) networks: PathBuf,
+    pub(super) ends: Ends,
+}
+
+/// What the task is given, and what it speaks through.
+pub(super) struct Ends {
+    pub(super) key: PrivateKey,
+    /// Whose WebSocket carries datagrams, and how it is known.
+    pub(super) registry: RegistryAddress,
     pub(super) dialer: watch::Sender<Option<Arc<dyn Dialer>>>,
     pub(super) inputs: mpsc::Sender<Input>,
 }
@@ -34,10 +57,11 @@ pub(super) struct TunnelTask {
 impl TunnelTask {
     /// Runs until nobody desires anything any more. The tunnel ends with it.
     pub(super) async fn run(mut self) {
+        let mut memory = Memory::load(self.networks.clone());
         loop {
             let desired = self.desired.borrow_and_update().clone();
             let Some(desired) = desired else {
-                self.dialer.send_replace(None);
+                self.ends.dialer.send_replace(None);
                 self.tell(None).await;
                 if self.desired.changed().await.is_err() {
                     return;
@@ -45,7 +69,7 @@ impl TunnelTask {
                 continue;
             };
             tokio::select! {
-                () = keep(&self.key, &desired, &self.dialer, &self.inputs, self.desired.clone()) => {}
+                () = keep(&self.ends, &desired, &mut memory, self.desired.clone()) => {}
                 changed = replaced(&mut self.desired, &desired) => if !changed { return },
             }
         }
@@ -53,7 +77,7 @@ impl TunnelTask {
 
     async fn tell(&self, status: Option<TunnelStatus>) {
         // The daemon's end closes only when it stops, and then nobody is interested.
-        let _ = self.inputs.send(Input::Tunnel(status)).await;
+        let _ = self.ends.inputs.send(Input::Tunnel(status)).await;
     }
 }
 
@@ -71,121 +95,68 @@ fn same_tunnel(one: &Desired, other: &Desired) -> bool {
 
 /// Keeps one tunnel until it is dropped.
 async fn keep(
-    key: &PrivateKey,
+    ends: &Ends,
     desired: &Desired,
-    dialer: &watch::Sender<Option<Arc<dyn Dialer>>>,
-    inputs: &mpsc::Sender<Input>,
-    mut instances: watch::Receiver<Option<Desired>>,
+    memory: &mut Memory,
+    instances: watch::Receiver<Option<Desired>>,
 ) {
-    let since = Instant::now();
-    let waiting = status(desired, TunnelPhase::Connecting, since, None, None);
-    let _ = inputs.send(Input::Tunnel(Some(waiting))).await;
-    let tunnel = start(key, desired).await;
-    dialer.send_replace(Some(Arc::new(tunnel.dialer())));
-    let mut states = tunnel.status();
-    let mut told = None;
-    let mut instance = desired.gateway.instance;
-    let mut look_up = tokio::time::interval(LOOK_UP);
-    loop {
-        let state = states.borrow_and_update().clone();
-        let news = (state.phase, state.last_handshake, state.endpoint);
-        if told != Some(news) {
-            let recovered = state.phase == Phase::Up && matches!(told, Some((Phase::Down, ..)));
-            let changed = told.is_none_or(|(phase, _, endpoint)| (phase, endpoint) != (news.0, news.2));
-            told = Some(news);
-            let last = state.last_handshake;
-            let update = status(
-                desired,
-                phase(state.phase),
-                state.since,
-                last,
-                Some(state.endpoint),
-            );
-            if changed {
-                tracing::info!(phase = update.phase.as_str(), endpoint = %state.endpoint, "tunnel");
-            }
-            let _ = inputs.send(Input::Tunnel(Some(update))).await;
-            if recovered {
-                // What was open before the path died may be dead without knowing it.
-                let _ = inputs.send(Input::PathChanged).await;
-            }
-        }
-        tokio::select! {
-            changed = states.changed() => if changed.is_err() {
-                tracing::warn!("the tunnel's thread ended; starting it again");
-                dialer.send_replace(None);
-                return;
-            },
-            changed = instances.changed() => {
-                let current = instances.borrow_and_update().as_ref().map(|desired| desired.gateway.instance);
-                if changed.is_err() {
-                    return;
-                }
-                if let Some(current) = current && current != instance {
-                    tracing::info!("the gateway began a new life; shaking hands");
-                    instance = current;
-                    tunnel.rehandshake();
-                }
-            }
-            _ = look_up.tick() => if state.phase != Phase::Up
-                && let Some(endpoint) = resolve(desired).await
-                && endpoint != state.endpoint
-            {
-                tunnel.set_endpoint(endpoint);
-            },
-        }
-    }
+    let waiting = TunnelStatus {
+        addresses: desired.addresses.clone(),
+        ..TunnelStatus::new(TunnelPhase::Connecting, Timestamp::now(), "smoltcp")
+    };
+    let _ = ends.inputs.send(Input::Tunnel(Some(waiting))).await;
+    let mut rungs = Rungs::new(&desired.gateway, ends.registry.clone());
+    let tunnel = start(&ends.key, desired, &mut rungs).await;
+    ends.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
+    Keeper::new(ends, desired, memory, tunnel, rungs)
+        .run(instances)
+        .await;
+    ends.dialer.send_replace(None);
 }
 
 /// Starts the tunnel; tries until it works.
-async fn start(key: &PrivateKey, desired: &Desired) -> Tunnel {
+async fn start(key: &PrivateKey, desired: &Desired, rungs: &mut Rungs) -> Tunnel {
     loop {
-        if let Some(endpoint) = resolve(desired).await {
-            match Tunnel::start(config(key, desired, endpoint)) {
+        rungs.resolved(resolve(rungs.names()).await);
+        if rungs.counts().iter().all(|addresses| *addresses == 0) {
+            tracing::warn!(endpoints = ?desired.gateway.endpoints, "the gateway's name does not resolve");
+        } else {
+            match start_once(key, desired) {
                 Ok(tunnel) => return tunnel,
                 Err(error) => tracing::warn!(%error, "the tunnel cannot be started"),
             }
-        } else {
-            tracing::warn!(endpoints = ?desired.gateway.endpoints, "the gateway's name does not resolve");
         }
         sleep(RETRY).await;
     }
 }
 
-/// The first address of the first endpoint that resolves.
-async fn resolve(desired: &Desired) -> Option<SocketAddr> {
-    for endpoint in &desired.gateway.endpoints {
-        if let Ok(mut addresses) = tokio::net::lookup_host(endpoint).await
-            && let Some(address) = addresses.next()
-        {
-            return Some(address);
-        }
-    }
-    None
+/// Starts the tunnel on a socket of both families, or where the system has no IPv6, on one of IPv4.
+fn start_once(key: &PrivateKey, desired: &Desired) -> std::io::Result<Tunnel> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    Tunnel::start(config(key, desired, both)).or_else(|error| {
+        tracing::debug!(%error, "no UDP socket of both families");
+        Tunnel::start(config(key, desired, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+    })
 }
 
-fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr) -> TunnelConfig {
-    let any: IpAddr = if endpoint.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+fn config(key: &PrivateKey, desired: &Desired, bind: SocketAddr) -> TunnelConfig {
+    let names = desired.names.values().map(|named| named.address);
     TunnelConfig {
         private_key: key.clone(),
         addresses: desired.addresses.clone(),
         peer: TunnelPeer {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
-            endpoint,
-            allowed_ips: desired
-                .names
-                .values()
-                .map(|named| AllowedIp::host(named.address))
+            // The ladder says where to send before anything is sent that matters.
+            endpoint: rungs::NOWHERE,
+            allowed_ips: names
+                .chain(desired.gateway.addresses.iter().copied())
+                .map(AllowedIp::host)
                 .collect(),
             keepalive: (desired.keepalive_s > 0).then(|| Duration::from_secs(desired.keepalive_s.into())),
         },
         mtu: TunnelConfig::DEFAULT_MTU,
-        bind: SocketAddr::new(any, 0),
+        bind,
     }
 }
 
@@ -194,21 +165,6 @@ const fn phase(phase: Phase) -> TunnelPhase {
         Phase::Connecting => TunnelPhase::Connecting,
         Phase::Up => TunnelPhase::Up,
         Phase::Down => TunnelPhase::Down,
-    }
-}
-
-fn status(
-    desired: &Desired,
-    phase: TunnelPhase,
-    since: Instant,
-    last_handshake: Option<Instant>,
-    endpoint: Option<SocketAddr>,
-) -> TunnelStatus {
-    TunnelStatus {
-        last_handshake_at: last_handshake.map(wall),
-        endpoint,
-        addresses: desired.addresses.clone(),
-        ..TunnelStatus::new(phase, wall(since), "smoltcp")
     }
 }
 
