@@ -15,6 +15,7 @@ use orfe_test_support::wait::{wait_for, wait_for_blocking};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::lab::Lab;
 use crate::{processes, programs};
 
 /// For everything that should take a second or two, on a machine that does much else.
@@ -34,6 +35,8 @@ pub(crate) struct Fleet {
     pub wireguard: UdpRelay,
     /// The registry's own HTTPS and UDP addresses, behind the relays.
     pub listen: (SocketAddr, SocketAddr),
+    /// The network that the device is in, if it has one of its own.
+    pub lab: Option<Lab>,
     /// Counts starts, so that each life of a program has a log of its own.
     lives: u32,
     folder: TempDir,
@@ -42,6 +45,12 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts everything and joins the device; it may not be healthy yet.
     pub(crate) async fn start() -> Self {
+        Self::start_with("", None).await
+    }
+
+    /// [`Fleet::start`] with more lines in the registry's file, and with the device in a network of its own, where the relays
+    /// have no part.
+    pub(crate) async fn start_with(registry_lines: &str, lab: Option<Lab>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("e2e-")
             .permissions(std::fs::Permissions::from_mode(0o700))
@@ -55,9 +64,13 @@ impl Fleet {
         let (coder, coder_address) = start_coder(folder.path());
         write_private(
             &folder.path().join("registry.toml"),
-            &registry_toml(folder.path(), coder_address),
+            &(registry_toml(folder.path(), coder_address) + registry_lines),
         );
-        let listen = (ports::free_tcp().unwrap(), ports::free_udp().unwrap());
+        let mut listen = (ports::free_tcp().unwrap(), ports::free_udp().unwrap());
+        if let Some(lab) = &lab {
+            listen.0.set_ip(lab.host);
+            listen.1.set_ip(lab.host);
+        }
         let mut fleet = Self {
             agent: None,
             registry: None,
@@ -65,6 +78,7 @@ impl Fleet {
             https: TcpRelay::start(listen.0).await.unwrap(),
             wireguard: UdpRelay::start(listen.1).await.unwrap(),
             listen,
+            lab,
             lives: 0,
             folder,
         };
@@ -91,8 +105,12 @@ impl Fleet {
             "--wireguard",
             &self.listen.1.to_string(),
         ]);
-        command.args(["--public-url", &format!("https://{}", self.https.address())]);
-        command.args(["--wireguard-endpoint", &self.wireguard.address().to_string()]);
+        let (https, wireguard) = match &self.lab {
+            Some(_) => self.listen,
+            None => (self.https.address(), self.wireguard.address()),
+        };
+        command.args(["--public-url", &format!("https://{https}")]);
+        command.args(["--wireguard-endpoint", &wireguard.to_string()]);
         command.args(["--dashboard", "127.0.0.1:0", "--json"]);
         self.registry = Some(self.life("registry", &mut command));
         let registry = self.registry.as_mut().unwrap();
@@ -138,7 +156,7 @@ impl Fleet {
 
     /// The same for another state folder.
     pub(crate) fn agent_command_at(&self, state: &str) -> Command {
-        let mut command = self.command("orfe");
+        let mut command = self.device_command("orfe");
         command.arg("--config").arg(self.path("agent.toml"));
         command
             .arg("--state")
@@ -259,7 +277,20 @@ impl Fleet {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(programs::path(program));
+        self.with_environment(Command::new(programs::path(program)))
+    }
+
+    /// A program in the device's network.
+    fn device_command(&self, program: &str) -> Command {
+        let Some(lab) = &self.lab else {
+            return self.command(program);
+        };
+        let mut command = lab.command();
+        command.arg(programs::path(program));
+        self.with_environment(command)
+    }
+
+    fn with_environment(&self, mut command: Command) -> Command {
         command
             .env("TMPDIR", self.path("tmp"))
             // The logs are read here: no colours, whatever the programs take for a terminal.

@@ -9,6 +9,8 @@
 #![cfg(unix)]
 
 #[cfg(test)]
+mod carrier;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod faults;
@@ -18,6 +20,8 @@ mod fleet;
 mod isolation;
 #[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod lab;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
