@@ -164,9 +164,9 @@ fn tunnel(status: Option<&TunnelStatus>) -> Finding {
     let named =
         |text: &str| obstacle.map_or_else(|| text.to_owned(), |obstacle| format!("{text}: {obstacle}"));
     match status.map(|status| status.phase) {
-        Some(TunnelPhase::Up) => Finding::new(CheckOutcome::Ok, &named("the tunnel to the gateway is up")),
+        Some(TunnelPhase::Up) => Finding::new(CheckOutcome::Ok, named("the tunnel to the gateway is up")),
         Some(TunnelPhase::Down) => {
-            let finding = Finding::new(CheckOutcome::Failed, &named("the gateway does not answer"));
+            let finding = Finding::new(CheckOutcome::Failed, named("the gateway does not answer"));
             match obstacle {
                 // It says what there is to do, if anything.
                 Some(_) => finding,
@@ -177,7 +177,7 @@ fn tunnel(status: Option<&TunnelStatus>) -> Finding {
         }
         Some(TunnelPhase::Connecting | TunnelPhase::Unknown) | None => Finding::new(
             CheckOutcome::Pending,
-            &named("waiting for the gateway's handshake"),
+            named("waiting for the gateway's handshake"),
         ),
     }
 }

@@ -27,7 +27,7 @@ pub const MTU_MIN: u16 = 1280;
 /// 1500 less the outer IPv6 and UDP headers and `WireGuard`'s own 32 bytes.
 pub const MTU_MAX: u16 = 1420;
 
-/// Sizes that are tried: PPPoE over IPv6, mobile networks, PPPoE, an Ethernet path over IPv6.
+/// Sizes that are tried: what DSL, mobile networks and tunnels leave, up to an Ethernet path over IPv6.
 const SIZES: [u16; 6] = [1320, 1360, 1380, 1400, 1412, MTU_MAX];
 /// Interval of requests while something flows, and while nothing does.
 const BUSY: Duration = Duration::from_secs(5);

@@ -8,12 +8,14 @@
 //! | `keep` | one tunnel: the loop around [`orfe_tunnel_core::ladder`], which decides the carrier |
 //! | `rungs` | what the rungs of the ladder are made of: addresses, and the bridge to the registry's WebSocket |
 //! | `memory` | which rung worked on which network |
+//! | `shown` | the status that comes of it |
 //! | `obstacle` | what stands in the way, in words: no network, a captive portal, blocked UDP |
 
 mod keep;
 mod memory;
 mod obstacle;
 mod rungs;
+mod shown;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

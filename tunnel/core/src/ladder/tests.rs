@@ -193,6 +193,27 @@ fn the_addresses_of_a_name_follow_each_other_quickly() {
 }
 
 #[test]
+fn a_name_that_resolves_later_is_climbed_to() {
+    let start = Instant::now();
+    let mut ladder = Ladder::new(vec![0, 1], None, StdRng::seed_from_u64(1), start);
+    assert_eq!(ladder.poll_move(), Some(Move::Use(rung(1))));
+    let seen = Seen {
+        handshake: Some(start),
+        candidate: Some(rung(1)),
+        down: false,
+        sent: 0,
+        received: 0,
+    };
+    ladder.handle_seen(&seen, start);
+    assert_eq!(ladder.poll_move(), Some(Move::Settled(rung(1))));
+    assert_eq!(ladder.poll_timeout(), None);
+    ladder.set_addresses(0, 1, start);
+    let (due, _) = ladder.poll_timeout().unwrap();
+    ladder.handle_timeout(due);
+    assert_eq!(ladder.poll_move(), Some(Move::Probe(rung(0))));
+}
+
+#[test]
 fn traffic_that_is_answered_by_handshakes_only_is_let_be() {
     let mut world = World::new([true; 3], None);
     world.until_on(0, LIMIT);

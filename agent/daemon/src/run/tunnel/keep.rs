@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use orfe_core::agent::Input;
 use orfe_platform::network::{Network, NetworkSignal, NetworkWatch};
 use orfe_protocol::desired::Tunnel as Desired;
-use orfe_protocol::observed::{Carrier, CarrierStatus, PathStatus, TunnelStatus};
+use orfe_protocol::observed::{Carrier, TunnelStatus};
 use orfe_tunnel::carrier::BridgeState;
 use orfe_tunnel::{Phase, Tunnel};
 use orfe_tunnel_core::ladder::{Candidate, Ladder, Move, Seen};
+use orfe_tunnel_core::path::Report;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
@@ -19,14 +20,10 @@ use tokio::time::sleep_until;
 
 use super::memory::Memory;
 use super::rungs::{Rungs, resolve};
-use super::{Ends, obstacle, phase, wall};
+use super::{Ends, obstacle};
 
 /// A rung that was lost for this long took the connections through it with it.
 const CUT_AFTER: Duration = Duration::from_secs(3);
-/// A round trip is told anew when it is a quarter more or less than the one that was told.
-const RTT_NEWS: f64 = 0.25;
-/// And loss when it differs by so many percent: one request of the minute's twelve.
-const LOSS_NEWS: f64 = 8.0;
 
 /// Something that runs beside the loop, one of its kind at a time.
 type Job<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
@@ -34,24 +31,24 @@ type Job<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 /// One tunnel with its ladder.
 pub(super) struct Keeper<'a> {
     ends: &'a Ends,
-    desired: &'a Desired,
+    pub(super) desired: &'a Desired,
     memory: &'a mut Memory,
     tunnel: Tunnel,
-    rungs: Rungs,
-    ladder: Ladder,
+    pub(super) rungs: Rungs,
+    pub(super) ladder: Ladder,
     /// Where the tunnel sends.
     using: Candidate,
-    network: Network,
+    pub(super) network: Network,
     /// None where the system does not tell; then nothing is noticed but silence.
     watch: Option<NetworkWatch>,
-    bridge: Option<watch::Receiver<BridgeState>>,
+    pub(super) bridge: Option<watch::Receiver<BridgeState>>,
     resolving: Job<Vec<(usize, Vec<SocketAddr>)>>,
     diagnosing: Job<Option<String>>,
-    portal: Option<String>,
+    pub(super) portal: Option<String>,
     rounds: u32,
     /// When the rung in use was lost.
     lost_at: Option<Instant>,
-    told: Option<TunnelStatus>,
+    pub(super) told: Option<TunnelStatus>,
     told_phase: Option<Phase>,
 }
 
@@ -184,13 +181,13 @@ impl<'a> Keeper<'a> {
                 }
                 Move::Settled(candidate) => self.settled(candidate).await,
             }
-            if self.bridge.is_none() {
-                self.bridge = self.rungs.bridge_state();
-            }
         }
         let websocket = self.rungs.of_carrier(Carrier::Websocket);
         if self.rungs.has_bridge() && websocket.is_some_and(|rung| !self.ladder.needs(rung)) {
             self.rungs.release();
+        }
+        if self.bridge.is_none() {
+            self.bridge = self.rungs.bridge_state();
         }
     }
 
@@ -205,6 +202,10 @@ impl<'a> Keeper<'a> {
         self.portal = None;
         self.memory.remember(&self.network.ids, carrier).await;
         self.tunnel.measure_path(self.desired.gateway.addresses.clone());
+        if carrier == Carrier::Websocket && self.resolving.is_none() {
+            // Names may not have been resolved where the way up begins.
+            self.resolving = Some(Box::pin(resolve(self.rungs.names())));
+        }
         if self.lost_at.take().is_some_and(|at| at.elapsed() >= CUT_AFTER) {
             self.cut().await;
         }
@@ -250,7 +251,7 @@ impl<'a> Keeper<'a> {
         let changed = self.rungs.resolved(answers);
         let counts = self.rungs.counts();
         for rung in &changed {
-            self.ladder.set_addresses(*rung, counts[*rung]);
+            self.ladder.set_addresses(*rung, counts[*rung], Instant::now());
         }
         if !changed.is_empty() {
             tracing::info!(addresses = ?self.rungs.destinations(), "the gateway's name has other addresses");
@@ -281,11 +282,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Tells the core how the tunnel is, when that is news.
-    async fn tell(
-        &mut self,
-        state: &orfe_tunnel::TunnelStatus,
-        path: Option<orfe_tunnel_core::path::Report>,
-    ) {
+    async fn tell(&mut self, state: &orfe_tunnel::TunnelStatus, path: Option<Report>) {
         let status = self.status(state, path);
         if self.told_phase != Some(state.phase) {
             tracing::info!(phase = status.phase.as_str(), endpoint = %state.endpoint, "tunnel");
@@ -300,77 +297,6 @@ impl<'a> Keeper<'a> {
             // What was open before the path died may be dead without knowing it.
             self.cut().await;
         }
-    }
-
-    fn status(
-        &self,
-        state: &orfe_tunnel::TunnelStatus,
-        path: Option<orfe_tunnel_core::path::Report>,
-    ) -> TunnelStatus {
-        let settled = self.ladder.settled();
-        let told = self.told.as_ref();
-        let carrier = settled.map(|(candidate, since)| {
-            let carrier = self.rungs.carrier(candidate.rung);
-            let endpoint = self.rungs.describe(candidate);
-            let same = told
-                .and_then(|told| told.carrier.as_ref())
-                .filter(|told| told.carrier == carrier && told.endpoint == endpoint);
-            CarrierStatus {
-                carrier,
-                endpoint,
-                // The wall clock of an instant is computed anew each time and never quite the same.
-                since: same.map_or_else(|| wall(since), |same| same.since),
-            }
-        });
-        let bridge = self.bridge.as_ref().map(|state| state.borrow().clone());
-        let known = obstacle::Known {
-            settled: carrier.as_ref().map(|carrier| carrier.carrier),
-            failed_rounds: self.ladder.failed_rounds(),
-            offline: self.network.is_offline(),
-            portal: self.portal.as_deref(),
-            foreign: self.rungs.is_foreign(),
-            bridge: bridge.as_ref(),
-        };
-        let phase = phase(state.phase);
-        let since = told
-            .filter(|told| told.phase == phase)
-            .map_or_else(|| wall(state.since), |told| told.since);
-        let handshake = state.last_handshake.map(wall);
-        let told_handshake = told.and_then(|told| told.last_handshake_at);
-        TunnelStatus {
-            last_handshake_at: match (told_handshake, handshake) {
-                (Some(told), Some(now)) if now.duration_since(told).abs().as_secs() < 1 => Some(told),
-                (_, now) => now,
-            },
-            endpoint: Some(state.endpoint),
-            addresses: self.desired.addresses.clone(),
-            carrier,
-            path: worth_telling(told.and_then(|told| told.path), path),
-            obstacle: obstacle::describe(&known),
-            ..TunnelStatus::new(phase, since, state.stack)
-        }
-    }
-}
-
-/// What was told, unless what is measured now is news: every word of it goes to the registry.
-fn worth_telling(
-    told: Option<PathStatus>,
-    now: Option<orfe_tunnel_core::path::Report>,
-) -> Option<PathStatus> {
-    let now = now.map(|report| PathStatus {
-        rtt_ms: (report.rtt.as_secs_f64() * 1e4).round() / 10.0,
-        loss_percent: (report.loss_percent * 10.0).round() / 10.0,
-        mtu: report.mtu,
-    });
-    match (told, now) {
-        (Some(told), Some(now))
-            if told.mtu == now.mtu
-                && (told.loss_percent - now.loss_percent).abs() < LOSS_NEWS
-                && (told.rtt_ms - now.rtt_ms).abs() <= told.rtt_ms * RTT_NEWS =>
-        {
-            Some(told)
-        }
-        (_, now) => now,
     }
 }
 
