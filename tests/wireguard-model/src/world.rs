@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use mock_instant::MockClock;
 use orfe_tunnel_core::{
-    AllowedIp, Batch, Event, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerStats, PresharedKey,
-    PrivateKey, PublicKey,
+    AllowedIp, Batch, Datagrams, Event, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerStats,
+    PresharedKey, PrivateKey, PublicKey,
 };
 
 use crate::network::Network;
@@ -125,7 +125,7 @@ impl World {
     fn send_raw(&mut self, from: usize, packet: &[u8]) {
         let mut packets = Batch::new();
         packets.push(packet, ());
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         let now = self.base + self.now;
         self.ends[from].node.handle_packets(&packets, now, &mut out);
         self.carry(from, &out);
@@ -165,7 +165,7 @@ impl World {
     /// The device notices a change of network and shakes hands at once.
     pub fn rehandshake(&mut self) {
         let gateway = self.ends[GATEWAY].public_key;
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         let now = self.base + self.now;
         self.ends[DEVICE].node.rehandshake(&gateway, now, &mut out);
         self.carry(DEVICE, &out);
@@ -202,7 +202,7 @@ impl World {
                 .poll_timeout()
                 .is_some_and(|(at, _)| at <= now);
             if is_due {
-                let mut out = Batch::new();
+                let mut out = Datagrams::new();
                 self.ends[end].node.handle_timeout(now, &mut out);
                 self.carry(end, &out);
             }
@@ -214,7 +214,7 @@ impl World {
             let Some(end) = self.ends.iter().position(|end| end.address == to) else {
                 continue;
             };
-            let (mut datagrams, mut packets, mut out) = (Batch::new(), Batch::new(), Batch::new());
+            let (mut datagrams, mut packets, mut out) = (Batch::new(), Batch::new(), Datagrams::new());
             datagrams.push(&bytes, from);
             let now = self.base + self.now;
             self.ends[end]
@@ -235,10 +235,9 @@ impl World {
         }
     }
 
-    fn carry(&mut self, from: usize, out: &Batch<SocketAddr>) {
+    fn carry(&mut self, from: usize, out: &Datagrams) {
         for (datagram, to) in out.iter() {
-            self.network
-                .send(self.ends[from].address, *to, datagram, self.now);
+            self.network.send(self.ends[from].address, to, datagram, self.now);
         }
         while let Some(event) = self.ends[from].node.poll_event() {
             self.ends[from].events.push((self.now, event));

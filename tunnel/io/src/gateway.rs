@@ -34,9 +34,12 @@ use self::front::{Command, GatewayFront};
 pub use self::policy::{ParseUpstreamError, Policy, PolicyEntry, PolicyError, PolicyPort, Upstream};
 use self::upstream::Forwarders;
 use crate::netstack::{Netstack, StackConfig};
+use crate::udp::UdpOptions;
 
-/// Connections at once. With about 1.1 MiB each when all buffers are full, 2.3 GiB is the worst case.
+/// Connections at once.
 const MAX_CONNECTIONS: usize = 2048;
+/// Bytes that their buffers may take together.
+const MEMORY: usize = 512 << 20;
 /// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// How long [`Gateway::shutdown`] waits for forwarders after it told them to stop.
@@ -145,11 +148,17 @@ impl Gateway {
             limits: HandshakeLimits::default(),
         };
         let node = Node::new(node_config, Instant::now());
+        let bind = UdpOptions {
+            // A gateway may have several addresses; its peers know it by one.
+            pin_source: true,
+            ..UdpOptions::new(config.listen)
+        };
         let stack = StackConfig {
             addresses: config.addresses,
             mtu: config.mtu,
             any_address: true,
             max_connections: MAX_CONNECTIONS,
+            memory: MEMORY,
             keep_alive: Some(KEEP_ALIVE),
         };
         let desired = Arc::new(Mutex::new(Desired {
@@ -158,7 +167,7 @@ impl Gateway {
         }));
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let netstack = Netstack::start("orfe-gateway", config.listen, node, &stack, |handle| {
+        let netstack = Netstack::start("orfe-gateway", &bind, node, &stack, |handle| {
             let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
             GatewayFront::new(Arc::clone(&desired), Arc::clone(&shown), forwarders)
         })?;

@@ -13,18 +13,24 @@
 //!
 //! The device's and the gateway's ends differ in their [`Front`] only: one dials, the other accepts.
 //!
-//! Memory is bounded: a round takes at most [`udp::MAX_BATCH`] datagrams and makes at most [`device::MAX_TX`] packets beyond
-//! the answers to them; each connection has two smoltcp buffers and two rings of fixed size, and their number has
-//! a limit. When UDP does not take more, nothing is drawn from smoltcp until it does.
+//! A round costs what is ready, not what is open: a connection is visited when a packet came for it, its application did
+//! something, or its timer is due (see `schedule`).
+//!
+//! Memory is bounded: a round takes what fits into one set of [`ReceiveBuffers`] and makes at most [`device::MAX_TX`] packets
+//! beyond the answers to it; each connection has two smoltcp buffers and two rings, whose sizes have a common bound (see `buffers`).
+//! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!
 //! When the thread ends, for whatever reason, every connection it held ends with a reset.
 
+mod buffers;
 mod connection;
+mod datagrams;
 mod device;
-mod sequence;
+mod flow;
+mod schedule;
+mod sender;
 mod stack;
 mod stream;
-mod udp;
 mod wake;
 
 use std::fmt;
@@ -36,23 +42,29 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
-use orfe_tunnel_core::{Batch, Event, Node, PeerId};
+use orfe_tunnel_core::{Batch, Datagrams, Event, Node, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
-use self::udp::UdpPort;
 pub(crate) use self::wake::Wake;
+use crate::udp::{ReceiveBuffers, Sent, UdpOptions, UdpPort};
 
 /// Commands that may wait for the thread. It takes all of them in every round, so a full queue means that it is far
 /// behind; senders then wait.
 const MAX_COMMANDS: usize = 256;
-/// Longest sleep, so that a phase that ends by the mere passing of time is noticed.
-const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// Longest sleep while the node has no timer at all.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 /// Retry of a UDP socket that took no more, in case its readiness was not reported.
 const UDP_RETRY: Duration = Duration::from_millis(20);
+/// Datagrams that may wait while the socket takes none; above it they are lost, as on a full link.
+const MAX_UNSENT: usize = 1024;
 /// Counters are published at most this often while traffic flows.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// While none flows they are looked at when the thread is awake anyway, at most this often: a phase may end by the mere
+/// passing of time.
+const IDLE_PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the ends of a tunnel do differently.
 pub(crate) trait Front: Send + 'static {
@@ -85,7 +97,7 @@ pub(crate) struct Ends {
     pub(crate) node: Node,
     pub(crate) stack: Stack,
     /// Datagrams to be sent in this round.
-    pub(crate) out: Batch<SocketAddr>,
+    pub(crate) out: Datagrams,
     /// UDP is to be bound to a fresh port in this round.
     pub(crate) rebind: bool,
 }
@@ -141,10 +153,10 @@ impl<C> Handle<C> {
 }
 
 impl<C: Send + 'static> Netstack<C> {
-    /// Binds UDP at `bind` and starts the thread. `front` gets the handle that the netstack itself is reached by.
+    /// Binds UDP and starts the thread. `front` gets the handle that the netstack itself is reached by.
     pub(crate) fn start<F>(
         name: &str,
-        bind: SocketAddr,
+        bind: &UdpOptions,
         node: Node,
         stack: &StackConfig,
         front: impl FnOnce(Handle<C>) -> F,
@@ -168,9 +180,10 @@ impl<C: Send + 'static> Netstack<C> {
         let ends = Ends {
             node,
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
-            out: Batch::new(),
+            out: Datagrams::new(),
             rebind: false,
         };
+        let received = udp.receive_buffers();
         let round = Round {
             poll,
             udp,
@@ -180,8 +193,12 @@ impl<C: Send + 'static> Netstack<C> {
             ends,
             front: front(handle.clone()),
             stop: Arc::clone(&stop),
-            received: Batch::new(),
+            received,
+            readable: false,
+            sent: Sent::default(),
+            blocked: false,
             packets: Batch::new(),
+            node_due: Some(now),
             published: now,
             unpublished: true,
         };
@@ -249,8 +266,16 @@ struct Round<F: Front> {
     ends: Ends,
     front: F,
     stop: Arc<AtomicBool>,
-    received: Batch<SocketAddr>,
+    received: ReceiveBuffers,
+    /// Readiness is reported on edges only: it holds until the socket says that it has no more.
+    readable: bool,
+    /// What of the datagrams of earlier rounds is sent.
+    sent: Sent,
+    /// The socket took no more when it was last tried.
+    blocked: bool,
     packets: Batch<PeerId>,
+    /// When the node's timers are due.
+    node_due: Option<Instant>,
     published: Instant,
     unpublished: bool,
 }
@@ -268,13 +293,21 @@ impl<F: Front> Round<F> {
                 _ => {}
             }
             if events.iter().any(|event| event.token() == UDP) {
-                self.udp.note_ready();
+                self.readable = true;
+                self.blocked = false;
             }
             self.wake.rearm();
             self.round(Instant::now());
         }
         self.ends.stack.abort_where(|_| true);
-        self.egress(Instant::now());
+        // One round sends a bounded number of packets. A socket that takes no more ends it: then the resets are lost.
+        while self.ends.stack.connections() > 0 && !self.blocked {
+            let before = self.ends.stack.connections();
+            self.egress(Instant::now());
+            if self.ends.stack.connections() == before {
+                break;
+            }
+        }
     }
 
     fn round(&mut self, now: Instant) {
@@ -282,15 +315,25 @@ impl<F: Front> Round<F> {
         if std::mem::take(&mut self.ends.rebind) {
             self.rebind();
         }
+        let mut is_changed = is_due;
         while let Ok(command) = self.commands.try_recv() {
             self.front.handle_command(command, &mut self.ends, now);
+            is_changed = true;
         }
         self.ingress(now);
-        self.ends.node.handle_timeout(now, &mut self.ends.out);
+        if is_changed || self.node_due.is_none_or(|due| due <= now) {
+            self.ends.node.handle_timeout(now, &mut self.ends.out);
+            is_changed = true;
+        }
         self.egress(now);
         while let Some(event) = self.ends.node.poll_event() {
             self.front.handle_event(event);
             self.unpublished = true;
+            is_changed = true;
+        }
+        if is_changed {
+            // The node asks all of its peers, so it is asked only when the answer may be another.
+            self.node_due = self.ends.node.poll_timeout().map(|(at, _reason)| at);
         }
         while let Some(flow) = self.ends.stack.poll_closed() {
             self.front.handle_closed(flow);
@@ -300,7 +343,7 @@ impl<F: Front> Round<F> {
     }
 
     fn rebind(&mut self) {
-        match self.udp.rebind(self.poll.registry(), UDP) {
+        match self.fresh_port() {
             Ok(address) => {
                 *self.local_addr.lock().unwrap_or_else(PoisonError::into_inner) = address;
                 tracing::debug!(%address, "UDP has a fresh port");
@@ -309,38 +352,69 @@ impl<F: Front> Round<F> {
         }
     }
 
+    /// Takes a fresh port of the same address; on an error the old one stays.
+    fn fresh_port(&mut self) -> io::Result<SocketAddr> {
+        let address = SocketAddr::new(self.udp.local_addr()?.ip(), 0);
+        let mut fresh = UdpPort::bind(&UdpOptions::new(address))?;
+        fresh.register(self.poll.registry(), UDP)?;
+        // The end of the old one takes it out of the poll; what it still held is lost, as on any network. What was not
+        // sent yet is sent by the new one.
+        self.udp = fresh;
+        self.received = self.udp.receive_buffers();
+        self.readable = true;
+        self.blocked = false;
+        self.udp.local_addr()
+    }
+
     /// UDP to the stack.
     fn ingress(&mut self, now: Instant) {
-        self.received.clear();
         self.packets.clear();
-        self.udp.receive(&mut self.received);
-        if !self.received.is_empty() {
-            self.unpublished = true;
-            self.ends
-                .node
-                .handle_datagrams(&self.received, now, &mut self.packets, &mut self.ends.out);
-            self.front.handle_packets(&self.packets, &mut self.ends, now);
+        if self.readable {
+            match self.udp.receive(&mut self.received) {
+                Ok(()) => self.take_received(now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                // An ICMP error for something sent earlier: no news about what can be received.
+                Err(error) => tracing::trace!(%error, "UDP receive"),
+            }
         }
         // Commands may have left packets for the stack, too.
         self.ends.stack.ingress(now);
     }
 
+    fn take_received(&mut self, now: Instant) {
+        for run in self.received.iter() {
+            self.ends.node.handle_run(
+                run.bytes,
+                run.stride,
+                run.source,
+                now,
+                &mut self.packets,
+                &mut self.ends.out,
+            );
+        }
+        self.unpublished = true;
+        self.front.handle_packets(&self.packets, &mut self.ends, now);
+    }
+
     /// The stack to UDP.
     fn egress(&mut self, now: Instant) {
-        self.ends.stack.pump(now);
-        if !self.udp.is_blocked() {
-            self.ends.stack.egress(now);
+        if !self.blocked {
+            self.ends.stack.work(now);
         }
         let (node, stack, out) = (&mut self.ends.node, &mut self.ends.stack, &mut self.ends.out);
         node.handle_packets(stack.transmit(), now, out);
         stack.clear_transmitted();
         self.unpublished |= !out.is_empty();
-        self.udp.send(out);
+        self.blocked = self.udp.send(out, &mut self.sent).is_err();
+        if !self.blocked || out.len() > MAX_UNSENT {
+            out.clear();
+            self.sent = Sent::default();
+        }
     }
 
     fn publish(&mut self, is_due: bool, now: Instant) {
         let age = now.saturating_duration_since(self.published);
-        if is_due || age >= MAX_SLEEP || (self.unpublished && age >= PUBLISH_INTERVAL) {
+        if is_due || age >= IDLE_PUBLISH_INTERVAL || (self.unpublished && age >= PUBLISH_INTERVAL) {
             self.front.publish(&self.ends, now);
             self.published = now;
             self.unpublished = false;
@@ -348,16 +422,12 @@ impl<F: Front> Round<F> {
     }
 
     fn timeout(&mut self, now: Instant) -> Duration {
-        if self.udp.is_ready() {
+        if self.readable {
             return Duration::ZERO;
         }
-        let timer = self
-            .ends
-            .node
-            .poll_timeout()
-            .map(|(at, _reason)| at.saturating_duration_since(now));
+        let timer = self.node_due.map(|at| at.saturating_duration_since(now));
         // While UDP takes nothing, the stack's wish to send would only make the thread spin.
-        let stack = if self.udp.is_blocked() {
+        let stack = if self.blocked {
             Some(UDP_RETRY)
         } else {
             self.ends.stack.poll_delay(now)

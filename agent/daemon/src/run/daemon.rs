@@ -123,6 +123,7 @@ impl Daemon {
                 networks: daemon.state.path().join("networks.json"),
                 ends: Ends {
                     key: wireguard_key,
+                    tcp_stack: daemon.config.tcp_stack.value,
                     registry,
                     dialer,
                     inputs: inputs.clone(),

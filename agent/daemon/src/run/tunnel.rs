@@ -17,7 +17,7 @@ mod obstacle;
 mod rungs;
 mod shown;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,13 +27,16 @@ use orfe_core::agent::Input;
 use orfe_protocol::desired::Tunnel as Desired;
 use orfe_protocol::observed::{TunnelPhase, TunnelStatus};
 use orfe_tunnel::dial::Dialer;
-use orfe_tunnel::{AllowedIp, Phase, PrivateKey, PublicKey, Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{
+    AllowedIp, Phase, PrivateKey, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use self::keep::Keeper;
 use self::memory::Memory;
 use self::rungs::{Rungs, resolve};
+use crate::failure::{self, Failure};
 use crate::link::RegistryAddress;
 
 /// Wait before the gateway's name is resolved again, or the socket opened again.
@@ -50,6 +53,7 @@ pub(super) struct TunnelTask {
 /// What the task is given, and what it speaks through.
 pub(super) struct Ends {
     pub(super) key: PrivateKey,
+    pub(super) tcp_stack: TcpStack,
     /// Whose WebSocket carries datagrams, and how it is known.
     pub(super) registry: RegistryAddress,
     pub(super) dialer: watch::Sender<Option<Arc<dyn Dialer>>>,
@@ -70,16 +74,17 @@ impl TunnelTask {
                 }
                 continue;
             };
+            let mut watched = self.desired.clone();
             tokio::select! {
                 () = keep(&self.ends, &desired, &mut memory, self.desired.clone()) => {}
-                changed = replaced(&mut self.desired, &desired) => if !changed { return },
+                changed = replaced(&mut watched, &desired) => if !changed { return },
             }
         }
     }
 
     async fn tell(&self, status: Option<TunnelStatus>) {
         // The daemon's end closes only when it stops, and then nobody is interested.
-        let _ = self.ends.inputs.send(Input::Tunnel(status)).await;
+        let _ = self.ends.inputs.send(Input::Tunnel(status.map(Box::new))).await;
     }
 }
 
@@ -102,49 +107,65 @@ async fn keep(
     memory: &mut Memory,
     instances: watch::Receiver<Option<Desired>>,
 ) {
-    let waiting = TunnelStatus {
-        addresses: desired.addresses.clone(),
-        ..TunnelStatus::new(TunnelPhase::Connecting, Timestamp::now(), "smoltcp")
-    };
-    let _ = ends.inputs.send(Input::Tunnel(Some(waiting))).await;
     let mut rungs = Rungs::new(&desired.gateway, ends.registry.clone());
-    let tunnel = start(&ends.key, desired, &mut rungs).await;
+    let tunnel = start(ends, desired, &mut rungs).await;
     ends.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
+    let started = Instant::now();
     Keeper::new(ends, desired, memory, tunnel, rungs)
         .run(instances)
         .await;
     ends.dialer.send_replace(None);
-}
-
-/// Starts the tunnel; tries until it works.
-async fn start(key: &PrivateKey, desired: &Desired, rungs: &mut Rungs) -> Tunnel {
-    loop {
-        rungs.resolved(resolve(rungs.names()).await);
-        if rungs.counts().iter().all(|addresses| *addresses == 0) {
-            tracing::warn!(endpoints = ?desired.gateway.endpoints, "the gateway's name does not resolve");
-        } else {
-            match start_once(key, desired) {
-                Ok(tunnel) => return tunnel,
-                Err(error) => tracing::warn!(%error, "the tunnel cannot be started"),
-            }
-        }
+    if started.elapsed() < RETRY {
+        // Something ends it again and again.
         sleep(RETRY).await;
     }
 }
 
-/// Starts the tunnel on a socket of both families, or where the system has no IPv6, on one of IPv4.
-fn start_once(key: &PrivateKey, desired: &Desired) -> std::io::Result<Tunnel> {
-    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    Tunnel::start(config(key, desired, both)).or_else(|error| {
-        tracing::debug!(%error, "no UDP socket of both families");
-        Tunnel::start(config(key, desired, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
-    })
+/// Starts the tunnel; tries until it works.
+async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> Tunnel {
+    let since = Instant::now();
+    let mut obstacle = None;
+    loop {
+        let waiting = TunnelStatus {
+            addresses: desired.addresses.clone(),
+            obstacle,
+            ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), ends.tcp_stack.as_str())
+        };
+        let _ = ends.inputs.send(Input::Tunnel(Some(Box::new(waiting)))).await;
+        rungs.resolved(resolve(rungs.names()).await);
+        obstacle = Some(if rungs.counts().iter().all(|addresses| *addresses == 0) {
+            format!(
+                "no name of the gateway resolves: {}",
+                desired.gateway.endpoints.join(", ")
+            )
+        } else {
+            let config = config(ends, desired);
+            // Making a namespace blocks for as long as the system takes.
+            match tokio::task::spawn_blocking(move || Tunnel::start(config)).await {
+                Ok(Ok(tunnel)) => return tunnel,
+                Ok(Err(error)) => describe(error),
+                Err(error) => format!("starting the tunnel was cut short: {error}"),
+            }
+        });
+        tracing::warn!("{}", obstacle.as_deref().unwrap_or_default());
+        sleep(RETRY).await;
+    }
 }
 
-fn config(key: &PrivateKey, desired: &Desired, bind: SocketAddr) -> TunnelConfig {
+/// What is wrong, why, and what can be done about it.
+fn describe(error: TunnelError) -> String {
+    let hint = error.hint().map(str::to_owned);
+    failure::one_line(
+        &Failure::new("the tunnel cannot be started")
+            .hint(hint)
+            .because(error),
+    )
+}
+
+fn config(ends: &Ends, desired: &Desired) -> TunnelConfig {
     let names = desired.names.values().map(|named| named.address);
     TunnelConfig {
-        private_key: key.clone(),
+        private_key: ends.key.clone(),
         addresses: desired.addresses.clone(),
         peer: TunnelPeer {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
@@ -158,7 +179,10 @@ fn config(key: &PrivateKey, desired: &Desired, bind: SocketAddr) -> TunnelConfig
             keepalive: (desired.keepalive_s > 0).then(|| Duration::from_secs(desired.keepalive_s.into())),
         },
         mtu: TunnelConfig::DEFAULT_MTU,
-        bind,
+        // Both families, where the system has both: the gateway may have addresses of either.
+        bind: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        tcp_stack: ends.tcp_stack,
+        helper: TunnelConfig::this_program(),
     }
 }
 

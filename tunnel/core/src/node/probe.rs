@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Node;
 use super::peer::MIN_OUT;
-use crate::batch::Batch;
+use crate::datagrams::Datagrams;
 use crate::engine::Engine;
 use crate::key::PublicKey;
 
@@ -15,13 +15,7 @@ impl<E: Engine> Node<E> {
     /// never comes changes nothing: the engine's retry goes to the endpoint in use. The caller spaces its calls.
     ///
     /// Nothing happens for a peer that is not known.
-    pub fn probe(
-        &mut self,
-        public_key: &PublicKey,
-        endpoint: SocketAddr,
-        now: Instant,
-        out: &mut Batch<SocketAddr>,
-    ) {
+    pub fn probe(&mut self, public_key: &PublicKey, endpoint: SocketAddr, now: Instant, out: &mut Datagrams) {
         let Some(peer) = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id)) else {
             return;
         };

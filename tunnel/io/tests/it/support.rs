@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use orfe_tunnel::{
     AllowedIp, Gateway, GatewayConfig, GatewayPeer, Phase, Policy, PolicyEntry, PolicyPort, PresharedKey,
-    PrivateKey, Tunnel, TunnelConfig, TunnelPeer, Upstream,
+    PrivateKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer, Upstream,
 };
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
@@ -21,6 +21,44 @@ pub(crate) const INNER: &str = "100.127.0.1";
 /// The inner destination with this port.
 pub(crate) fn inner(port: u16) -> SocketAddr {
     SocketAddr::new(INNER.parse().unwrap(), port)
+}
+
+/// The namespace helper of these tests.
+pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_tunnel-test-helper");
+
+/// The TCP stack of the devices' tunnels: the one that this test program is for. Where the system refuses it, that is said
+/// and the tests hold the other one to the same.
+pub(crate) fn tcp_stack() -> TcpStack {
+    static ONCE: OnceLock<TcpStack> = OnceLock::new();
+    *ONCE.get_or_init(|| match crate::TCP_STACK {
+        TcpStack::Namespace => {
+            let device = Device::new(250);
+            let config = TunnelConfig {
+                private_key: device.key,
+                addresses: vec![device.address],
+                peer: TunnelPeer {
+                    public_key: PrivateKey::generate().public_key(),
+                    preshared_key: None,
+                    endpoint: "127.0.0.1:9".parse().unwrap(),
+                    allowed_ips: Vec::new(),
+                    keepalive: None,
+                },
+                mtu: TunnelConfig::DEFAULT_MTU,
+                bind: "127.0.0.1:0".parse().unwrap(),
+                tcp_stack: TcpStack::Namespace,
+                helper: HELPER.into(),
+            };
+            match Tunnel::start(config) {
+                Ok(_) => TcpStack::Namespace,
+                Err(error @ TunnelError::NoNamespace { .. }) => {
+                    eprintln!("SKIPPED: the namespace TCP stack, smoltcp is tested again: {error}");
+                    TcpStack::Smoltcp
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        other => other,
+    })
 }
 
 /// A gateway whose policy maps ports of [`INNER`] to upstreams.
@@ -109,6 +147,8 @@ impl Device {
             peer,
             mtu: TunnelConfig::DEFAULT_MTU,
             bind: "127.0.0.1:0".parse().unwrap(),
+            tcp_stack: tcp_stack(),
+            helper: HELPER.into(),
         };
         Tunnel::start(config).unwrap()
     }

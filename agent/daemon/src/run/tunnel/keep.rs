@@ -175,9 +175,10 @@ impl<'a> Keeper<'a> {
                 Move::Ask => self.tunnel.rehandshake(),
                 Move::Prepare(rung) => self.rungs.prepare(rung, port).await,
                 Move::Rebind => {
-                    // The bridge listens to the old port only; the next use opens another.
-                    self.rungs.release();
-                    self.tunnel.rebind();
+                    if self.tunnel.rebind() {
+                        // The bridge listens to the old port only; the next use opens another.
+                        self.rungs.release();
+                    }
                 }
                 Move::Settled(candidate) => self.settled(candidate).await,
             }
@@ -291,7 +292,7 @@ impl<'a> Keeper<'a> {
         self.told_phase = Some(state.phase);
         if self.told.as_ref() != Some(&status) {
             self.told = Some(status.clone());
-            let _ = self.ends.inputs.send(Input::Tunnel(Some(status))).await;
+            let _ = self.ends.inputs.send(Input::Tunnel(Some(Box::new(status)))).await;
         }
         if recovered {
             // What was open before the path died may be dead without knowing it.

@@ -55,6 +55,8 @@ impl Keeper<'_> {
             carrier,
             path: worth_telling(told.and_then(|told| told.path), path),
             obstacle: obstacle::describe(&known),
+            tcp_stack_reason: Some(state.stack_reason.to_string()),
+            congestion_control: state.congestion_control.as_ref().map(ToString::to_string),
             ..TunnelStatus::new(phase, since, state.stack)
         }
     }

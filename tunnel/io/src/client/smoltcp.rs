@@ -1,0 +1,338 @@
+//! The smoltcp end: a front for the stack's thread that dials.
+
+mod datagrams;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use orfe_tunnel_core::path::{self, Path};
+use orfe_tunnel_core::{Batch, Event, Node, PeerId, PeerStats, PublicKey};
+use tokio::sync::{oneshot, watch};
+
+use super::{DialFailure, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus, phase};
+use crate::dial::{BoxedDatagrams, BoxedStream};
+use crate::netstack::{
+    ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, Stack, StackConfig, TunnelStream,
+};
+use crate::udp::UdpOptions;
+
+/// Bytes that the buffers of all connections may take together.
+const MEMORY: usize = 96 << 20;
+/// A handshake that was not answered is begun again after this long (`WireGuard`'s `REKEY_TIMEOUT`).
+const RETRY_TIME: Duration = Duration::from_secs(5);
+
+/// A tunnel whose connections smoltcp carries.
+#[derive(Debug)]
+pub(super) struct SmoltcpEnd {
+    netstack: Netstack<Dial>,
+    mtu: usize,
+    wishes: Arc<Mutex<Wishes>>,
+}
+
+impl SmoltcpEnd {
+    /// Starts the thread. It tells its state through `status` until it ends.
+    pub(super) fn start(
+        config: &TunnelConfig,
+        mut node: Node,
+        status: watch::Sender<TunnelStatus>,
+        path: watch::Sender<Option<path::Report>>,
+    ) -> io::Result<Self> {
+        // Echo requests up to the largest MTU measure the path; the stack's own packets keep to its MTU.
+        node.set_mtu(config.mtu.max(path::MTU_MAX.into()));
+        let stack = StackConfig {
+            addresses: config.addresses.clone(),
+            mtu: config.mtu,
+            any_address: false,
+            max_connections: MAX_CONNECTIONS,
+            memory: MEMORY,
+            keep_alive: None,
+        };
+        let wishes = Arc::new(Mutex::new(Wishes::default()));
+        let front = ClientFront {
+            gateway: config.peer.public_key,
+            addresses: config.addresses.clone(),
+            prober: None,
+            path,
+            wishes: Arc::clone(&wishes),
+            status,
+            nudged: None,
+            asked: None,
+        };
+        let udp = UdpOptions::new(config.bind);
+        let netstack = Netstack::start("orfe-tunnel", &udp, node, &stack, |_| front)?;
+        Ok(Self {
+            netstack,
+            mtu: config.mtu,
+            wishes,
+        })
+    }
+
+    pub(super) fn dialer(&self) -> SmoltcpDialer {
+        SmoltcpDialer {
+            handle: self.netstack.handle().clone(),
+            mtu: self.mtu,
+        }
+    }
+
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.netstack.local_addr()
+    }
+
+    pub(super) fn set_endpoint(&self, endpoint: SocketAddr) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.endpoint = Some(endpoint);
+        wishes.rehandshake = true;
+        drop(wishes);
+        self.netstack.handle().wake();
+    }
+
+    pub(super) fn rehandshake(&self) {
+        self.wishes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .rehandshake = true;
+        self.netstack.handle().wake();
+    }
+
+    pub(super) fn probe(&self, endpoint: SocketAddr) {
+        self.wish(|wishes| wishes.probe = Some(endpoint));
+    }
+
+    pub(super) fn rebind(&self) {
+        self.wish(|wishes| wishes.rebind = true);
+    }
+
+    pub(super) fn measure_path(&self, gateway: Vec<IpAddr>) {
+        self.wish(|wishes| wishes.measure = Some(gateway));
+    }
+
+    fn wish(&self, wish: impl FnOnce(&mut Wishes)) {
+        wish(&mut self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
+        self.netstack.handle().wake();
+    }
+
+    pub(super) async fn shutdown(self) {
+        self.netstack.shutdown().await;
+    }
+}
+
+/// Asks the thread for connections.
+#[derive(Debug, Clone)]
+pub(super) struct SmoltcpDialer {
+    handle: Handle<Dial>,
+    mtu: usize,
+}
+
+impl SmoltcpDialer {
+    pub(super) async fn connect(&self, destination: SocketAddr) -> Result<BoxedStream, DialFailure> {
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.handle.send(Dial::Connect { destination, reply }).await;
+        sent.map_err(|_| DialFailure::Gone)?;
+        match outcome.await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(ConnectError::Refused)) => Err(DialFailure::Refused),
+            Ok(Err(ConnectError::TooMany)) => Err(DialFailure::TooMany),
+            Ok(Err(ConnectError::Unaddressable)) => Err(DialFailure::unaddressable()),
+            Err(_) => Err(DialFailure::Gone),
+        }
+    }
+
+    pub(super) async fn bind_datagrams(&self, destination: SocketAddr) -> io::Result<BoxedDatagrams> {
+        let socket = datagrams::bind(&self.handle, self.mtu, destination).await?;
+        Ok(Box::new(socket))
+    }
+
+    pub(super) async fn nudge(&self) {
+        // A thread that has ended has no use for it.
+        let _ = self.handle.send(Dial::Nudge).await;
+    }
+}
+
+/// What tells this prober's echo requests from those of others; nothing depends on its being hard to guess.
+fn cookie() -> u64 {
+    getrandom::u64().unwrap_or(1)
+}
+
+/// What dialers ask of the thread.
+#[derive(Debug)]
+enum Dial {
+    Connect {
+        destination: SocketAddr,
+        reply: oneshot::Sender<Result<TunnelStream, ConnectError>>,
+    },
+    /// Somebody wants the tunnel while it is down.
+    Nudge,
+    /// Somebody wants a UDP socket for the family of `destination`.
+    Bind {
+        destination: SocketAddr,
+        reply: oneshot::Sender<Option<(SocketAddr, Inbox)>>,
+    },
+    /// A UDP socket sends.
+    Send {
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: Vec<u8>,
+    },
+}
+
+/// What was asked for since the thread last looked. The latest wish counts, so this cannot grow.
+#[derive(Debug, Default)]
+struct Wishes {
+    endpoint: Option<SocketAddr>,
+    rehandshake: bool,
+    probe: Option<SocketAddr>,
+    rebind: bool,
+    measure: Option<Vec<IpAddr>>,
+}
+
+#[derive(Debug)]
+struct ClientFront {
+    gateway: PublicKey,
+    /// Our own, for the prober's packets.
+    addresses: Vec<IpAddr>,
+    prober: Option<Path>,
+    path: watch::Sender<Option<path::Report>>,
+    wishes: Arc<Mutex<Wishes>>,
+    status: watch::Sender<TunnelStatus>,
+    nudged: Option<Instant>,
+    /// Since when a handshake had gone unanswered at the last look.
+    asked: Option<Instant>,
+}
+
+impl ClientFront {
+    /// Sends what the prober has. It is asked once in each round, and there is one every second at the latest.
+    fn send_probes(&mut self, ends: &mut Ends, now: Instant) {
+        let Some(prober) = &mut self.prober else { return };
+        let mut requests = Batch::new();
+        while let Some(request) = prober.poll_packet(now) {
+            requests.push(&request, ());
+        }
+        ends.node.handle_packets(&requests, now, &mut ends.out);
+    }
+
+    /// A handshake that was answered tells the round trip before the first connection could.
+    fn measure(&mut self, ends: &mut Ends, now: Instant) {
+        let Some(stats) = ends.node.stats(&self.gateway) else {
+            return;
+        };
+        if let Some((asked, answered)) = self.asked.zip(stats.last_handshake)
+            && answered >= asked
+        {
+            let took = answered.saturating_duration_since(asked);
+            // A longer one had its first attempt lost, and says nothing.
+            if took < RETRY_TIME {
+                ends.stack.note_round_trip(took, now);
+            }
+        }
+        self.asked = stats.unanswered_since;
+    }
+}
+
+impl Front for ClientFront {
+    type Command = Dial;
+
+    fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool {
+        let wishes = std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(endpoint) = wishes.endpoint {
+            ends.node.set_endpoint(&self.gateway, endpoint);
+        }
+        if wishes.rehandshake {
+            ends.node.rehandshake(&self.gateway, now, &mut ends.out);
+        }
+        if let Some(endpoint) = wishes.probe {
+            ends.node.probe(&self.gateway, endpoint, now, &mut ends.out);
+        }
+        ends.rebind |= wishes.rebind;
+        if let Some(gateway) = wishes.measure {
+            self.prober = Path::new(&self.addresses, &gateway, path::MTU_MAX, cookie(), now);
+        }
+        self.send_probes(ends, now);
+        self.measure(ends, now);
+        false
+    }
+
+    fn handle_command(&mut self, command: Dial, ends: &mut Ends, now: Instant) {
+        match command {
+            Dial::Connect { destination, reply } => ends.stack.connect(destination, reply),
+            // Who asked may be gone; then the socket is closed at once.
+            Dial::Bind { destination, reply } => drop(reply.send(ends.stack.bind_datagrams(destination))),
+            Dial::Send {
+                source,
+                destination,
+                payload,
+            } => ends.stack.send_datagram(source, destination, &payload),
+            Dial::Nudge
+                if self
+                    .nudged
+                    .is_none_or(|at| now.saturating_duration_since(at) >= NUDGE_INTERVAL) =>
+            {
+                self.nudged = Some(now);
+                ends.node.rehandshake(&self.gateway, now, &mut ends.out);
+            }
+            Dial::Nudge => {}
+        }
+    }
+
+    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, now: Instant) {
+        for (packet, _) in packets.iter() {
+            if let Some(prober) = &mut self.prober {
+                if prober.handle_packet(packet, now) {
+                    continue;
+                }
+                prober.note_traffic(now);
+            }
+            ends.stack.push(packet);
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::HandshakeCompleted { endpoint, .. } => {
+                tracing::debug!(%endpoint, "handshake with the gateway completed");
+            }
+            Event::EndpointChanged { to, .. } => {
+                tracing::info!(endpoint = %to, "the gateway answers from another address");
+            }
+            Event::SessionExpired { .. } => tracing::warn!("the gateway does not answer; trying again"),
+            _ => {}
+        }
+    }
+
+    fn handle_closed(&mut self, _flow: Flow) {}
+
+    fn publish(&mut self, ends: &Ends, now: Instant) {
+        let report = self.prober.as_ref().and_then(Path::report);
+        self.path.send_if_modified(|shown| {
+            let changed = *shown != report;
+            *shown = report;
+            changed
+        });
+        let Some(stats) = ends.node.stats(&self.gateway) else {
+            return;
+        };
+        let dropped = stats.dropped.total() + ends.node.drops().total();
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            update(status, &stats, dropped, &ends.stack, now);
+            *status != before
+        });
+    }
+}
+
+fn update(status: &mut TunnelStatus, stats: &PeerStats, dropped: u64, stack: &Stack, now: Instant) {
+    let phase = phase(stats, now);
+    if status.phase != phase {
+        tracing::info!(from = ?status.phase, to = ?phase, "tunnel");
+        status.phase = phase;
+        status.since = now;
+    }
+    status.last_handshake = stats.last_handshake;
+    status.endpoint = stats.endpoint.unwrap_or(status.endpoint);
+    status.rx_bytes = stats.rx_bytes;
+    status.tx_bytes = stats.tx_bytes;
+    status.dropped = dropped;
+    status.connections = stack.connections();
+    status.buffered_bytes = stack.buffered();
+}
