@@ -31,6 +31,12 @@ pub const CONNECT_PATH: &str = "/agent/v1/connect";
 /// WebSocket subprotocol of this version of the contract.
 pub const SUBPROTOCOL: &str = "orfe.agent.v1";
 
+/// Path of the WebSocket that carries the tunnel's datagrams, on the registry.
+pub const TUNNEL_PATH: &str = "/agent/v1/tunnel";
+
+/// WebSocket subprotocol of that: each binary message is one datagram of WireGuard, as it is.
+pub const TUNNEL_SUBPROTOCOL: &str = "orfe.tunnel.v1";
+
 /// WebSocket close codes of the session (4000–4999 is the range left to applications by RFC 6455 §7.4.2).
 pub mod close {
     /// The Noise handshake failed or an unknown device said something other than a claim.

@@ -134,7 +134,7 @@ impl Agent {
             Input::LinkConnected => self.session.handle_connected(now.instant),
             Input::LinkMessage(message) => self.handle_message(*message, now),
             Input::LinkClosed(closed) => self.session.handle_closed(&closed, now.instant, &mut self.rng),
-            Input::Tunnel(status) => self.tunnel = status,
+            Input::Tunnel(status) => self.tunnel = status.map(|status| *status),
             Input::Facts(facts) => self.facts = Some(*facts),
             Input::Terraform(terraform) => self.terraform = terraform,
             Input::DiskFree(free) => self.disk_free_mib = free,

@@ -160,13 +160,25 @@ pub fn verdict(checks: &[Check], provisioners_wanted: u8) -> Health {
 }
 
 fn tunnel(status: Option<&TunnelStatus>) -> Finding {
+    let obstacle = status.and_then(|status| status.obstacle.as_deref());
+    let named =
+        |text: &str| obstacle.map_or_else(|| text.to_owned(), |obstacle| format!("{text}: {obstacle}"));
     match status.map(|status| status.phase) {
-        Some(TunnelPhase::Up) => Finding::new(CheckOutcome::Ok, "the tunnel to the gateway is up"),
-        Some(TunnelPhase::Down) => Finding::new(CheckOutcome::Failed, "the gateway does not answer")
-            .hint("check that UDP to the gateway's endpoint is not blocked on this network"),
-        Some(TunnelPhase::Connecting | TunnelPhase::Unknown) | None => {
-            Finding::new(CheckOutcome::Pending, "waiting for the gateway's handshake")
+        Some(TunnelPhase::Up) => Finding::new(CheckOutcome::Ok, named("the tunnel to the gateway is up")),
+        Some(TunnelPhase::Down) => {
+            let finding = Finding::new(CheckOutcome::Failed, named("the gateway does not answer"));
+            match obstacle {
+                // It says what there is to do, if anything.
+                Some(_) => finding,
+                None => {
+                    finding.hint("check that UDP to the gateway's endpoint is not blocked on this network")
+                }
+            }
         }
+        Some(TunnelPhase::Connecting | TunnelPhase::Unknown) | None => Finding::new(
+            CheckOutcome::Pending,
+            named("waiting for the gateway's handshake"),
+        ),
     }
 }
 

@@ -5,9 +5,11 @@
 //! says nothing is noticed. What TLS proves depends on the join code: with a pin the certificate's public key must be
 //! that one; without, the system's trust store decides. Noise proves the registry in either case.
 
+mod carrier;
 mod connection;
 mod task;
 mod tls;
+mod websocket;
 
 use std::time::Duration;
 
@@ -15,13 +17,11 @@ use orfe_protocol::SUBPROTOCOL;
 use orfe_protocol::join_code::SpkiPin;
 use orfe_protocol::key::{NoisePrivateKey, NoisePublicKey};
 use orfe_protocol::noise::{FRAME_MAX, Initiator, NoiseError};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use url::Url;
 
+pub(crate) use self::carrier::open_carrier;
 pub(crate) use self::connection::{Connection, Received};
 pub(crate) use self::task::{Link, LinkEvent};
 
@@ -39,6 +39,12 @@ pub(crate) struct RegistryAddress {
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
+    #[error("the registry's address {url} cannot be used")]
+    Address {
+        url: String,
+        #[source]
+        source: url::ParseError,
+    },
     #[error("cannot reach the registry at {address}")]
     Connect {
         address: String,
@@ -82,6 +88,38 @@ pub(crate) enum LinkError {
 }
 
 impl LinkError {
+    /// The error with its causes, on one line.
+    pub(crate) fn text(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes
+            .map(ToString::to_string)
+            .fold(self.to_string(), |text, cause| {
+                // Some libraries repeat their source in their own words.
+                if text.ends_with(&cause) {
+                    text
+                } else {
+                    format!("{text}: {cause}")
+                }
+            })
+    }
+
+    /// Whether something answered that is not the registry, as a captive portal does.
+    pub(crate) fn is_foreign(&self) -> bool {
+        match self {
+            Self::Pin { .. } => true,
+            Self::Tls { source, .. } => source
+                .get_ref()
+                .is_some_and(|cause| cause.downcast_ref::<rustls::Error>().is_some()),
+            Self::Upgrade { source, .. } => match source.as_ref() {
+                tokio_tungstenite::tungstenite::Error::Http(answer) => {
+                    answer.status().is_success() || answer.status().is_redirection()
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// What to do, where there is something to do.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
@@ -106,51 +144,15 @@ pub(crate) async fn connect(
     registry: &RegistryAddress,
     key: &NoisePrivateKey,
 ) -> Result<Connection, LinkError> {
-    let host = registry.url.host_str().unwrap_or_default().to_owned();
-    let port = registry.url.port_or_known_default().unwrap_or(443);
-    let address = format!("{host}:{port}");
-    let silent = |step| {
-        let address = address.clone();
-        move |_| LinkError::Silent { address, step }
-    };
-
-    let tcp = timeout(
-        STEP_TIMEOUT,
-        TcpStream::connect((host.trim_matches(['[', ']']), port)),
+    let address = address_of(&registry.url);
+    let silent = |step| move |_| LinkError::Silent { address, step };
+    let socket = websocket::open(
+        registry,
+        &endpoint(&registry.url)?,
+        SUBPROTOCOL,
+        websocket_config(),
     )
-    .await
-    .map_err(silent("connecting"))?
-    .map_err(|source| LinkError::Connect {
-        address: address.clone(),
-        source,
-    })?;
-    // Small messages, each an answer or a question: waiting to fill a segment only delays them.
-    let _ = tcp.set_nodelay(true);
-
-    let connector = tls::connector(registry.spki_pin).map_err(LinkError::TlsSetup)?;
-    let name = tls::server_name(&host).map_err(|source| LinkError::Tls {
-        address: address.clone(),
-        source,
-    })?;
-    let stream = timeout(STEP_TIMEOUT, connector.connect(name, tcp))
-        .await
-        .map_err(silent("agreeing on TLS"))?
-        .map_err(|source| tls_error(&address, source))?;
-
-    let url = endpoint(&registry.url);
-    let not_registry = |source| LinkError::Upgrade {
-        url: registry.url.to_string(),
-        source: Box::new(source),
-    };
-    let mut request = url.as_str().into_client_request().map_err(not_registry)?;
-    request
-        .headers_mut()
-        .insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
-    let upgrade = tokio_tungstenite::client_async_with_config(request, stream, Some(websocket_config()));
-    let (socket, _) = timeout(STEP_TIMEOUT, upgrade)
-        .await
-        .map_err(silent("opening the WebSocket"))?
-        .map_err(not_registry)?;
+    .await?;
 
     let wrong_key = |source| LinkError::Key {
         url: registry.url.to_string(),
@@ -170,21 +172,23 @@ pub(crate) async fn connect(
     }
 }
 
-fn tls_error(address: &str, source: std::io::Error) -> LinkError {
-    let address = address.to_owned();
-    if tls::is_wrong_pin(&source) {
-        LinkError::Pin { address }
-    } else {
-        LinkError::Tls { address, source }
-    }
+fn address_of(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or(443);
+    format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
-fn endpoint(registry: &Url) -> String {
+/// Where the session's WebSocket stands, under the registry's address.
+fn endpoint(registry: &Url) -> Result<Url, LinkError> {
     let base = registry
         .as_str()
         .trim_end_matches('/')
         .replacen("https://", "wss://", 1);
     format!("{base}{}", orfe_protocol::CONNECT_PATH)
+        .parse()
+        .map_err(|source| LinkError::Address {
+            url: registry.to_string(),
+            source,
+        })
 }
 
 fn websocket_config() -> WebSocketConfig {
@@ -214,7 +218,7 @@ mod tests {
                 "wss://example.com/orfe/agent/v1/connect",
             ),
         ] {
-            assert_eq!(endpoint(&registry.parse().unwrap()), url);
+            assert_eq!(endpoint(&registry.parse().unwrap()).unwrap().as_str(), url);
         }
     }
 }

@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod failure;
 mod link;
+mod proxy_env;
 mod run;
 mod state;
 

@@ -5,6 +5,7 @@
 //! | `identity.json` | who this device is and which registry it belongs to; its presence means "enrolled" |
 //! | `noise.key`, `wireguard.key` | private keys, made here, never leaving |
 //! | `desired.json` | the last desired state, credential included |
+//! | `networks.json` | which carrier worked on which network; a hint that may be lost (`run/tunnel/memory.rs`) |
 //! | `proxy-N.json` | port and credential of slot N's proxy; a child that outlives us goes on using them |
 //! | `proxy.credential` | credential of the proxy for the person at this machine |
 //! | `children.json` | pid and start time of every running child, so that the next life finds orphans |

@@ -1,4 +1,5 @@
-//! Linux: `/proc`, pidfds and prctl.
+//! Linux: `/proc`, pidfds, prctl and rtnetlink.
 
 pub(crate) mod machine;
+pub(crate) mod network;
 pub(crate) mod process;

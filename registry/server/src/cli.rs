@@ -253,6 +253,8 @@ A whole configuration file:
 
   [tunnel]
   enabled = true
+  websocket = true              # carry it over HTTPS where UDP is blocked
+  also_endpoints = []           # other ways to the UDP port, such as one at 443
 
   [[policy.allow]]
   name = \"coder.example.com\"

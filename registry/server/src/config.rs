@@ -54,6 +54,10 @@ pub struct Config {
     pub docker_required: bool,
     /// Whether devices reach what policy names through the gateway.
     pub tunnel: bool,
+    /// Whether devices whose network passes no UDP may send the tunnel's datagrams over WebSocket.
+    pub tunnel_websocket: bool,
+    /// Further ways to the gateway's UDP port that devices try after the first, such as one at port 443.
+    pub wireguard_also: Vec<HostPort>,
     pub policy: Vec<PolicyEntry>,
     pub session: SessionConfig,
 }
@@ -190,6 +194,8 @@ impl Config {
             slots: 1,
             docker_required: false,
             tunnel: false,
+            tunnel_websocket: true,
+            wireguard_also: Vec::new(),
             policy: Vec::new(),
             session: SessionConfig::default(),
         }
@@ -228,6 +234,8 @@ impl Config {
             slots: raw.coder.as_ref().and_then(|coder| coder.slots).unwrap_or(1),
             docker_required: raw.docker_required,
             tunnel: raw.tunnel.enabled,
+            tunnel_websocket: raw.tunnel.websocket,
+            wireguard_also: raw.tunnel.also_endpoints.clone(),
             policy: raw.policy.allow.iter().map(file::AllowTable::entry).collect(),
             session: session(&raw),
         };

@@ -23,6 +23,7 @@ pub mod fleet;
 pub mod span;
 
 mod admin;
+mod carrier;
 mod connection;
 mod desired;
 mod enrolment;

@@ -342,11 +342,12 @@ fn make_plan(
             .wireguard_endpoint
             .as_ref()
             .map_or_else(derived, ToString::to_string);
+        let also = config.wireguard_also.iter().map(ToString::to_string);
         TunnelPlan {
             gateway: Gateway {
                 public_key: gateway.public_key,
-                endpoints: vec![endpoint],
-                websocket: None,
+                endpoints: std::iter::once(endpoint).chain(also).collect(),
+                websocket: config.tunnel_websocket.then(|| websocket(public_url)).flatten(),
                 addresses: Vec::new(),
                 instance: InstanceId::generate(),
             },
@@ -359,6 +360,13 @@ fn make_plan(
         docker_required: config.docker_required,
         tunnel,
     }
+}
+
+/// Where devices find the WebSocket for datagrams.
+fn websocket(public_url: &Url) -> Option<Url> {
+    let mut url = public_url.join(orfe_protocol::TUNNEL_PATH).ok()?;
+    url.set_scheme("wss").ok()?;
+    Some(url)
 }
 
 /// The configured URL, or the one that holds on this machine.

@@ -11,9 +11,9 @@ use axum::{Json, Router};
 use orfe_protocol::noise::FRAME_MAX;
 use orfe_protocol::{CONNECT_PATH, SUBPROTOCOL};
 
-use crate::connection;
 use crate::listener::Source;
 use crate::shared::Shared;
+use crate::{carrier, connection};
 
 /// What a WebSocket reads at a time. The library's default of 128 KiB would be most of a session's memory.
 const READ_BUFFER: usize = 4 * 1024;
@@ -27,7 +27,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(CONNECT_PATH, get(connect))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(shared)
+        .with_state(shared.clone())
+        .merge(carrier::router(shared))
 }
 
 /// The agents' WebSocket.

@@ -51,6 +51,14 @@ impl Shared {
         heartbeat(self.heartbeat_base, standing)
     }
 
+    /// Whether devices may send the tunnel's datagrams over WebSocket.
+    pub(crate) fn carries_datagrams(&self) -> bool {
+        let plan = self.plan.borrow();
+        plan.tunnel
+            .as_ref()
+            .is_some_and(|tunnel| tunnel.gateway.websocket.is_some())
+    }
+
     /// Lets the gateway know which devices may use the tunnel.
     pub(crate) fn admit_to_gateway(&self) {
         if let Some(gateway) = &self.gateway {

@@ -22,10 +22,12 @@ mod batch;
 mod datagrams;
 mod engine;
 mod key;
+pub mod ladder;
 mod limit;
 mod message;
 mod node;
 pub mod packet;
+pub mod path;
 
 pub use allowed_ips::{AllowedIp, ParseAllowedIpError};
 pub use batch::Batch;

@@ -18,6 +18,7 @@
 mod inbound;
 mod outbound;
 mod peer;
+mod probe;
 #[cfg(test)]
 mod tests;
 mod timers;

@@ -27,6 +27,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use orfe_tunnel_core::path::Report;
 use orfe_tunnel_core::{
     AllowedIp, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerStats, PresharedKey, PrivateKey, PublicKey,
     REJECT_AFTER_TIME, SILENT_AFTER_TIME,
@@ -217,6 +218,7 @@ impl TunnelError {
 pub struct Tunnel {
     end: End,
     status: watch::Receiver<TunnelStatus>,
+    path: watch::Receiver<Option<Report>>,
 }
 
 /// What carries the connections.
@@ -254,17 +256,21 @@ impl Tunnel {
             buffered_bytes: 0,
         });
         let node = node(config.private_key, config.mtu, config.peer).map_err(TunnelError::Config)?;
+        // Nobody tells it where the kernel's own TCP carries the connections: then it stays unknown.
+        let (path_publisher, path) = watch::channel(None);
         let end = match choice {
             Choice::Namespace { made, .. } => {
                 NamespaceEnd::start(inner, made, node, publisher).map(End::Namespace)
             }
-            Choice::Smoltcp { .. } => SmoltcpEnd::start(inner, node, publisher).map(End::Smoltcp),
+            Choice::Smoltcp { .. } => {
+                SmoltcpEnd::start(inner, node, publisher, path_publisher).map(End::Smoltcp)
+            }
         };
         let end = end.map_err(|source| TunnelError::Open {
             address: config.bind,
             source,
         })?;
-        Ok(Self { end, status })
+        Ok(Self { end, status, path })
     }
 
     /// Opens connections through this tunnel.
@@ -303,6 +309,39 @@ impl Tunnel {
             End::Smoltcp(end) => end.rehandshake(),
             End::Namespace(end) => end.rehandshake(),
         }
+    }
+
+    /// Asks by a handshake whether the gateway answers at `endpoint`, beside the traffic: that goes there only when it does.
+    pub fn probe(&self, endpoint: SocketAddr) {
+        match &self.end {
+            End::Smoltcp(end) => end.probe(endpoint),
+            End::Namespace(end) => end.probe(endpoint),
+        }
+    }
+
+    /// Sends from a fresh UDP port from now on: a middlebox may hold a dead mapping for the old one. False where the data
+    /// path cannot do that, and the port stays.
+    pub fn rebind(&self) -> bool {
+        match &self.end {
+            End::Smoltcp(end) => {
+                end.rebind();
+                true
+            }
+            End::Namespace(_) => false,
+        }
+    }
+
+    /// Measures the path to the first of the `gateway`'s inner addresses that is of a family of ours, from now on and
+    /// anew: to be called also when the network changed. The data path of the namespace does not measure.
+    pub fn measure_path(&self, gateway: Vec<IpAddr>) {
+        if let End::Smoltcp(end) = &self.end {
+            end.measure_path(gateway);
+        }
+    }
+
+    /// What was measured of the path, now and as it changes; `None` while nothing was.
+    pub fn path(&self) -> watch::Receiver<Option<Report>> {
+        self.path.clone()
     }
 
     /// Resets all connections and waits for the tunnel's threads to end.

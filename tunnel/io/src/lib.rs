@@ -2,10 +2,12 @@
 //!
 //! - [`Tunnel`] is the device's end. It dials through [`dial::Dialer`], the seam behind which the TCP stack can be replaced.
 //! - [`Gateway`] is the cluster's end. It accepts what policy names, dials the upstream first, and forwards.
+//! - [`carrier`] takes the datagrams where UDP is not let through.
 //! - [`proxy`] is the loopback proxy in front of the dialer.
 //!
 //! Packets are handled by one thread for each end; see the documentation of the module `netstack`.
 
+pub mod carrier;
 mod client;
 pub mod dial;
 #[cfg(unix)]

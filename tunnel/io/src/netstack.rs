@@ -36,8 +36,8 @@ mod wake;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -98,13 +98,16 @@ pub(crate) struct Ends {
     pub(crate) stack: Stack,
     /// Datagrams to be sent in this round.
     pub(crate) out: Datagrams,
+    /// UDP is to be bound to a fresh port in this round.
+    pub(crate) rebind: bool,
 }
 
 /// The application's side of the thread.
 #[derive(Debug)]
 pub(crate) struct Netstack<C> {
     handle: Handle<C>,
-    local_addr: SocketAddr,
+    /// Changes when UDP is bound anew.
+    local_addr: Arc<Mutex<SocketAddr>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     done: Option<oneshot::Receiver<()>>,
@@ -164,7 +167,7 @@ impl<C: Send + 'static> Netstack<C> {
         let poll = Poll::new()?;
         let mut udp = UdpPort::bind(bind)?;
         udp.register(poll.registry(), UDP)?;
-        let local_addr = udp.local_addr()?;
+        let local_addr = Arc::new(Mutex::new(udp.local_addr()?));
         let wake = Arc::new(Wake::new(poll.registry(), WAKE)?);
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
         let handle = Handle {
@@ -178,11 +181,13 @@ impl<C: Send + 'static> Netstack<C> {
             node,
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
             out: Datagrams::new(),
+            rebind: false,
         };
         let received = udp.receive_buffers();
         let round = Round {
             poll,
             udp,
+            local_addr: Arc::clone(&local_addr),
             wake,
             commands,
             ends,
@@ -213,7 +218,7 @@ impl<C: Send + 'static> Netstack<C> {
 
     /// Where UDP is bound.
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        *self.local_addr.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn handle(&self) -> &Handle<C> {
@@ -255,6 +260,7 @@ const UDP: Token = Token(1);
 struct Round<F: Front> {
     poll: Poll,
     udp: UdpPort,
+    local_addr: Arc<Mutex<SocketAddr>>,
     wake: Arc<Wake>,
     commands: mpsc::Receiver<F::Command>,
     ends: Ends,
@@ -306,6 +312,9 @@ impl<F: Front> Round<F> {
 
     fn round(&mut self, now: Instant) {
         let is_due = self.front.reconcile(&mut self.ends, now);
+        if std::mem::take(&mut self.ends.rebind) {
+            self.rebind();
+        }
         let mut is_changed = is_due;
         while let Ok(command) = self.commands.try_recv() {
             self.front.handle_command(command, &mut self.ends, now);
@@ -331,6 +340,30 @@ impl<F: Front> Round<F> {
             self.unpublished = true;
         }
         self.publish(is_due, now);
+    }
+
+    fn rebind(&mut self) {
+        match self.fresh_port() {
+            Ok(address) => {
+                *self.local_addr.lock().unwrap_or_else(PoisonError::into_inner) = address;
+                tracing::debug!(%address, "UDP has a fresh port");
+            }
+            Err(error) => tracing::warn!(%error, "UDP keeps its port: no other can be had"),
+        }
+    }
+
+    /// Takes a fresh port of the same address; on an error the old one stays.
+    fn fresh_port(&mut self) -> io::Result<SocketAddr> {
+        let address = SocketAddr::new(self.udp.local_addr()?.ip(), 0);
+        let mut fresh = UdpPort::bind(&UdpOptions::new(address))?;
+        fresh.register(self.poll.registry(), UDP)?;
+        // The end of the old one takes it out of the poll; what it still held is lost, as on any network. What was not
+        // sent yet is sent by the new one.
+        self.udp = fresh;
+        self.received = self.udp.receive_buffers();
+        self.readable = true;
+        self.blocked = false;
+        self.udp.local_addr()
     }
 
     /// UDP to the stack.

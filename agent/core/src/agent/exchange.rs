@@ -22,7 +22,7 @@ pub enum Input {
     LinkMessage(Box<FromRegistry>),
     LinkClosed(Closed),
     /// How the tunnel is; none when there is none.
-    Tunnel(Option<TunnelStatus>),
+    Tunnel(Option<Box<TunnelStatus>>),
     Facts(Box<Facts>),
     Terraform(Terraform),
     DiskFree(Option<u64>),

@@ -47,7 +47,7 @@ impl Bench {
         bench.input(Input::Terraform(Terraform::Found {
             version: "1.11.4".into(),
         }));
-        bench.input(Input::Tunnel(Some(tunnel(TunnelPhase::Up))));
+        bench.input(Input::Tunnel(Some(Box::new(tunnel(TunnelPhase::Up)))));
         bench
     }
 
@@ -193,7 +193,7 @@ fn nothing_starts_before_its_prerequisites() {
 #[test]
 fn a_lost_tunnel_makes_it_unhealthy_and_leaves_the_child_alone() {
     let mut bench = Bench::connected();
-    bench.input(Input::Tunnel(Some(tunnel(TunnelPhase::Down))));
+    bench.input(Input::Tunnel(Some(Box::new(tunnel(TunnelPhase::Down)))));
     assert_eq!(bench.health(), Health::Unhealthy);
     assert!(
         bench
@@ -208,7 +208,7 @@ fn changes_are_reported_at_once_and_only_once() {
     let mut bench = Bench::connected();
     bench.link();
     assert_eq!(bench.reports().len(), 1);
-    bench.input(Input::Tunnel(Some(tunnel(TunnelPhase::Up))));
+    bench.input(Input::Tunnel(Some(Box::new(tunnel(TunnelPhase::Up)))));
     assert_eq!(bench.reports().len(), 0);
     bench.input(Input::ChildSign {
         slot: 0,
@@ -355,7 +355,7 @@ fn an_orphan_finishes_before_anything_starts_in_its_slot() {
     bench.input(Input::Terraform(Terraform::Found {
         version: "1.11.4".into(),
     }));
-    bench.input(Input::Tunnel(Some(tunnel(TunnelPhase::Up))));
+    bench.input(Input::Tunnel(Some(Box::new(tunnel(TunnelPhase::Up)))));
     assert!(spawns(&bench.take()).is_empty());
     assert_eq!(
         bench.agent.observed().provisioners[0].reason.as_deref(),

@@ -4,14 +4,10 @@ use futures_util::{SinkExt, StreamExt};
 use orfe_protocol::envelope::{self, Incoming};
 use orfe_protocol::message::{FromAgent, FromRegistry};
 use orfe_protocol::noise::{Channel, Initiator, NoiseError};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::LinkError;
-
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
+use super::websocket::Socket;
 
 /// What the registry sent.
 #[derive(Debug)]
@@ -22,7 +18,6 @@ pub(crate) enum Received {
 }
 
 /// An open session with the registry.
-#[derive(Debug)]
 pub(crate) struct Connection {
     socket: Socket,
     channel: Channel,

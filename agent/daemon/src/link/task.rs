@@ -153,16 +153,5 @@ fn describe(error: &LinkError) -> Closed {
     if let LinkError::Closed { code, reason } = error {
         return Closed::Code(*code, reason.trim_start_matches(": ").to_owned());
     }
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let text = causes
-        .map(ToString::to_string)
-        .fold(error.to_string(), |text, cause| {
-            // Some libraries repeat their source in their own words.
-            if text.ends_with(&cause) {
-                text
-            } else {
-                format!("{text}: {cause}")
-            }
-        });
-    Closed::Lost(text)
+    Closed::Lost(error.text())
 }

@@ -15,10 +15,9 @@ use orfe_protocol::desired::{DesiredState, Tunnel};
 use orfe_protocol::id::BootId;
 use orfe_supervisor::become_subreaper;
 use orfe_tunnel::dial::Dialer;
-use orfe_tunnel::proxy::{Limits, Outlet, Routes, TunnelWanted, UpstreamProxy};
+use orfe_tunnel::proxy::{Limits, Outlet, Routes, TunnelWanted};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,13 +27,14 @@ use super::children::{Children, end_orphan};
 use super::containers::ContainersTask;
 use super::doors::Doors;
 use super::slot::{SlotShell, Ways};
-use super::tunnel::TunnelTask;
+use super::tunnel::{Ends, TunnelTask};
 use super::{GRACE, INPUTS, probes};
 use crate::config::{Config, ContainersEnabled};
 use crate::control::status::{self, Containers, Device, Registry, Status};
 use crate::control::{PersonsProxy, Server, Services};
 use crate::failure::{self, Failure};
 use crate::link::{Link, LinkEvent, RegistryAddress};
+use crate::proxy_env::owners_proxy;
 use crate::state::{Identity, RunningChild, StateFolder};
 
 /// The running daemon; see the module above.
@@ -106,7 +106,7 @@ impl Daemon {
         let agent = Agent::new(start(&config, &identity, desired), now());
         let mut daemon = Self {
             agent,
-            link: Link::new(registry, noise_key, link_sender, tasks.clone()),
+            link: Link::new(registry.clone(), noise_key, link_sender, tasks.clone()),
             link_events,
             inputs: inputs.clone(),
             input_queue,
@@ -131,11 +131,15 @@ impl Daemon {
         daemon.start_containers(tunnel_desired.clone(), containers_told);
         daemon.spawn(
             TunnelTask {
-                key: wireguard_key,
-                tcp_stack: daemon.config.tcp_stack.value,
                 desired: tunnel_desired,
-                dialer,
-                inputs: inputs.clone(),
+                networks: daemon.state.path().join("networks.json"),
+                ends: Ends {
+                    key: wireguard_key,
+                    tcp_stack: daemon.config.tcp_stack.value,
+                    registry,
+                    dialer,
+                    inputs: inputs.clone(),
+                },
             }
             .run(),
         );
@@ -472,28 +476,6 @@ fn routes(tunnel: Option<&Tunnel>) -> Routes {
             }
         }
     }
-    let (proxy, no_proxy) = (
-        owners_proxy(),
-        variable("NO_PROXY", "no_proxy").unwrap_or_default(),
-    );
-    if let Some(proxy) = proxy {
-        match UpstreamProxy::parse(&proxy, &no_proxy) {
-            Ok(proxy) => routes.set_upstream_proxy(Some(proxy)),
-            Err(error) => tracing::warn!(%error, "the proxy of this machine's environment cannot be used"),
-        }
-    }
+    routes.set_upstream_proxy(owners_proxy());
     routes
-}
-
-/// The machine owner's own HTTP proxy, as the environment names it.
-fn owners_proxy() -> Option<SecretString> {
-    variable("HTTPS_PROXY", "https_proxy")
-        .or_else(|| variable("HTTP_PROXY", "http_proxy"))
-        .map(SecretString::from)
-}
-
-fn variable(upper: &str, lower: &str) -> Option<String> {
-    [upper, lower]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }

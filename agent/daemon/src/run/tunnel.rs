@@ -1,10 +1,24 @@
 //! Keeps one tunnel as it is desired.
 //!
-//! The task resolves the gateway's name, starts the tunnel, publishes its dialer for the proxies, and tells the core how
-//! it is. A changed desire replaces the tunnel; a gateway that only began a new life is shaken hands with at once. While the
-//! tunnel is down the gateway's name is resolved anew, because it may have moved.
+//! The task resolves the gateway's names, starts the tunnel, publishes its dialer for the proxies, and tells the core how
+//! it is. A changed desire replaces the tunnel; a gateway that only began a new life is shaken hands with at once.
+//!
+//! | module | what |
+//! |---|---|
+//! | `keep` | one tunnel: the loop around [`orfe_tunnel_core::ladder`], which decides the carrier |
+//! | `rungs` | what the rungs of the ladder are made of: addresses, and the bridge to the registry's WebSocket |
+//! | `memory` | which rung worked on which network |
+//! | `shown` | the status that comes of it |
+//! | `obstacle` | what stands in the way, in words: no network, a captive portal, blocked UDP |
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod keep;
+mod memory;
+mod obstacle;
+mod rungs;
+mod shown;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,24 +29,33 @@ use orfe_protocol::observed::{TunnelPhase, TunnelStatus};
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::{
     AllowedIp, Phase, PrivateKey, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer,
-    TunnelStatus as State,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use self::keep::Keeper;
+use self::memory::Memory;
+use self::rungs::{Rungs, resolve};
 use crate::failure::{self, Failure};
+use crate::link::RegistryAddress;
 
 /// Wait before the gateway's name is resolved again, or the socket opened again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How often a gateway that does not answer is looked up again.
-const LOOK_UP: Duration = Duration::from_secs(30);
-
-/// The ends of the channels that the task speaks through.
+/// The task, before it runs.
 pub(super) struct TunnelTask {
+    pub(super) desired: watch::Receiver<Option<Desired>>,
+    /// Where it is kept what worked on which network.
+    pub(super) networks: PathBuf,
+    pub(super) ends: Ends,
+}
+
+/// What the task is given, and what it speaks through.
+pub(super) struct Ends {
     pub(super) key: PrivateKey,
     pub(super) tcp_stack: TcpStack,
-    pub(super) desired: watch::Receiver<Option<Desired>>,
+    /// Whose WebSocket carries datagrams, and how it is known.
+    pub(super) registry: RegistryAddress,
     pub(super) dialer: watch::Sender<Option<Arc<dyn Dialer>>>,
     pub(super) inputs: mpsc::Sender<Input>,
 }
@@ -40,10 +63,11 @@ pub(super) struct TunnelTask {
 impl TunnelTask {
     /// Runs until nobody desires anything any more. The tunnel ends with it.
     pub(super) async fn run(mut self) {
+        let mut memory = Memory::load(self.networks.clone());
         loop {
             let desired = self.desired.borrow_and_update().clone();
             let Some(desired) = desired else {
-                self.dialer.send_replace(None);
+                self.ends.dialer.send_replace(None);
                 self.tell(None).await;
                 if self.desired.changed().await.is_err() {
                     return;
@@ -52,106 +76,15 @@ impl TunnelTask {
             };
             let mut watched = self.desired.clone();
             tokio::select! {
-                () = self.keep(&desired, self.desired.clone()) => {}
+                () = keep(&self.ends, &desired, &mut memory, self.desired.clone()) => {}
                 changed = replaced(&mut watched, &desired) => if !changed { return },
             }
         }
     }
 
-    /// Keeps one tunnel until it is dropped.
-    async fn keep(&self, desired: &Desired, mut instances: watch::Receiver<Option<Desired>>) {
-        let since = Instant::now();
-        self.tell(Some(waiting(desired, since, self.tcp_stack))).await;
-        let tunnel = self.start(desired, since).await;
-        self.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
-        let started = Instant::now();
-        let mut states = tunnel.status();
-        let mut told = None;
-        let mut instance = desired.gateway.instance;
-        let mut look_up = tokio::time::interval(LOOK_UP);
-        loop {
-            let state = states.borrow_and_update().clone();
-            let news = (state.phase, state.last_handshake, state.endpoint);
-            if told != Some(news) {
-                let recovered = state.phase == Phase::Up && matches!(told, Some((Phase::Down, ..)));
-                let changed = told.is_none_or(|(phase, _, endpoint)| (phase, endpoint) != (news.0, news.2));
-                told = Some(news);
-                let update = status(desired, &state);
-                if changed {
-                    tracing::info!(
-                        phase = update.phase.as_str(),
-                        endpoint = %state.endpoint,
-                        tcp_stack = state.stack,
-                        "tunnel"
-                    );
-                }
-                self.tell(Some(update)).await;
-                if recovered {
-                    // What was open before the path died may be dead without knowing it.
-                    let _ = self.inputs.send(Input::PathChanged).await;
-                }
-            }
-            tokio::select! {
-                changed = states.changed() => if changed.is_err() {
-                    tracing::warn!("the tunnel has ended by itself; starting it again");
-                    self.dialer.send_replace(None);
-                    if started.elapsed() < RETRY {
-                        // Something ends it again and again.
-                        sleep(RETRY).await;
-                    }
-                    return;
-                },
-                changed = instances.changed() => {
-                    let current = instances.borrow_and_update().as_ref().map(|desired| desired.gateway.instance);
-                    if changed.is_err() {
-                        return;
-                    }
-                    if let Some(current) = current && current != instance {
-                        tracing::info!("the gateway began a new life; shaking hands");
-                        instance = current;
-                        tunnel.rehandshake();
-                    }
-                }
-                _ = look_up.tick() => if state.phase != Phase::Up
-                    && let Some(endpoint) = resolve(desired).await
-                    && endpoint != state.endpoint
-                {
-                    tunnel.set_endpoint(endpoint);
-                },
-            }
-        }
-    }
-
-    /// Starts the tunnel; tries until it works.
-    async fn start(&self, desired: &Desired, since: Instant) -> Tunnel {
-        loop {
-            if let Some(endpoint) = resolve(desired).await {
-                let config = config(&self.key, desired, endpoint, self.tcp_stack);
-                // Making a namespace blocks for as long as the system takes.
-                match tokio::task::spawn_blocking(move || Tunnel::start(config)).await {
-                    Ok(Ok(tunnel)) => return tunnel,
-                    Ok(Err(error)) => {
-                        let obstacle = describe(error);
-                        tracing::warn!("{obstacle}");
-                        let waiting = waiting(desired, since, self.tcp_stack);
-                        self.tell(Some(TunnelStatus {
-                            obstacle: Some(obstacle),
-                            ..waiting
-                        }))
-                        .await;
-                    }
-                    Err(error) => tracing::error!(%error, "starting the tunnel was cut short"),
-                }
-            } else {
-                tracing::warn!(endpoints = ?desired.gateway.endpoints, "the gateway's name does not resolve");
-            }
-            sleep(RETRY).await;
-        }
-    }
-
     async fn tell(&self, status: Option<TunnelStatus>) {
         // The daemon's end closes only when it stops, and then nobody is interested.
-        let _ = self.inputs.send(Input::Tunnel(status)).await;
+        let _ = self.ends.inputs.send(Input::Tunnel(status.map(Box::new))).await;
     }
 }
 
@@ -167,6 +100,58 @@ fn same_tunnel(one: &Desired, other: &Desired) -> bool {
     one == *other
 }
 
+/// Keeps one tunnel until it is dropped.
+async fn keep(
+    ends: &Ends,
+    desired: &Desired,
+    memory: &mut Memory,
+    instances: watch::Receiver<Option<Desired>>,
+) {
+    let mut rungs = Rungs::new(&desired.gateway, ends.registry.clone());
+    let tunnel = start(ends, desired, &mut rungs).await;
+    ends.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
+    let started = Instant::now();
+    Keeper::new(ends, desired, memory, tunnel, rungs)
+        .run(instances)
+        .await;
+    ends.dialer.send_replace(None);
+    if started.elapsed() < RETRY {
+        // Something ends it again and again.
+        sleep(RETRY).await;
+    }
+}
+
+/// Starts the tunnel; tries until it works.
+async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> Tunnel {
+    let since = Instant::now();
+    let mut obstacle = None;
+    loop {
+        let waiting = TunnelStatus {
+            addresses: desired.addresses.clone(),
+            obstacle,
+            ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), ends.tcp_stack.as_str())
+        };
+        let _ = ends.inputs.send(Input::Tunnel(Some(Box::new(waiting)))).await;
+        rungs.resolved(resolve(rungs.names()).await);
+        obstacle = Some(if rungs.counts().iter().all(|addresses| *addresses == 0) {
+            format!(
+                "no name of the gateway resolves: {}",
+                desired.gateway.endpoints.join(", ")
+            )
+        } else {
+            let config = config(ends, desired);
+            // Making a namespace blocks for as long as the system takes.
+            match tokio::task::spawn_blocking(move || Tunnel::start(config)).await {
+                Ok(Ok(tunnel)) => return tunnel,
+                Ok(Err(error)) => describe(error),
+                Err(error) => format!("starting the tunnel was cut short: {error}"),
+            }
+        });
+        tracing::warn!("{}", obstacle.as_deref().unwrap_or_default());
+        sleep(RETRY).await;
+    }
+}
+
 /// What is wrong, why, and what can be done about it.
 fn describe(error: TunnelError) -> String {
     let hint = error.hint().map(str::to_owned);
@@ -177,50 +162,36 @@ fn describe(error: TunnelError) -> String {
     )
 }
 
-/// The first address of the first endpoint that resolves.
-async fn resolve(desired: &Desired) -> Option<SocketAddr> {
-    for endpoint in &desired.gateway.endpoints {
-        if let Ok(mut addresses) = tokio::net::lookup_host(endpoint).await
-            && let Some(address) = addresses.next()
-        {
-            return Some(address);
-        }
-    }
-    None
-}
-
-fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr, tcp_stack: TcpStack) -> TunnelConfig {
-    let any: IpAddr = if endpoint.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+fn config(ends: &Ends, desired: &Desired) -> TunnelConfig {
     TunnelConfig {
-        private_key: key.clone(),
+        private_key: ends.key.clone(),
         addresses: desired.addresses.clone(),
         peer: TunnelPeer {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
-            endpoint,
+            // The ladder says where to send before anything is sent that matters.
+            endpoint: rungs::NOWHERE,
             allowed_ips: allowed_ips(desired),
             keepalive: (desired.keepalive_s > 0).then(|| Duration::from_secs(desired.keepalive_s.into())),
         },
         mtu: TunnelConfig::DEFAULT_MTU,
-        bind: SocketAddr::new(any, 0),
-        tcp_stack,
+        // Both families, where the system has both: the gateway may have addresses of either.
+        bind: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        tcp_stack: ends.tcp_stack,
         helper: TunnelConfig::this_program(),
     }
 }
 
-/// What may come out of the tunnel, and goes into it: the names' addresses and the networks.
+/// What may come out of the tunnel, and goes into it: the names' addresses, the gateway's own, and the networks.
 fn allowed_ips(desired: &Desired) -> Vec<AllowedIp> {
-    let names = desired.names.values().map(|named| AllowedIp::host(named.address));
+    let names = desired.names.values().map(|named| named.address);
+    let hosts = names.chain(desired.gateway.addresses.iter().copied());
     // A network that cannot be read is told where the routes are made.
     let networks = desired
         .networks
         .iter()
         .filter_map(|entry| entry.network.parse().ok());
-    names.chain(networks).collect()
+    hosts.map(AllowedIp::host).chain(networks).collect()
 }
 
 const fn phase(phase: Phase) -> TunnelPhase {
@@ -228,25 +199,6 @@ const fn phase(phase: Phase) -> TunnelPhase {
         Phase::Connecting => TunnelPhase::Connecting,
         Phase::Up => TunnelPhase::Up,
         Phase::Down => TunnelPhase::Down,
-    }
-}
-
-/// Before there is a tunnel.
-fn waiting(desired: &Desired, since: Instant, tcp_stack: TcpStack) -> TunnelStatus {
-    TunnelStatus {
-        addresses: desired.addresses.clone(),
-        ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), tcp_stack.as_str())
-    }
-}
-
-fn status(desired: &Desired, state: &State) -> TunnelStatus {
-    TunnelStatus {
-        last_handshake_at: state.last_handshake.map(wall),
-        endpoint: Some(state.endpoint),
-        addresses: desired.addresses.clone(),
-        tcp_stack_reason: Some(state.stack_reason.to_string()),
-        congestion_control: state.congestion_control.as_ref().map(ToString::to_string),
-        ..TunnelStatus::new(phase(state.phase), wall(state.since), state.stack)
     }
 }
 

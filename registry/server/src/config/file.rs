@@ -64,11 +64,19 @@ pub(super) struct CoderTable {
 pub(super) struct TunnelTable {
     #[serde(default = "yes")]
     pub(super) enabled: bool,
+    #[serde(default = "yes")]
+    pub(super) websocket: bool,
+    #[serde(default)]
+    pub(super) also_endpoints: Vec<HostPort>,
 }
 
 impl Default for TunnelTable {
     fn default() -> Self {
-        Self { enabled: true }
+        Self {
+            enabled: true,
+            websocket: true,
+            also_endpoints: Vec::new(),
+        }
     }
 }
 

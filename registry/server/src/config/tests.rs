@@ -54,6 +54,8 @@ slots = 2
 
 [tunnel]
 enabled = true
+websocket = false
+also_endpoints = ["orfe.example.com:443"]
 
 [[policy.allow]]
 name = "coder.internal"
@@ -69,6 +71,8 @@ fn a_whole_file_is_read() {
     let folder = Folder::new();
     let config = folder.resolve(WHOLE).unwrap();
     assert_eq!(config.data, folder.0.path().join("state"));
+    assert!(!config.tunnel_websocket);
+    assert_eq!(config.wireguard_also, ["orfe.example.com:443".parse().unwrap()]);
     assert_eq!(
         config.coder.as_ref().unwrap().credential.secret().expose(),
         "s3cret"

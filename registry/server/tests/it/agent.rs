@@ -175,22 +175,31 @@ impl Agent {
 
 /// A WebSocket to the registry, without a word said.
 pub(crate) async fn open(data: &Path, address: SocketAddr, receive_buffer: Option<u32>) -> Socket {
+    open_path(data, address, receive_buffer, CONNECT_PATH, SUBPROTOCOL).await
+}
+
+/// [`open`] for any of the registry's WebSockets.
+pub(crate) async fn open_path(
+    data: &Path,
+    address: SocketAddr,
+    receive_buffer: Option<u32>,
+    path: &str,
+    protocol: &'static str,
+) -> Socket {
     let tcp = TcpSocket::new_v4().unwrap();
     if let Some(bytes) = receive_buffer {
         tcp.set_recv_buffer_size(bytes).unwrap();
     }
     let stream =
         TlsConnector::from(tls(data)).connect(address.ip().into(), tcp.connect(address).await.unwrap());
-    let mut request = format!("wss://{address}{CONNECT_PATH}")
-        .into_client_request()
-        .unwrap();
+    let mut request = format!("wss://{address}{path}").into_client_request().unwrap();
     request
         .headers_mut()
-        .insert("sec-websocket-protocol", SUBPROTOCOL.parse().unwrap());
+        .insert("sec-websocket-protocol", protocol.parse().unwrap());
     let (socket, response) = tokio_tungstenite::client_async(request, stream.await.unwrap())
         .await
         .unwrap();
-    assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
+    assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
     socket
 }
 

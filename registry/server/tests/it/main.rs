@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod carrier;
 mod cli;
 mod desired;
 mod enrolment;

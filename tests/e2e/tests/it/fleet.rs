@@ -15,6 +15,7 @@ use orfe_test_support::wait::{wait_for, wait_for_blocking};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::lab::Lab;
 use crate::{processes, programs};
 
 /// For everything that should take a second or two, on a machine that does much else.
@@ -36,6 +37,8 @@ pub(crate) struct Fleet {
     pub listen: (SocketAddr, SocketAddr),
     /// Who runs the agent, and the engine that it may use, where that is not the test's own user.
     agent_as: Option<AgentAs>,
+    /// The network that the device is in, if it has one of its own.
+    pub lab: Option<Lab>,
     /// Counts starts, so that each life of a program has a log of its own.
     lives: u32,
     folder: TempDir,
@@ -51,21 +54,27 @@ struct AgentAs {
 impl Fleet {
     /// Starts everything and joins the device; it may not be healthy yet.
     pub(crate) async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_in("", None, None).await
     }
 
     /// The same with an agent that runs as an ordinary user and uses an engine; only root can do that.
     pub(crate) async fn start_as(user: u32, group: u32, docker_host: &str) -> Self {
         let docker_host = docker_host.to_owned();
-        Self::start_with(Some(AgentAs {
+        let agent_as = AgentAs {
             user,
             group,
             docker_host,
-        }))
-        .await
+        };
+        Self::start_in("", None, Some(agent_as)).await
     }
 
-    async fn start_with(agent_as: Option<AgentAs>) -> Self {
+    /// [`Fleet::start`] with more lines in the registry's file, and with the device in a network of its own, where the relays
+    /// have no part.
+    pub(crate) async fn start_with(registry_lines: &str, lab: Option<Lab>) -> Self {
+        Self::start_in(registry_lines, lab, None).await
+    }
+
+    async fn start_in(registry_lines: &str, lab: Option<Lab>, agent_as: Option<AgentAs>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("e2e-")
             .permissions(std::fs::Permissions::from_mode(0o700))
@@ -82,9 +91,13 @@ impl Fleet {
         let (coder, coder_address) = start_coder(folder.path());
         write_private(
             &folder.path().join("registry.toml"),
-            &registry_toml(folder.path(), coder_address),
+            &(registry_toml(folder.path(), coder_address) + registry_lines),
         );
-        let listen = (ports::free_tcp().unwrap(), ports::free_udp().unwrap());
+        let mut listen = (ports::free_tcp().unwrap(), ports::free_udp().unwrap());
+        if let Some(lab) = &lab {
+            listen.0.set_ip(lab.host);
+            listen.1.set_ip(lab.host);
+        }
         let mut fleet = Self {
             agent: None,
             registry: None,
@@ -93,6 +106,7 @@ impl Fleet {
             wireguard: UdpRelay::start(listen.1).await.unwrap(),
             listen,
             agent_as,
+            lab,
             lives: 0,
             folder,
         };
@@ -119,8 +133,12 @@ impl Fleet {
             "--wireguard",
             &self.listen.1.to_string(),
         ]);
-        command.args(["--public-url", &format!("https://{}", self.https.address())]);
-        command.args(["--wireguard-endpoint", &self.wireguard.address().to_string()]);
+        let (https, wireguard) = match &self.lab {
+            Some(_) => self.listen,
+            None => (self.https.address(), self.wireguard.address()),
+        };
+        command.args(["--public-url", &format!("https://{https}")]);
+        command.args(["--wireguard-endpoint", &wireguard.to_string()]);
         command.args(["--dashboard", "127.0.0.1:0", "--json"]);
         self.registry = Some(self.life("registry", &mut command));
         let registry = self.registry.as_mut().unwrap();
@@ -166,11 +184,10 @@ impl Fleet {
 
     /// The same for another state folder.
     pub(crate) fn agent_command_at(&self, state: &str) -> Command {
-        let copy = self.path("orfe");
         let mut command = if self.agent_as.is_some() {
-            self.command_of(copy)
+            self.with_environment(Command::new(self.path("orfe")))
         } else {
-            self.command("orfe")
+            self.device_command("orfe")
         };
         command.arg("--config").arg(self.path("agent.toml"));
         command
@@ -303,11 +320,20 @@ impl Fleet {
     }
 
     fn command(&self, program: &str) -> Command {
-        self.command_of(programs::path(program))
+        self.with_environment(Command::new(programs::path(program)))
     }
 
-    fn command_of(&self, program: PathBuf) -> Command {
-        let mut command = Command::new(program);
+    /// A program in the device's network.
+    fn device_command(&self, program: &str) -> Command {
+        let Some(lab) = &self.lab else {
+            return self.command(program);
+        };
+        let mut command = lab.command();
+        command.arg(programs::path(program));
+        self.with_environment(command)
+    }
+
+    fn with_environment(&self, mut command: Command) -> Command {
         command
             .env("TMPDIR", self.path("tmp"))
             // The logs are read here: no colours, whatever the programs take for a terminal.

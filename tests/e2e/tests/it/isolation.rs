@@ -12,7 +12,8 @@ async fn without_the_tunnel_nothing_reaches_coder() {
     if !processes::shown() {
         return;
     }
-    let fleet = Fleet::start().await;
+    // The tunnel has one way only, so that it can be taken away.
+    let fleet = Fleet::start_with("[tunnel]\nwebsocket = false\n", None).await;
     fleet.wait_until_healthy().await;
 
     fleet.wireguard.stop();

@@ -11,6 +11,8 @@
 #![cfg(unix)]
 
 #[cfg(test)]
+mod carrier;
+#[cfg(test)]
 mod containers;
 #[cfg(test)]
 mod demo;
@@ -24,6 +26,8 @@ mod fleet;
 mod isolation;
 #[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod lab;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]

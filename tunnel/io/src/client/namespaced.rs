@@ -125,6 +125,10 @@ impl NamespaceEnd {
         self.shared.path.rehandshake(&self.shared.gateway);
     }
 
+    pub(super) fn probe(&self, endpoint: SocketAddr) {
+        self.shared.path.probe(&self.shared.gateway, endpoint);
+    }
+
     pub(super) async fn shutdown(self) {
         drop(self.stop);
         if let Err(error) = self.keeper.await {

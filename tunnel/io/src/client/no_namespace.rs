@@ -52,6 +52,10 @@ impl NamespaceEnd {
         match self.0 {}
     }
 
+    pub(super) fn probe(&self, _endpoint: SocketAddr) {
+        match self.0 {}
+    }
+
     pub(super) fn rehandshake(&self) {
         match self.0 {}
     }

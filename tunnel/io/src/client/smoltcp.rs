@@ -3,10 +3,11 @@
 mod datagrams;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use orfe_tunnel_core::path::{self, Path};
 use orfe_tunnel_core::{Batch, Event, Node, PeerId, PeerStats, PublicKey};
 use tokio::sync::{oneshot, watch};
 
@@ -34,9 +35,13 @@ impl SmoltcpEnd {
     /// Starts the thread. It tells its state through `status` until it ends.
     pub(super) fn start(
         config: EndConfig,
-        node: Node,
+        mut node: Node,
         status: watch::Sender<TunnelStatus>,
+        path: watch::Sender<Option<path::Report>>,
     ) -> io::Result<Self> {
+        // Echo requests up to the largest MTU measure the path; the stack's own packets keep to its MTU.
+        node.set_mtu(config.mtu.max(path::MTU_MAX.into()));
+        let addresses = config.addresses.clone();
         let stack = StackConfig {
             addresses: config.addresses,
             mtu: config.mtu,
@@ -48,6 +53,9 @@ impl SmoltcpEnd {
         let wishes = Arc::new(Mutex::new(Wishes::default()));
         let front = ClientFront {
             gateway: config.gateway,
+            addresses,
+            prober: None,
+            path,
             wishes: Arc::clone(&wishes),
             status,
             nudged: None,
@@ -89,6 +97,23 @@ impl SmoltcpEnd {
         self.netstack.handle().wake();
     }
 
+    pub(super) fn probe(&self, endpoint: SocketAddr) {
+        self.wish(|wishes| wishes.probe = Some(endpoint));
+    }
+
+    pub(super) fn rebind(&self) {
+        self.wish(|wishes| wishes.rebind = true);
+    }
+
+    pub(super) fn measure_path(&self, gateway: Vec<IpAddr>) {
+        self.wish(|wishes| wishes.measure = Some(gateway));
+    }
+
+    fn wish(&self, wish: impl FnOnce(&mut Wishes)) {
+        wish(&mut self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
+        self.netstack.handle().wake();
+    }
+
     pub(super) async fn shutdown(self) {
         self.netstack.shutdown().await;
     }
@@ -126,6 +151,11 @@ impl SmoltcpDialer {
     }
 }
 
+/// What tells this prober's echo requests from those of others; nothing depends on its being hard to guess.
+fn cookie() -> u64 {
+    getrandom::u64().unwrap_or(1)
+}
+
 /// What dialers ask of the thread.
 #[derive(Debug)]
 enum Dial {
@@ -153,11 +183,18 @@ enum Dial {
 struct Wishes {
     endpoint: Option<SocketAddr>,
     rehandshake: bool,
+    probe: Option<SocketAddr>,
+    rebind: bool,
+    measure: Option<Vec<IpAddr>>,
 }
 
 #[derive(Debug)]
 struct ClientFront {
     gateway: PublicKey,
+    /// Our own, for the prober's packets.
+    addresses: Vec<IpAddr>,
+    prober: Option<Path>,
+    path: watch::Sender<Option<path::Report>>,
     wishes: Arc<Mutex<Wishes>>,
     status: watch::Sender<TunnelStatus>,
     nudged: Option<Instant>,
@@ -166,6 +203,16 @@ struct ClientFront {
 }
 
 impl ClientFront {
+    /// Sends what the prober has. It is asked once in each round, and there is one every second at the latest.
+    fn send_probes(&mut self, ends: &mut Ends, now: Instant) {
+        let Some(prober) = &mut self.prober else { return };
+        let mut requests = Batch::new();
+        while let Some(request) = prober.poll_packet(now) {
+            requests.push(&request, ());
+        }
+        ends.node.handle_packets(&requests, now, &mut ends.out);
+    }
+
     /// A handshake that was answered tells the round trip before the first connection could.
     fn measure(&mut self, ends: &mut Ends, now: Instant) {
         let Some(stats) = ends.node.stats(&self.gateway) else {
@@ -195,6 +242,14 @@ impl Front for ClientFront {
         if wishes.rehandshake {
             ends.node.rehandshake(&self.gateway, now, &mut ends.out);
         }
+        if let Some(endpoint) = wishes.probe {
+            ends.node.probe(&self.gateway, endpoint, now, &mut ends.out);
+        }
+        ends.rebind |= wishes.rebind;
+        if let Some(gateway) = wishes.measure {
+            self.prober = Path::new(&self.addresses, &gateway, path::MTU_MAX, cookie(), now);
+        }
+        self.send_probes(ends, now);
         self.measure(ends, now);
         false
     }
@@ -221,8 +276,14 @@ impl Front for ClientFront {
         }
     }
 
-    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, _now: Instant) {
+    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, now: Instant) {
         for (packet, _) in packets.iter() {
+            if let Some(prober) = &mut self.prober {
+                if prober.handle_packet(packet, now) {
+                    continue;
+                }
+                prober.note_traffic(now);
+            }
             ends.stack.push(packet);
         }
     }
@@ -243,6 +304,12 @@ impl Front for ClientFront {
     fn handle_closed(&mut self, _flow: Flow) {}
 
     fn publish(&mut self, ends: &Ends, now: Instant) {
+        let report = self.prober.as_ref().and_then(Path::report);
+        self.path.send_if_modified(|shown| {
+            let changed = *shown != report;
+            *shown = report;
+            changed
+        });
         let Some(stats) = ends.node.stats(&self.gateway) else {
             return;
         };

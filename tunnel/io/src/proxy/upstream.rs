@@ -100,14 +100,14 @@ impl UpstreamProxy {
     }
 
     /// Whether the target is reached through this proxy: it is not among the exceptions.
-    pub(super) fn applies_to(&self, target: &Target) -> bool {
+    pub(crate) fn applies_to(&self, target: &Target) -> bool {
         !self.exceptions.iter().any(|exception| exception.matches(target))
     }
 
     /// Asks the proxy at the other end of `stream` for a connection to `target`.
     ///
     /// The stream comes back inside its reader, which may hold the first bytes of the destination.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         stream: TcpStream,
         target: &Target,

@@ -165,6 +165,15 @@ impl DataPath {
         self.wake();
     }
 
+    /// Asks by a handshake whether `peer` answers at `endpoint`, beside the traffic; see [`Node::probe`].
+    pub fn probe(&self, peer: &PublicKey, endpoint: SocketAddr) {
+        let mut out = Datagrams::new();
+        self.shared.node().probe(peer, endpoint, Instant::now(), &mut out);
+        // What the socket does not take now is not sent: whoever probes does it again.
+        let _ = self.shared.udp.send(&out, &mut Sent::default());
+        self.wake();
+    }
+
     /// Adds a peer or changes it; see [`Node::set_peer`].
     pub fn set_peer(&self, peer: PeerConfig) -> Result<(), PeerError> {
         self.shared.node().set_peer(peer, Instant::now())?;

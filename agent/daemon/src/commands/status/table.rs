@@ -22,7 +22,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use orfe_protocol::observed::{
-    Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelStatus,
+    Carrier, Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelStatus,
 };
 
 use crate::control::status::{Containers, ContainersState, Status};
@@ -178,16 +178,51 @@ fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
         .map_or("no handshake yet".to_owned(), |at| {
             format!("handshake {} ago", age(at, now))
         });
+    let is_bridged = tunnel
+        .carrier
+        .as_ref()
+        .is_some_and(|carrier| carrier.carrier == Carrier::Websocket);
     let endpoint = tunnel
         .endpoint
+        // A bridge's is a loopback address, which says nothing.
+        .filter(|_| !is_bridged)
         .map(|endpoint| format!(", gateway {endpoint}"))
         .unwrap_or_default();
-    format!(
+    let mut text = format!(
         "{} for {}, {handshake}{endpoint}\n{}",
         tunnel.phase.as_str(),
         age(tunnel.since, now),
         describe_tcp_stack(tunnel)
-    )
+    );
+    if let Some(carrier) = &tunnel.carrier {
+        let (name, time) = (carrier_name(carrier.carrier), age(carrier.since, now));
+        // UDP's endpoint is the gateway's, which stands above.
+        let through = match carrier.carrier {
+            Carrier::Websocket => format!(" through {}", carrier.endpoint),
+            _ => String::new(),
+        };
+        let _ = write!(text, "\nover {name} for {time}{through}");
+    }
+    if let Some(path) = &tunnel.path {
+        let _ = write!(
+            text,
+            "\nround trip {} ms, loss {} %, path MTU {}",
+            path.rtt_ms, path.loss_percent, path.mtu
+        );
+    }
+    if let Some(obstacle) = &tunnel.obstacle {
+        let _ = write!(text, "\n! {obstacle}");
+    }
+    text
+}
+
+const fn carrier_name(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Udp => "UDP",
+        Carrier::Udp443 => "UDP to port 443",
+        Carrier::Websocket => "WebSocket",
+        Carrier::Unknown => "something that this program does not know",
+    }
 }
 
 /// `TCP stack namespace with bbr: why that one`

@@ -56,6 +56,30 @@ fn a_healthy_device() {
 }
 
 #[test]
+fn the_carrier_and_the_path_are_shown_and_what_stands_in_the_way() {
+    let mut status = status();
+    let tunnel = status.tunnel.as_mut().unwrap();
+    tunnel.carrier = serde_json::from_value(json!({
+        "carrier": "websocket", "endpoint": "wss://orfe.example.com:7443/agent/v1/tunnel",
+        "since": "2026-11-20T12:01:00Z"
+    }))
+    .unwrap();
+    tunnel.path = serde_json::from_value(json!({"rtt_ms": 41.5, "loss_percent": 8.3, "mtu": 1420})).unwrap();
+    tunnel.obstacle = Some("this network passes no UDP to the gateway; it goes over WebSocket".into());
+    let page = page(&status);
+    let tunnel: Vec<&str> = page.lines().skip(3).take(6).collect();
+    insta::assert_snapshot!(tunnel.join("\n"), @r"
+    tunnel       up for 3 min, handshake 12 s ago
+                 TCP stack smoltcp
+                 over WebSocket for 2 min through
+                 wss://orfe.example.com:7443/agent/v1/tunnel
+                 round trip 41.5 ms, loss 8.3 %, path MTU 1420
+                 ! this network passes no UDP to the gateway; it goes over WebSocket
+    ");
+    assert!(page.lines().all(|line| line.chars().count() <= WIDTH), "{page}");
+}
+
+#[test]
 fn what_is_wrong_stands_where_it_is_wrong() {
     let mut status = status();
     status.health = Health::Unhealthy;

@@ -1,0 +1,76 @@
+//! A WebSocket to the registry: TCP (through the machine owner's proxy where there is one), TLS, and the upgrade.
+
+use orfe_tunnel::carrier::reach;
+use orfe_tunnel::dial::BoxedStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use url::Url;
+
+use super::{LinkError, RegistryAddress, STEP_TIMEOUT, tls};
+use crate::proxy_env::owners_proxy;
+
+pub(crate) type Socket = WebSocketStream<TlsStream<BoxedStream>>;
+
+/// Opens the WebSocket at `url`, which is one of the registry's. Each step has its time limit.
+pub(crate) async fn open(
+    registry: &RegistryAddress,
+    url: &Url,
+    protocol: &'static str,
+    config: WebSocketConfig,
+) -> Result<Socket, LinkError> {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or(443);
+    let address = format!("{host}:{port}");
+    let silent = |step| {
+        let address = address.clone();
+        move |_| LinkError::Silent { address, step }
+    };
+
+    let proxy = owners_proxy();
+    let connecting = reach(proxy.as_ref(), host.trim_matches(['[', ']']), port);
+    let tcp = timeout(STEP_TIMEOUT, connecting)
+        .await
+        .map_err(silent("connecting"))?
+        .map_err(|source| LinkError::Connect {
+            address: address.clone(),
+            source,
+        })?;
+
+    let connector = tls::connector(registry.spki_pin).map_err(LinkError::TlsSetup)?;
+    let name = tls::server_name(host).map_err(|source| LinkError::Tls {
+        address: address.clone(),
+        source,
+    })?;
+    let stream = timeout(STEP_TIMEOUT, connector.connect(name, tcp))
+        .await
+        .map_err(silent("agreeing on TLS"))?
+        .map_err(|source| tls_error(&address, source))?;
+
+    let not_registry = |source| LinkError::Upgrade {
+        url: registry.url.to_string(),
+        source: Box::new(source),
+    };
+    let mut request = url.as_str().into_client_request().map_err(not_registry)?;
+    request
+        .headers_mut()
+        .insert("Sec-WebSocket-Protocol", HeaderValue::from_static(protocol));
+    let upgrade = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
+    let (socket, _) = timeout(STEP_TIMEOUT, upgrade)
+        .await
+        .map_err(silent("opening the WebSocket"))?
+        .map_err(not_registry)?;
+    Ok(socket)
+}
+
+fn tls_error(address: &str, source: std::io::Error) -> LinkError {
+    let address = address.to_owned();
+    if tls::is_wrong_pin(&source) {
+        LinkError::Pin { address }
+    } else {
+        LinkError::Tls { address, source }
+    }
+}

@@ -1,0 +1,338 @@
+//! Keeps one tunnel: carries out what the ladder says, and tells the ladder and the core what is seen.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use orfe_core::agent::Input;
+use orfe_platform::network::{Network, NetworkSignal, NetworkWatch};
+use orfe_protocol::desired::Tunnel as Desired;
+use orfe_protocol::observed::{Carrier, TunnelStatus};
+use orfe_tunnel::carrier::BridgeState;
+use orfe_tunnel::{Phase, Tunnel};
+use orfe_tunnel_core::ladder::{Candidate, Ladder, Move, Seen};
+use orfe_tunnel_core::path::Report;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::memory::Memory;
+use super::rungs::{Rungs, resolve};
+use super::{Ends, obstacle};
+
+/// A rung that was lost for this long took the connections through it with it.
+const CUT_AFTER: Duration = Duration::from_secs(3);
+
+/// Something that runs beside the loop, one of its kind at a time.
+type Job<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+/// One tunnel with its ladder.
+pub(super) struct Keeper<'a> {
+    ends: &'a Ends,
+    pub(super) desired: &'a Desired,
+    memory: &'a mut Memory,
+    tunnel: Tunnel,
+    pub(super) rungs: Rungs,
+    pub(super) ladder: Ladder,
+    /// Where the tunnel sends.
+    using: Candidate,
+    pub(super) network: Network,
+    /// None where the system does not tell; then nothing is noticed but silence.
+    watch: Option<NetworkWatch>,
+    pub(super) bridge: Option<watch::Receiver<BridgeState>>,
+    resolving: Job<Vec<(usize, Vec<SocketAddr>)>>,
+    diagnosing: Job<Option<String>>,
+    pub(super) portal: Option<String>,
+    rounds: u32,
+    /// When the rung in use was lost.
+    lost_at: Option<Instant>,
+    pub(super) told: Option<TunnelStatus>,
+    told_phase: Option<Phase>,
+}
+
+impl<'a> Keeper<'a> {
+    pub(super) fn new(
+        ends: &'a Ends,
+        desired: &'a Desired,
+        memory: &'a mut Memory,
+        tunnel: Tunnel,
+        rungs: Rungs,
+    ) -> Self {
+        let now = Instant::now();
+        let network = Network::look(&rungs.destinations());
+        let start = memory
+            .carrier(&network.ids)
+            .and_then(|carrier| rungs.of_carrier(carrier));
+        let watch = NetworkWatch::new()
+            .inspect_err(|error| tracing::warn!(%error, "changes of the network are not noticed at once"))
+            .ok();
+        tunnel.measure_path(desired.gateway.addresses.clone());
+        Self {
+            ends,
+            desired,
+            memory,
+            ladder: Ladder::new(rungs.counts(), start, StdRng::from_os_rng(), now),
+            using: Candidate { rung: 0, address: 0 },
+            tunnel,
+            rungs,
+            network,
+            watch,
+            bridge: None,
+            resolving: None,
+            diagnosing: None,
+            portal: None,
+            rounds: 0,
+            lost_at: None,
+            told: None,
+            told_phase: None,
+        }
+    }
+
+    /// Keeps the tunnel until its thread ends or nobody desires any more.
+    pub(super) async fn run(mut self, mut instances: watch::Receiver<Option<Desired>>) {
+        let (mut states, mut paths) = (self.tunnel.status(), self.tunnel.path());
+        let mut instance = self.desired.gateway.instance;
+        loop {
+            self.see(&states.borrow_and_update().clone());
+            self.carry_out().await;
+            let path = *paths.borrow_and_update();
+            let state = states.borrow().clone();
+            self.tell(&state, path).await;
+            let timer = self.ladder.poll_timeout().map(|(at, _)| at);
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() {
+                    tracing::warn!("the tunnel's thread ended; starting it again");
+                    return;
+                },
+                Ok(()) = paths.changed() => {}
+                changed = instances.changed() => {
+                    let current = instances.borrow_and_update().as_ref().map(|desired| desired.gateway.instance);
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Some(current) = current && current != instance {
+                        tracing::info!("the gateway began a new life; shaking hands");
+                        instance = current;
+                        self.tunnel.rehandshake();
+                    }
+                }
+                signal = signal(&mut self.watch) => self.look(signal).await,
+                () = at(timer) => self.ladder.handle_timeout(Instant::now()),
+                open = bridge_news(&mut self.bridge) => if open && self.on_websocket() {
+                    // It was made anew: the gateway is to learn at once where we are now.
+                    self.tunnel.rehandshake();
+                },
+                answers = job(&mut self.resolving) => self.take_addresses(answers),
+                portal = job(&mut self.diagnosing) => self.portal = portal,
+            }
+        }
+    }
+
+    /// Tells the ladder what is seen of the tunnel.
+    fn see(&mut self, state: &orfe_tunnel::TunnelStatus) {
+        // An endpoint that is no rung's: the gateway answers from another address of its own.
+        let candidate = self.rungs.candidate(state.endpoint).unwrap_or(self.using);
+        let seen = Seen {
+            handshake: state.last_handshake,
+            candidate: Some(candidate),
+            down: state.phase == Phase::Down,
+            sent: state.tx_bytes,
+            received: state.rx_bytes,
+        };
+        let now = Instant::now();
+        let was_settled = self.ladder.settled().is_some();
+        self.ladder.handle_seen(&seen, now);
+        if was_settled && self.ladder.settled().is_none() {
+            tracing::info!("the gateway does not answer any more; trying the other ways to it");
+            self.lost_at.get_or_insert(now);
+        }
+        let rounds = self.ladder.failed_rounds();
+        if rounds > self.rounds {
+            self.begin_diagnosis();
+        }
+        self.rounds = rounds;
+    }
+
+    /// Does what the ladder wants.
+    async fn carry_out(&mut self) {
+        while let Some(wanted) = self.ladder.poll_move() {
+            tracing::debug!(?wanted, "carrier ladder");
+            let port = self.tunnel.local_addr().port();
+            match wanted {
+                Move::Use(candidate) => {
+                    if let Some(endpoint) = self.rungs.endpoint(candidate, port).await {
+                        self.using = candidate;
+                        self.tunnel.set_endpoint(endpoint);
+                    }
+                }
+                Move::Probe(candidate) => {
+                    if let Some(endpoint) = self.rungs.endpoint(candidate, port).await {
+                        self.tunnel.probe(endpoint);
+                    }
+                }
+                Move::Ask => self.tunnel.rehandshake(),
+                Move::Prepare(rung) => self.rungs.prepare(rung, port).await,
+                Move::Rebind => {
+                    if self.tunnel.rebind() {
+                        // The bridge listens to the old port only; the next use opens another.
+                        self.rungs.release();
+                    }
+                }
+                Move::Settled(candidate) => self.settled(candidate).await,
+            }
+        }
+        let websocket = self.rungs.of_carrier(Carrier::Websocket);
+        if self.rungs.has_bridge() && websocket.is_some_and(|rung| !self.ladder.needs(rung)) {
+            self.rungs.release();
+        }
+        if self.bridge.is_none() {
+            self.bridge = self.rungs.bridge_state();
+        }
+    }
+
+    async fn settled(&mut self, candidate: Candidate) {
+        let carrier = self.rungs.carrier(candidate.rung);
+        self.using = candidate;
+        tracing::info!(
+            carrier = carrier.as_str(),
+            endpoint = self.rungs.describe(candidate),
+            "the gateway answers"
+        );
+        self.portal = None;
+        self.memory.remember(&self.network.ids, carrier).await;
+        self.tunnel.measure_path(self.desired.gateway.addresses.clone());
+        if carrier == Carrier::Websocket && self.resolving.is_none() {
+            // Names may not have been resolved where the way up begins.
+            self.resolving = Some(Box::pin(resolve(self.rungs.names())));
+        }
+        if self.lost_at.take().is_some_and(|at| at.elapsed() >= CUT_AFTER) {
+            self.cut().await;
+        }
+    }
+
+    /// Cuts the children's connections: they dial anew within 0.1 s, and by themselves would notice only after 37 s.
+    async fn cut(&mut self) {
+        // The daemon's end closes only when it stops.
+        let _ = self.ends.inputs.send(Input::PathChanged).await;
+    }
+
+    /// The system says that the network may be another one.
+    async fn look(&mut self, signal: NetworkSignal) {
+        let network = Network::look(&self.rungs.destinations());
+        let resumed = signal == NetworkSignal::Resumed;
+        let moved = !network.is_same_path(&self.network);
+        if !moved && !resumed {
+            // What was not known yet, such as the router's hardware address, may be known now.
+            self.network = network;
+            return;
+        }
+        tracing::info!(resumed, from = ?self.network.sources, to = ?network.sources, "the network changed; shaking hands");
+        self.network = network;
+        self.portal = None;
+        self.lost_at = None;
+        // Connections of the bridge were made from the old address.
+        self.rungs.release();
+        self.bridge = None;
+        self.search_anew();
+        self.resolving = Some(Box::pin(resolve(self.rungs.names())));
+        self.cut().await;
+    }
+
+    fn search_anew(&mut self) {
+        let start = self
+            .memory
+            .carrier(&self.network.ids)
+            .and_then(|carrier| self.rungs.of_carrier(carrier));
+        self.ladder.network_changed(start, Instant::now());
+    }
+
+    fn take_addresses(&mut self, answers: Vec<(usize, Vec<SocketAddr>)>) {
+        let changed = self.rungs.resolved(answers);
+        let counts = self.rungs.counts();
+        for rung in &changed {
+            self.ladder.set_addresses(*rung, counts[*rung], Instant::now());
+        }
+        if !changed.is_empty() {
+            tracing::info!(addresses = ?self.rungs.destinations(), "the gateway's name has other addresses");
+            self.network = Network::look(&self.rungs.destinations());
+            if self.ladder.settled().is_none() {
+                self.search_anew();
+            }
+        }
+    }
+
+    /// Nothing answered on any rung: looks names up again and asks who is there.
+    fn begin_diagnosis(&mut self) {
+        if self.resolving.is_none() {
+            self.resolving = Some(Box::pin(resolve(self.rungs.names())));
+        }
+        if self.diagnosing.is_none()
+            && !self.network.is_offline()
+            && let Some(host) = self.ends.registry.url.host_str()
+            // Between us and ourselves there is no portal.
+            && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        {
+            self.diagnosing = Some(Box::pin(obstacle::find_portal(host.to_owned())));
+        }
+    }
+
+    fn on_websocket(&self) -> bool {
+        self.rungs.carrier(self.using.rung) == Carrier::Websocket
+    }
+
+    /// Tells the core how the tunnel is, when that is news.
+    async fn tell(&mut self, state: &orfe_tunnel::TunnelStatus, path: Option<Report>) {
+        let status = self.status(state, path);
+        if self.told_phase != Some(state.phase) {
+            tracing::info!(phase = status.phase.as_str(), endpoint = %state.endpoint, "tunnel");
+        }
+        let recovered = state.phase == Phase::Up && self.told_phase == Some(Phase::Down);
+        self.told_phase = Some(state.phase);
+        if self.told.as_ref() != Some(&status) {
+            self.told = Some(status.clone());
+            let _ = self.ends.inputs.send(Input::Tunnel(Some(Box::new(status)))).await;
+        }
+        if recovered {
+            // What was open before the path died may be dead without knowing it.
+            self.cut().await;
+        }
+    }
+}
+
+async fn at(timer: Option<Instant>) {
+    match timer {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn signal(watch: &mut Option<NetworkWatch>) -> NetworkSignal {
+    match watch {
+        Some(watch) => watch.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The job's outcome; the job is taken away with it.
+async fn job<T>(job: &mut Job<T>) -> T {
+    let outcome = match job {
+        Some(job) => job.await,
+        None => std::future::pending().await,
+    };
+    *job = None;
+    outcome
+}
+
+/// Waits for news of the bridge's connection; true when it is open now. A bridge that is gone has no news.
+async fn bridge_news(bridge: &mut Option<watch::Receiver<BridgeState>>) -> bool {
+    let Some(state) = bridge else {
+        return std::future::pending().await;
+    };
+    if state.changed().await.is_err() {
+        *bridge = None;
+        return false;
+    }
+    *state.borrow_and_update() == BridgeState::Open
+}

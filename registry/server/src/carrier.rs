@@ -1,0 +1,252 @@
+//! The gateway's datagrams over WebSocket, for networks that let no UDP through.
+//!
+//! `GET /agent/v1/tunnel`, subprotocol `orfe.tunnel.v1`: each binary message is one datagram of WireGuard, carried to the
+//! gateway's UDP port and back as it is. Nobody is authenticated here, because nobody is at the UDP port itself: the gateway
+//! answers to keys that it knows, and to others not at all. A connection that it does not answer is closed.
+//!
+//! Each connection has a UDP socket of its own, on Linux with a source address of its own out of 127.64.0.0/10, so that
+//! the gateway's limit on handshakes from one source goes on telling sources apart. Elsewhere all come from 127.0.0.1.
+
+use std::future::ready;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use orfe_protocol::{TUNNEL_PATH, TUNNEL_SUBPROTOCOL};
+use orfe_tunnel::carrier::{Carried, DATAGRAM_MAX, carry};
+use tokio::net::UdpSocket;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits::{Rate, SourceLimit};
+use crate::listener::Source;
+use crate::shared::Shared;
+
+/// Connections at once, at about 60 KiB each with what the kernel holds for them. A device beyond it is refused with 503
+/// and tries again later.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// Connections that one source may open: a site behind one address that comes back at once, and then some.
+const OPENED: Rate = Rate {
+    per_second: 5.0,
+    burst: 50.0,
+};
+
+/// How long the gateway may be silent.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    /// Until its first answer. A device asks every 5 s.
+    unanswered: Duration,
+    /// Later. A session that is kept is renewed every 120 s, and that is answered.
+    idle: Duration,
+    /// How often that is looked at.
+    look: Duration,
+}
+
+const PATIENCE: Silence = Silence {
+    unanswered: Duration::from_secs(15),
+    idle: Duration::from_secs(200),
+    look: Duration::from_secs(5),
+};
+
+/// Datagrams wait here while the device's network takes none, and TCP's own buffer is full; what comes after is lost.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// The way of a datagram to the gateway.
+#[derive(Debug)]
+struct Carriers {
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    opened: SourceLimit,
+    /// Number of the next connection's source address.
+    next: AtomicU32,
+}
+
+/// The route for devices whose network passes no UDP.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    let carriers = Carriers {
+        shared,
+        permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        opened: SourceLimit::new(OPENED),
+        next: AtomicU32::new(0),
+    };
+    Router::new()
+        .route(TUNNEL_PATH, get(upgrade))
+        .with_state(Arc::new(carriers))
+}
+
+async fn upgrade(
+    State(carriers): State<Arc<Carriers>>,
+    Extension(Source(source)): Extension<Source>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let Some(gateway) = carriers
+        .shared
+        .gateway
+        .as_ref()
+        .filter(|_| carriers.shared.carries_datagrams())
+        .map(|gateway| gateway.local_addr)
+    else {
+        return (StatusCode::NOT_FOUND, "this registry carries no datagrams\n").into_response();
+    };
+    let upgrade = upgrade
+        .protocols([TUNNEL_SUBPROTOCOL])
+        .read_buffer_size(WRITE_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(4 * WRITE_BUFFER)
+        .max_message_size(DATAGRAM_MAX)
+        .max_frame_size(DATAGRAM_MAX);
+    if upgrade.selected_protocol().is_none() {
+        return (StatusCode::UPGRADE_REQUIRED, "no common subprotocol\n").into_response();
+    }
+    let overloaded = |what: &'static str| (StatusCode::SERVICE_UNAVAILABLE, what).into_response();
+    if !carriers.opened.take(source.ip(), Instant::now()) {
+        return overloaded("too many connections from this address\n");
+    }
+    let Ok(permit) = carriers.permits.clone().try_acquire_owned() else {
+        return overloaded("too many connections\n");
+    };
+    let tasks = carriers.shared.tasks.clone();
+    upgrade.on_upgrade(move |socket| {
+        tasks.track_future(async move { carriers.serve(socket, gateway, source, permit).await })
+    })
+}
+
+impl Carriers {
+    /// Carries until one side ends it, nothing is carried any more, or the registry stops.
+    async fn serve(
+        &self,
+        socket: WebSocket,
+        gateway: SocketAddr,
+        source: SocketAddr,
+        _permit: OwnedSemaphorePermit,
+    ) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let udp = match towards(gateway, number).await {
+            Ok(udp) => udp,
+            Err(error) => {
+                tracing::warn!(%error, %gateway, "no UDP socket towards the gateway");
+                return;
+            }
+        };
+        let carried = Carried::default();
+        let ended = tokio::select! {
+            ended = carry(&udp, datagrams(socket), &carried) => match ended {
+                Ok(()) => "closed by the device".to_owned(),
+                Err(error) => crate::chain(&error),
+            },
+            why = silence(&carried, PATIENCE) => why.to_owned(),
+            () = self.shared.shutdown.cancelled() => "the registry stops".to_owned(),
+        };
+        let (up, down) = (carried.to_udp(), carried.from_udp());
+        tracing::debug!(%source, up, down, ended, "a carrier's connection ended");
+    }
+}
+
+/// Ends when the gateway has answered nothing for too long.
+async fn silence(carried: &Carried, patience: Silence) -> &'static str {
+    let (mut answered, mut since) = (0, tokio::time::Instant::now());
+    loop {
+        tokio::time::sleep(patience.look).await;
+        let now = carried.from_udp();
+        if now != answered {
+            (answered, since) = (now, tokio::time::Instant::now());
+        }
+        if answered == 0 && since.elapsed() >= patience.unanswered {
+            return "the gateway does not answer this device";
+        }
+        if since.elapsed() >= patience.idle {
+            return "idle";
+        }
+    }
+}
+
+/// A UDP socket to the gateway with the source address of this number, if the system lets us choose.
+async fn towards(gateway: SocketAddr, number: u32) -> io::Result<UdpSocket> {
+    let reachable = match gateway.ip() {
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let gateway = SocketAddr::new(reachable, gateway.port());
+    if cfg!(target_os = "linux")
+        && gateway.is_ipv4()
+        && let Ok(socket) = UdpSocket::bind((source_address(number), 0)).await
+        && socket.connect(gateway).await.is_ok()
+    {
+        return Ok(socket);
+    }
+    let any: IpAddr = match gateway {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(gateway).await?;
+    Ok(socket)
+}
+
+/// Addresses of 127.64.0.0/10 by turns; far more than there are connections.
+fn source_address(number: u32) -> Ipv4Addr {
+    let host = number % ((1 << 22) - 2) + 1;
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) | host)
+}
+
+/// The binary messages of a WebSocket; all others are passed over.
+fn datagrams(
+    socket: WebSocket,
+) -> impl Stream<Item = Result<Bytes, axum::Error>> + Sink<Bytes, Error = axum::Error> {
+    socket
+        .with(|datagram: Bytes| ready(Ok::<_, axum::Error>(Message::Binary(datagram))))
+        .filter_map(|message| {
+            ready(match message {
+                Ok(Message::Binary(datagram)) => Some(Ok(datagram)),
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_connection_has_a_source_of_its_own() {
+        assert_eq!(source_address(0), Ipv4Addr::new(127, 64, 0, 1));
+        assert_eq!(source_address(255), Ipv4Addr::new(127, 64, 1, 0));
+        assert_eq!(source_address((1 << 22) - 3), Ipv4Addr::new(127, 127, 255, 254));
+        assert_eq!(source_address((1 << 22) - 2), Ipv4Addr::new(127, 64, 0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_gateway_does_not_answer_is_closed() {
+        let patience = Silence {
+            unanswered: Duration::from_millis(30),
+            idle: Duration::from_secs(60),
+            look: Duration::from_millis(10),
+        };
+        let why = silence(&Carried::default(), patience).await;
+        assert_eq!(why, "the gateway does not answer this device");
+    }
+
+    #[tokio::test]
+    async fn the_gateway_sees_the_source_that_was_chosen() {
+        let gateway = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let socket = towards(gateway.local_addr().unwrap(), 6).await.unwrap();
+        socket.send(b"x").await.unwrap();
+        let (_, source) = gateway.recv_from(&mut [0; 8]).await.unwrap();
+        gateway.send_to(b"y", source).await.unwrap();
+        socket.recv(&mut [0; 8]).await.unwrap();
+        if cfg!(target_os = "linux") {
+            assert_eq!(source.ip(), IpAddr::from([127, 64, 0, 7]));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A network of its own for a device: a namespace, and a pair of links into it.
+//!
+//! It needs root, `ip`, and `nft` to block what a network may block. What it made is taken away when it ends.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+
+/// See the module.
+pub(crate) struct Lab {
+    namespace: String,
+    outer: String,
+    inner: String,
+    /// The host's address in that network, which is of 198.18.0.0/15, set aside for tests.
+    pub host: IpAddr,
+    net: [u8; 3],
+}
+
+impl Lab {
+    /// A network with the device at the host number 2; or why there can be none.
+    pub(crate) fn new() -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("not root".to_owned());
+        }
+        for (program, package) in [("ip", "iproute2"), ("nft", "nftables"), ("curl", "curl")] {
+            let shown = Command::new(program)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            // `ip` knows no such option and says so; it is there all the same.
+            if shown.is_err() {
+                return Err(format!("no `{program}` (Debian package {package})"));
+            }
+        }
+        let pid = std::process::id();
+        let net = [198, 19, (pid % 251) as u8];
+        let lab = Self {
+            namespace: format!("orfe-e2e-{pid}"),
+            outer: format!("oe{pid}h"),
+            inner: format!("oe{pid}i"),
+            host: Ipv4Addr::new(net[0], net[1], net[2], 1).into(),
+            net,
+        };
+        ip(&format!("netns add {}", lab.namespace))?;
+        ip(&format!(
+            "link add {} type veth peer name {} netns {}",
+            lab.outer, lab.inner, lab.namespace
+        ))?;
+        ip(&format!("address add {}/24 dev {}", lab.host, lab.outer))?;
+        ip(&format!("link set {} up", lab.outer))?;
+        lab.inside("link set lo up")?;
+        lab.move_to(2)?;
+        Ok(lab)
+    }
+
+    /// Gives the device another address, as a change of network does: the old one goes first.
+    pub(crate) fn move_to(&self, number: u8) -> Result<(), String> {
+        let [a, b, c] = self.net;
+        let inner = &self.inner;
+        self.inside(&format!("address flush dev {inner}"))?;
+        self.inside(&format!("address add {a}.{b}.{c}.{number}/24 dev {inner}"))?;
+        self.inside(&format!("link set {inner} up"))?;
+        self.inside(&format!("route replace default via {}", self.host))
+    }
+
+    /// Lets no UDP out of the device any more, or lets it out again.
+    pub(crate) fn block_udp(&self, blocked: bool) -> Result<(), String> {
+        let rules: &[&str] = if blocked {
+            &[
+                "add table inet block",
+                "add chain inet block out { type filter hook output priority 0 ; }",
+                "add rule inet block out oifname != lo meta l4proto udp drop",
+            ]
+        } else {
+            &["delete table inet block"]
+        };
+        for rule in rules {
+            let mut command = self.command();
+            run(command.arg("nft").args(rule.split(' ')))?;
+        }
+        Ok(())
+    }
+
+    /// A command line that runs what follows in the device's network.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]);
+        command
+    }
+
+    fn inside(&self, arguments: &str) -> Result<(), String> {
+        ip(&format!("-n {} {arguments}", self.namespace))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The namespace takes its end of the pair with it when its last process is gone; so the pair goes first.
+        for arguments in [
+            format!("link delete {}", self.outer),
+            format!("netns delete {}", self.namespace),
+        ] {
+            if let Err(error) = ip(&arguments) {
+                eprintln!("left behind: {error}");
+            }
+        }
+    }
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    run(Command::new("ip").args(arguments.split(' ')))
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+}
