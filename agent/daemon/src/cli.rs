@@ -64,6 +64,10 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// In the container of its own: carry workspace containers' connections to
+    /// the agent. The daemon starts it.
+    #[command(hide = true)]
+    Forwarder(ForwarderArgs),
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the version
@@ -88,6 +92,22 @@ pub(crate) struct JoinArgs {
     /// Name in the fleet; the host name by default
     #[arg(long)]
     pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForwarderArgs {
+    /// The agent's socket
+    #[arg(long, value_name = "PATH")]
+    pub agent: PathBuf,
+    /// Port to listen on
+    #[arg(long = "port", value_name = "PORT", required = true)]
+    pub ports: Vec<u16>,
+    /// Network whose containers are served, as in 172.18.0.0/16
+    #[arg(long = "from", value_name = "NETWORK", required = true)]
+    pub from: Vec<String>,
+    /// Address in it that is not a container: the network's gateway
+    #[arg(long = "except", value_name = "ADDRESS")]
+    pub except: Vec<std::net::IpAddr>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! One module for each command.
 
 mod config;
+mod forwarder;
 mod join;
 mod run;
 mod status;
@@ -20,6 +21,7 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run => run::run(&cli.places),
         Command::Status(args) => status::run(&cli.places, &args),
         Command::Config { command } => config::run(&cli.places, &command),
+        Command::Forwarder(args) => forwarder::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "orfe", &mut script);

@@ -60,9 +60,34 @@ pub(crate) struct Config {
     pub drain_timeout: Setting<Duration>,
     /// Which TCP stack carries the connections in the tunnel.
     pub tcp_stack: Setting<TcpStack>,
+    /// Whether workspace containers get a way to Coder.
+    pub containers: Setting<ContainersEnabled>,
+    /// The Docker network that they join for it.
+    pub container_network: Setting<String>,
     pub log_filter: Setting<String>,
     pub log_format: Setting<LogFormat>,
 }
+
+/// Whether workspace containers get a way to Coder through the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ContainersEnabled {
+    /// Where there is a tunnel and a Docker engine that this user may use.
+    Auto,
+    Off,
+}
+
+impl ContainersEnabled {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Name of the Docker network unless another is configured; the documentation's template blocks have it too.
+const CONTAINER_NETWORK: &str = "orfe";
 
 /// Form of the daemon's own log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -146,6 +171,12 @@ impl Config {
         let file_tcp_stack = (raw.tunnel.tcp_stack.as_deref())
             .map(|name| parse_tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
             .transpose()?;
+        let containers = text("ORFE_CONTAINERS")?
+            .map(|enabled| parse_containers(&enabled))
+            .transpose()?;
+        if let Some(network) = &raw.containers.network {
+            check_network(network, &file.value)?;
+        }
         let log_format = text("ORFE_LOG_FORMAT")?
             .map(|format| parse_log_format(&format))
             .transpose()?;
@@ -168,6 +199,12 @@ impl Config {
                 || DRAIN_TIMEOUT,
             ),
             tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
+            containers: pick(None, containers, raw.containers.enabled, || {
+                ContainersEnabled::Auto
+            }),
+            container_network: pick(None, None, raw.containers.network, || {
+                CONTAINER_NETWORK.to_owned()
+            }),
             log_filter: pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned()),
             log_format: pick(None, log_format, raw.log.format, || LogFormat::Human),
             file,
@@ -204,6 +241,16 @@ impl Config {
                 "tunnel.tcp_stack",
                 self.tcp_stack.value.to_string(),
                 self.tcp_stack.origin,
+            ),
+            (
+                "containers.enabled",
+                self.containers.value.as_str().to_owned(),
+                self.containers.origin,
+            ),
+            (
+                "containers.network",
+                self.container_network.value.clone(),
+                self.container_network.origin,
             ),
             (
                 "log.filter",
@@ -256,6 +303,35 @@ fn parse_tcp_stack(place: &str, name: &str) -> Result<TcpStack, Failure> {
             .hint("`auto`, `namespace` and `smoltcp` are the choices".to_owned())
             .exit(Exit::Usage)
     })
+}
+
+fn parse_containers(text: &str) -> Result<ContainersEnabled, Failure> {
+    match text {
+        "auto" => Ok(ContainersEnabled::Auto),
+        "off" => Ok(ContainersEnabled::Off),
+        _ => Err(Failure::new(format!("ORFE_CONTAINERS is `{text}`"))
+            .hint("`auto` and `off` are the choices".to_owned())
+            .exit(Exit::Usage)),
+    }
+}
+
+/// A name that Docker takes, and none of its own networks, whose settings are not ours to rely on.
+fn check_network(name: &str, file: &Path) -> Result<(), Failure> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let begins = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let own = matches!(name, "bridge" | "host" | "none" | "default" | "container");
+    if begins && name.len() <= 64 && name.bytes().all(plain) && !own {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "containers.network in {} cannot be `{name}`",
+        file.display()
+    ))
+    .hint("a name of its own out of A-Z a-z 0-9 - . _, at most 64 characters, as in `orfe`".to_owned())
+    .exit(Exit::Usage))
 }
 
 fn parse_log_format(text: &str) -> Result<LogFormat, Failure> {

@@ -13,6 +13,7 @@
 //! and waited for, for at most [`GRACE`].
 
 mod children;
+mod containers;
 mod daemon;
 mod facts;
 mod logging;

@@ -39,6 +39,15 @@ pub(crate) async fn probe(root: &Root) -> Docker {
     ask(root, &endpoint(root), TIMEOUT).await
 }
 
+/// A client of the engine that facts are told of: the one that `DOCKER_HOST` names, else Docker's usual socket. Each answer
+/// may take `timeout`.
+///
+/// # Errors
+/// There is no socket, or the endpoint is of a kind that is not spoken to. Whether somebody answers shows with the first request.
+pub fn engine(root: &Root, timeout: Duration) -> Result<bollard::Docker, Error> {
+    connect(&endpoint(root), timeout)
+}
+
 /// The endpoint as a URL.
 fn endpoint(root: &Root) -> String {
     match root.docker_host() {
@@ -93,8 +102,11 @@ impl From<Error> for Failure {
 }
 
 async fn version(endpoint: &str) -> Result<String, Failure> {
-    let engine = connect(endpoint)?;
+    // Its own timeout is longer than ours, which also covers the dial.
+    let engine = connect(endpoint, TIMEOUT * 2)?;
     engine.ping().await?;
+    // Engines refuse a version of the API that is newer than their own.
+    let engine = engine.negotiate_version().await?;
     let version = engine.version().await?.version;
     version.as_deref().and_then(one_line).ok_or_else(|| Failure {
         absence: DockerAbsence::BadAnswer,
@@ -102,9 +114,9 @@ async fn version(endpoint: &str) -> Result<String, Failure> {
     })
 }
 
-/// A client for the endpoint. Its own timeout is longer than ours, which also covers the dial.
-fn connect(endpoint: &str) -> Result<bollard::Docker, Error> {
-    let timeout_s = TIMEOUT.as_secs() * 2;
+/// A client for the endpoint.
+fn connect(endpoint: &str, timeout: Duration) -> Result<bollard::Docker, Error> {
+    let timeout_s = timeout.as_secs();
     match endpoint.split_once("://").map_or("", |(scheme, _)| scheme) {
         "unix" if cfg!(unix) => {
             // Asked here because the client takes a socket in a folder that it may not enter for one that is not there.

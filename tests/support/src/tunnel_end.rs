@@ -25,7 +25,7 @@ use orfe_tunnel::TcpStack;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-pub use config::{Config, Mode, Peer};
+pub use config::{Config, Host, Mode, Peer};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -61,7 +61,7 @@ async fn end() -> Result<()> {
                 _ => TcpStack::Smoltcp,
             };
             let end = userspace::start(&config, tcp_stack).await?;
-            ready(&config, end.local_addr(), Some(end.describe()))?;
+            ready(&config, end.local_addr(), Some(&end.describe()))?;
             ended().await?;
             end.stop().await;
         }
@@ -75,7 +75,7 @@ async fn end() -> Result<()> {
     Ok(())
 }
 
-fn ready(config: &Config, listen: std::net::SocketAddr, proxy: Option<serde_json::Value>) -> Result<()> {
+fn ready(config: &Config, listen: std::net::SocketAddr, proxy: Option<&serde_json::Value>) -> Result<()> {
     let line = serde_json::json!({
         "ready": true,
         "public_key": config.private_key()?.public_key().to_string(),

@@ -11,6 +11,7 @@
 //! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
 
 mod choice;
+mod dialer;
 #[cfg(target_os = "linux")]
 mod namespaced;
 #[cfg(not(target_os = "linux"))]
@@ -33,14 +34,13 @@ use orfe_tunnel_core::{
 use tokio::sync::watch;
 
 use self::choice::Choice;
-use self::namespaced::{NamespaceDialer, NamespaceEnd};
-use self::smoltcp::{SmoltcpDialer, SmoltcpEnd};
-use crate::dial::{BoxFuture, BoxedDatagrams, BoxedStream, DialError, Dialer};
+pub use self::dialer::TunnelDialer;
+use self::dialer::{DialFailure, Way};
+use self::namespaced::NamespaceEnd;
+use self::smoltcp::SmoltcpEnd;
 
 /// Connections at once on a device.
 const MAX_CONNECTIONS: usize = 512;
-/// How long a dial waits for an answer unless [`TunnelDialer::with_timeout`] says otherwise.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// At most one handshake in this time is started by dials while the tunnel is down (`WireGuard`'s `REKEY_TIMEOUT`).
 const NUDGE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -233,7 +233,12 @@ impl Tunnel {
     /// is taken unless the configuration rules that out. A runtime of tokio has to be entered.
     pub fn start(config: TunnelConfig) -> Result<Self, TunnelError> {
         let choice = Choice::make(&config)?;
-        let node = node(&config).map_err(TunnelError::Config)?;
+        let inner = EndConfig {
+            addresses: config.addresses,
+            mtu: config.mtu,
+            bind: config.bind,
+            gateway: config.peer.public_key,
+        };
         let (publisher, status) = watch::channel(TunnelStatus {
             phase: Phase::Connecting,
             since: Instant::now(),
@@ -248,11 +253,12 @@ impl Tunnel {
             connections: 0,
             buffered_bytes: 0,
         });
+        let node = node(config.private_key, config.mtu, config.peer).map_err(TunnelError::Config)?;
         let end = match choice {
             Choice::Namespace { made, .. } => {
-                NamespaceEnd::start(&config, made, node, publisher).map(End::Namespace)
+                NamespaceEnd::start(inner, made, node, publisher).map(End::Namespace)
             }
-            Choice::Smoltcp { .. } => SmoltcpEnd::start(&config, node, publisher).map(End::Smoltcp),
+            Choice::Smoltcp { .. } => SmoltcpEnd::start(inner, node, publisher).map(End::Smoltcp),
         };
         let end = end.map_err(|source| TunnelError::Open {
             address: config.bind,
@@ -263,14 +269,11 @@ impl Tunnel {
 
     /// Opens connections through this tunnel.
     pub fn dialer(&self) -> TunnelDialer {
-        TunnelDialer {
-            way: match &self.end {
-                End::Smoltcp(end) => Way::Smoltcp(end.dialer()),
-                End::Namespace(end) => Way::Namespace(end.dialer()),
-            },
-            status: self.status.clone(),
-            timeout: DIAL_TIMEOUT,
-        }
+        let way = match &self.end {
+            End::Smoltcp(end) => Way::Smoltcp(end.dialer()),
+            End::Namespace(end) => Way::Namespace(end.dialer()),
+        };
+        TunnelDialer::new(way, self.status.clone())
     }
 
     /// The tunnel's state, now and as it changes. The sender goes when the tunnel has ended, be it by itself.
@@ -311,121 +314,33 @@ impl Tunnel {
     }
 }
 
-fn node(config: &TunnelConfig) -> io::Result<Node> {
+/// What an end needs of the configuration besides its node.
+#[derive(Debug)]
+struct EndConfig {
+    addresses: Vec<IpAddr>,
+    mtu: usize,
+    bind: SocketAddr,
+    gateway: PublicKey,
+}
+
+fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Node> {
     let now = Instant::now();
-    let node_config = NodeConfig {
-        private_key: config.private_key.clone(),
-        mtu: config.mtu,
+    let config = NodeConfig {
+        private_key,
+        mtu,
         limits: HandshakeLimits::default(),
     };
-    let mut node = Node::new(node_config, now);
+    let mut node = Node::new(config, now);
     let peer = PeerConfig {
-        public_key: config.peer.public_key,
-        preshared_key: config.peer.preshared_key.clone(),
-        endpoint: Some(config.peer.endpoint),
-        allowed_ips: config.peer.allowed_ips.clone(),
-        keepalive: config.peer.keepalive,
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key,
+        endpoint: Some(peer.endpoint),
+        allowed_ips: peer.allowed_ips,
+        keepalive: peer.keepalive,
     };
     node.set_peer(peer, now)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     Ok(node)
-}
-
-/// Opens connections through a [`Tunnel`].
-#[derive(Debug, Clone)]
-pub struct TunnelDialer {
-    way: Way,
-    status: watch::Receiver<TunnelStatus>,
-    timeout: Duration,
-}
-
-#[derive(Debug, Clone)]
-enum Way {
-    Smoltcp(SmoltcpDialer),
-    Namespace(NamespaceDialer),
-}
-
-/// Why a TCP stack opened no connection.
-#[derive(Debug)]
-enum DialFailure {
-    Refused,
-    TooMany,
-    /// By the stack's own patience.
-    TimedOut,
-    /// The stack has ended.
-    Gone,
-    Io(io::Error),
-}
-
-impl DialFailure {
-    fn unaddressable() -> Self {
-        Self::Io(io::Error::new(
-            io::ErrorKind::AddrNotAvailable,
-            "the tunnel has no address of its family, or it cannot be dialled",
-        ))
-    }
-}
-
-impl TunnelDialer {
-    /// The same dialer with another bound on the time that a dial may take (15 s by default).
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Connects to `destination`. Dropping the future abandons the attempt.
-    pub async fn connect(&self, destination: SocketAddr) -> Result<BoxedStream, DialError> {
-        let down = DialError::TunnelDown { destination };
-        if self.phase() == Phase::Down {
-            match &self.way {
-                Way::Smoltcp(dialer) => dialer.nudge().await,
-                Way::Namespace(dialer) => dialer.nudge(),
-            }
-            return Err(down);
-        }
-        let attempt = async {
-            match &self.way {
-                Way::Smoltcp(dialer) => dialer.connect(destination).await,
-                Way::Namespace(dialer) => dialer.connect(destination).await,
-            }
-        };
-        match tokio::time::timeout(self.timeout, attempt).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(DialFailure::Refused)) => Err(DialError::Refused { destination }),
-            Ok(Err(DialFailure::TooMany)) => Err(DialError::TooMany {
-                destination,
-                limit: MAX_CONNECTIONS,
-            }),
-            Ok(Err(DialFailure::Io(source))) => Err(DialError::Io { destination, source }),
-            Ok(Err(DialFailure::Gone)) => Err(down),
-            Ok(Err(DialFailure::TimedOut)) | Err(_) if self.phase() != Phase::Up => Err(down),
-            Ok(Err(DialFailure::TimedOut)) | Err(_) => Err(DialError::TimedOut {
-                destination,
-                after: self.timeout,
-            }),
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        self.status.borrow().phase
-    }
-}
-
-impl Dialer for TunnelDialer {
-    fn dial(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedStream, DialError>> {
-        Box::pin(self.connect(destination))
-    }
-
-    fn bind_datagrams(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedDatagrams, DialError>> {
-        Box::pin(async move {
-            let bound = match &self.way {
-                Way::Smoltcp(dialer) => dialer.bind_datagrams(destination).await,
-                Way::Namespace(dialer) => dialer.bind_datagrams(destination).await,
-            };
-            bound.map_err(|source| DialError::Io { destination, source })
-        })
-    }
 }
 
 pub(crate) fn phase(stats: &PeerStats, now: Instant) -> Phase {

@@ -8,6 +8,8 @@
 
 mod client;
 pub mod dial;
+#[cfg(unix)]
+pub mod forwarder;
 mod gateway;
 #[cfg_attr(
     not(target_os = "linux"),

@@ -12,7 +12,7 @@
 //! The host's network is not touched: no device, no route, no name server. A socket belongs for ever to the namespace in which
 //! it was made and may be used from any process, so bytes never pass through the helper.
 //!
-//! * `message` and `channel` are what the two say to each other; `helper`, `confine`, `network`, `netlink` run in the helper;
+//! * `message` and `channel` are what the two say to each other; `inside`, `confine`, `network`, `netlink` run in the helper;
 //!   `process` owns it on this side; `dialer` connects.
 //!
 //! What can fail: everything, in a container or on a hardened host. [`NamespaceError`] says which step, and what a person can
@@ -22,7 +22,7 @@
 mod channel;
 mod confine;
 mod dialer;
-mod helper;
+mod inside;
 mod message;
 mod netlink;
 mod network;
@@ -125,5 +125,5 @@ impl Namespace {
 
 /// See [`crate::run_namespace_helper_if_asked`].
 pub(crate) fn run_helper_if_asked() -> Option<ExitCode> {
-    helper::run_if_asked()
+    inside::run_if_asked()
 }

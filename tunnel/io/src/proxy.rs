@@ -36,6 +36,8 @@ use self::reach::WatchedDialer;
 
 mod body;
 mod connections;
+#[cfg(unix)]
+mod door;
 mod head;
 mod reach;
 mod receive;
@@ -47,6 +49,10 @@ mod target;
 mod upstream;
 
 pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
+#[cfg(unix)]
+pub use self::door::{Door, DoorError};
+#[cfg(unix)]
+pub(crate) use self::door::{accepted, read_answer};
 pub use self::refusal::Refusal;
 pub use self::routes::{Route, Routes, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};

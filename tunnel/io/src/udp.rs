@@ -179,7 +179,7 @@ impl UdpPort {
                 Ok(()) => *sent += contents.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Blocked),
                 Err(error) if whole && matches!(error.raw_os_error(), Some(EIO | EINVAL)) => {
-                    refuse_segmentation(&error)
+                    refuse_segmentation(&error);
                 }
                 Err(_) if source.is_some() => {
                     // The address may be gone. The peer's next packet names the new one.

@@ -121,6 +121,8 @@ impl Agent {
         command.arg("--state").arg(&self.state);
         command.arg("--control").arg(&self.control);
         command.env("ORFE_CODER_BIN", &self.coder_bin);
+        // The demo leaves nothing behind, in a Docker engine neither.
+        command.env("ORFE_CONTAINERS", "off");
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }

@@ -17,7 +17,15 @@ use tokio::time::timeout;
 use super::stage::Stage;
 
 /// Debian packages, each with the program that shows whether it is there, and who needs it.
-const PACKAGES: [(&str, &str, &str); 1] = [("iproute2", "ip", "network namespaces of the gateway's tests")];
+const PACKAGES: [(&str, &str, &str); 3] = [
+    ("iproute2", "ip", "network namespaces of the gateway's tests"),
+    (
+        "docker.io",
+        "dockerd",
+        "the engine of the test of workspace containers",
+    ),
+    ("openssl", "openssl", "the client in that test's containers"),
+];
 
 /// cargo-deny's version; built without optimisation, because it runs once.
 const CARGO_DENY: &str = "0.20.2";

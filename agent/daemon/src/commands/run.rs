@@ -28,7 +28,7 @@ pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let daemon = Daemon::start(config, state, identity).await?;
-        daemon.run().await
+        Box::pin(daemon.run()).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::LogFormat;
+use super::{ContainersEnabled, LogFormat};
 use crate::failure::{Exit, Failure};
 
 /// What may stand in `agent.toml`. Unknown names are errors: a mistyped one would silently do nothing.
@@ -18,7 +18,16 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) tunnel: RawTunnel,
     #[serde(default)]
+    pub(super) containers: RawContainers,
+    #[serde(default)]
     pub(super) log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawContainers {
+    pub(super) enabled: Option<ContainersEnabled>,
+    pub(super) network: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

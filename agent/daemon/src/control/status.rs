@@ -21,6 +21,9 @@ pub(crate) struct Status {
     pub checks: Vec<Check>,
     pub tunnel: Option<TunnelStatus>,
     pub provisioners: Vec<ProvisionerStatus>,
+    /// The way of workspace containers to Coder; absent where it is off or there is no tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containers: Option<Containers>,
     pub tags: Tags,
     pub facts: Facts,
     /// The desired state that all this answers to.
@@ -37,6 +40,39 @@ pub(crate) struct Device {
     pub id: DeviceId,
     pub name: DeviceName,
     pub agent_version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Containers {
+    pub state: ContainersState,
+    /// The Docker network that a template's containers join.
+    pub network: String,
+    /// The names that they reach by it.
+    pub names: Vec<String>,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ContainersState {
+    Starting,
+    Ready,
+    /// No engine answers; tried again.
+    NoDocker,
+    Failed,
+}
+
+impl ContainersState {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::NoDocker => "no Docker engine",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

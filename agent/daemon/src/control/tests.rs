@@ -53,6 +53,7 @@ fn status(health: Health) -> Status {
         },
         checks: vec![],
         tunnel: None,
+        containers: None,
         provisioners: vec![],
         tags: Tags::default(),
         facts: Facts {

@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::children::{Children, end_orphan};
+use super::containers::ContainersTask;
 use super::slot::{SlotShell, Ways};
 use super::tunnel::TunnelTask;
 use super::{GRACE, INPUTS, probes};
-use crate::config::Config;
+use crate::config::{Config, ContainersEnabled};
 use crate::control::Server;
-use crate::control::status::{self, Device, Registry, Status};
+use crate::control::status::{self, Containers, Device, Registry, Status};
 use crate::failure::{self, Failure};
 use crate::link::{Link, LinkEvent, RegistryAddress};
 use crate::state::{Identity, RunningChild, StateFolder};
@@ -50,6 +51,7 @@ pub(crate) struct Daemon {
     ways: Ways,
     slots: BTreeMap<u8, SlotShell>,
     children: Children,
+    containers: watch::Receiver<Option<Containers>>,
     status: watch::Sender<Option<Status>>,
     termination: Termination,
     signals_seen: u32,
@@ -86,6 +88,7 @@ impl Daemon {
         let (dialer, dialers) = watch::channel::<Option<Arc<dyn Dialer>>>(None);
         let (routes, route_tables) = watch::channel(Arc::new(Routes::default()));
         let (status, statuses) = watch::channel(None);
+        let (containers_told, containers) = watch::channel(None);
         let registry = RegistryAddress {
             url: identity.registry_url.clone(),
             key: identity.registry_key,
@@ -106,6 +109,7 @@ impl Daemon {
             },
             slots: BTreeMap::new(),
             children: Children::new(&left_behind),
+            containers,
             status,
             termination,
             signals_seen: 0,
@@ -117,6 +121,7 @@ impl Daemon {
             identity,
         };
         daemon.spawn(server.run(statuses, daemon.tasks.clone(), daemon.stop.clone()));
+        daemon.start_containers(tunnel_desired.clone(), containers_told);
         daemon.spawn(
             TunnelTask {
                 key: wireguard_key,
@@ -138,6 +143,28 @@ impl Daemon {
             daemon.end_orphan(orphan).await?;
         }
         Ok(daemon)
+    }
+
+    /// The way of workspace containers to Coder. The task ends by itself when it is told to stop: it has to take its
+    /// container away.
+    fn start_containers(
+        &self,
+        desired: watch::Receiver<Option<Tunnel>>,
+        told: watch::Sender<Option<Containers>>,
+    ) {
+        if self.config.containers.value == ContainersEnabled::Off {
+            return;
+        }
+        let task = ContainersTask {
+            network: self.config.container_network.value.clone(),
+            device: self.identity.name.to_string(),
+            folder: self.state.path().join("containers"),
+            desired,
+            routes: self.ways.routes.clone(),
+            dialer: self.ways.dialer.clone(),
+            told,
+        };
+        self.tasks.spawn(task.run(self.stop.clone()));
     }
 
     /// A task that ends when the daemon does.
@@ -186,6 +213,7 @@ impl Daemon {
                 let input = if self.signals_seen == 1 { Input::Stop } else { Input::StopNow };
                 self.agent.handle(input, now());
             }
+            Ok(()) = self.containers.changed() => {}
             Some((session, event)) = self.link_events.recv() => self.handle_link(session, event),
             Some(input) = self.input_queue.recv() => self.handle_input(input),
             why = timer => {
@@ -364,6 +392,7 @@ impl Daemon {
             checks: observed.checks.clone(),
             tunnel: observed.tunnel.clone(),
             provisioners: observed.provisioners.clone(),
+            containers: self.containers.borrow().clone(),
             state: self.state.path().to_owned(),
             tags: observed.tags.clone(),
             facts: observed.facts.clone(),

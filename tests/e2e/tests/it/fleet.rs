@@ -34,14 +34,38 @@ pub(crate) struct Fleet {
     pub wireguard: UdpRelay,
     /// The registry's own HTTPS and UDP addresses, behind the relays.
     pub listen: (SocketAddr, SocketAddr),
+    /// Who runs the agent, and the engine that it may use, where that is not the test's own user.
+    agent_as: Option<AgentAs>,
     /// Counts starts, so that each life of a program has a log of its own.
     lives: u32,
     folder: TempDir,
 }
 
+/// Another user for the agent.
+struct AgentAs {
+    user: u32,
+    group: u32,
+    docker_host: String,
+}
+
 impl Fleet {
     /// Starts everything and joins the device; it may not be healthy yet.
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same with an agent that runs as an ordinary user and uses an engine; only root can do that.
+    pub(crate) async fn start_as(user: u32, group: u32, docker_host: &str) -> Self {
+        let docker_host = docker_host.to_owned();
+        Self::start_with(Some(AgentAs {
+            user,
+            group,
+            docker_host,
+        }))
+        .await
+    }
+
+    async fn start_with(agent_as: Option<AgentAs>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("e2e-")
             .permissions(std::fs::Permissions::from_mode(0o700))
@@ -52,6 +76,9 @@ impl Fleet {
         }
         write_private(&folder.path().join("psk"), PSK);
         write_private(&folder.path().join("agent.toml"), "");
+        if let Some(other) = &agent_as {
+            give_away(folder.path(), other);
+        }
         let (coder, coder_address) = start_coder(folder.path());
         write_private(
             &folder.path().join("registry.toml"),
@@ -65,6 +92,7 @@ impl Fleet {
             https: TcpRelay::start(listen.0).await.unwrap(),
             wireguard: UdpRelay::start(listen.1).await.unwrap(),
             listen,
+            agent_as,
             lives: 0,
             folder,
         };
@@ -138,7 +166,12 @@ impl Fleet {
 
     /// The same for another state folder.
     pub(crate) fn agent_command_at(&self, state: &str) -> Command {
-        let mut command = self.command("orfe");
+        let copy = self.path("orfe");
+        let mut command = if self.agent_as.is_some() {
+            self.command_of(copy)
+        } else {
+            self.command("orfe")
+        };
         command.arg("--config").arg(self.path("agent.toml"));
         command
             .arg("--state")
@@ -152,6 +185,17 @@ impl Fleet {
             programs::path("coder-stand-in-child")
         };
         command.env("ORFE_CODER_BIN", child);
+        match &self.agent_as {
+            Some(other) => {
+                use std::os::unix::process::CommandExt as _;
+                command.uid(other.user).gid(other.group);
+                command.env("DOCKER_HOST", &other.docker_host);
+            }
+            // Whatever engine this machine has is not the test's.
+            None => {
+                command.env("ORFE_CONTAINERS", "off");
+            }
+        }
         command.env("PATH", self.child_path());
         command
     }
@@ -259,7 +303,11 @@ impl Fleet {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(programs::path(program));
+        self.command_of(programs::path(program))
+    }
+
+    fn command_of(&self, program: PathBuf) -> Command {
+        let mut command = Command::new(program);
         command
             .env("TMPDIR", self.path("tmp"))
             // The logs are read here: no colours, whatever the programs take for a terminal.
@@ -309,6 +357,16 @@ impl Drop for Fleet {
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap()
+}
+
+/// Lets another user work in the folder, with a program that it may read wherever the build is.
+fn give_away(folder: &Path, other: &AgentAs) {
+    let copy = folder.join("orfe");
+    std::fs::copy(programs::path("orfe"), &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [folder.to_owned(), folder.join("agent.toml"), folder.join("tmp")] {
+        std::os::unix::fs::chown(path, Some(other.user), Some(other.group)).unwrap();
+    }
 }
 
 fn start_coder(folder: &Path) -> (ProcessGuard, SocketAddr) {

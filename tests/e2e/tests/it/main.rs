@@ -11,7 +11,11 @@
 #![cfg(unix)]
 
 #[cfg(test)]
+mod containers;
+#[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod engine;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

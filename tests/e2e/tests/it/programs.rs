@@ -7,7 +7,15 @@ use std::sync::OnceLock;
 /// The path of the program `name` of this workspace, built from the present sources.
 pub(crate) fn path(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(build);
+    BUILT.get_or_init(|| build(&["orfe", "orfe-registry", "orfe-test-support", "xtask"]));
+    orfe_test_support::programs::path(name).unwrap()
+}
+
+/// The path of the program `name` of the test support alone, for tests that need none of the others.
+#[cfg(target_os = "linux")]
+pub(crate) fn support_path(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["orfe-test-support"]));
     orfe_test_support::programs::path(name).unwrap()
 }
 
@@ -17,13 +25,13 @@ pub(crate) fn target_folder() -> PathBuf {
     test.ancestors().nth(3).unwrap().to_path_buf()
 }
 
-fn build() {
+fn build(packages: &[&str]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--bins", "--target-dir"])
         .arg(target_folder());
-    for package in ["orfe", "orfe-registry", "orfe-test-support", "xtask"] {
+    for package in packages {
         command.args(["--package", package]);
     }
     if std::env::current_exe()
@@ -40,6 +48,7 @@ fn build() {
 }
 
 /// The folder of the workspace's `Cargo.toml`.
+#[cfg(target_os = "linux")]
 pub(crate) fn workspace_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

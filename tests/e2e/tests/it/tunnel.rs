@@ -4,6 +4,16 @@
 //! Every test is run for every TCP stack in [`STACKS`]. What arrives is compared with what was sent, byte by byte. The tests
 //! need root, `/dev/net/tun` and `ip`; without them they say so and are skipped.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests fail by panicking, helpers of tests too"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "measured figures and skipped stages are for who runs the tests"
+)]
+
 mod interop;
 mod poor;
 mod roam;
@@ -25,7 +35,7 @@ use tempfile::TempDir;
 use crate::programs;
 
 /// The device's TCP stacks, as the driver's modes are called.
-const STACKS: [&str; 2] = ["tun", "smoltcp"];
+const STACKS: [&str; 3] = ["tun", "namespace", "smoltcp"];
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -180,7 +190,7 @@ fn copied(names: &[&str]) -> TempDir {
         .tempdir()
         .unwrap();
     for name in names {
-        fs::copy(programs::path(name), folder.path().join(name)).unwrap();
+        fs::copy(programs::support_path(name), folder.path().join(name)).unwrap();
     }
     folder
 }

@@ -1,6 +1,6 @@
 //! The two ends of a tunnel in a lab: Orfe's own (its driver `tunnel-end`), or a WireGuard program with a control socket.
 //!
-//! Inside the tunnel the near end is 10.98.0.1 and fd98::1, the far one 10.98.0.2 and fd98::2. The far end listens on the wire
+//! Inside the tunnel the near end is 10.98.0.1 and `fd98::1`, the far one 10.98.0.2 and `fd98::2`. The far end listens on the wire
 //! at UDP 51820 and waits; the near one speaks first.
 
 use std::io;
@@ -59,7 +59,7 @@ pub enum EndError {
     #[error(transparent)]
     Lab(#[from] LabError),
     /// Its program could not be started, or did not take its configuration.
-    #[error("the {side:?} end does not start")]
+    #[error("the {} end does not start", side.name())]
     Start {
         /// Which.
         side: Side,
@@ -146,6 +146,8 @@ impl EndSpec<'_> {
     /// Starts a program that makes a device and has a control socket: wireguard-go, boringtun-cli.
     pub fn start_wireguard(&self, lab: &Lab, arguments: &[&str]) -> Result<RunningEnd, EndError> {
         let device = lab.device(self.side);
+        // A killed program leaves its control socket; then this one would be spoken to before it listens.
+        let _ = std::fs::remove_file(wg::socket(&device));
         let mut command = lab.command(self.side, User::Root, self.program);
         command
             .args(arguments)

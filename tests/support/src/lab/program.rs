@@ -100,12 +100,10 @@ impl Program {
 
     fn failed(&self, reason: &str) -> io::Error {
         let log = self.log();
-        let last: Vec<&str> = log.lines().rev().take(3).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        io::Error::other(format!(
-            "{}: {reason}; it last said: {}",
-            self.name,
-            last.join(" | ")
-        ))
+        // What it said last is nearly always why.
+        match log.lines().rev().find(|line| !line.trim().is_empty()) {
+            Some(last) => io::Error::other(format!("{} said: {last} ({reason})", self.name)),
+            None => io::Error::other(format!("{}: {reason}", self.name)),
+        }
     }
 }

@@ -180,9 +180,12 @@ fn ask(device: &str, request: &str) -> io::Result<String> {
     stream.write_all(b"\n")?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"\n\n") {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            read => answer.extend_from_slice(&buffer[..read]),
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => answer.extend_from_slice(&buffer[..read]),
+            // A child of the calling program has ended, and its signal came here.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(String::from_utf8_lossy(&answer).into_owned())

@@ -88,7 +88,7 @@ pub struct ConnectsReport {
     pub p99_ms: f64,
 }
 
-/// Connects for `time`, `parallel` at once.
+/// Connects for `time`, and at least once, `parallel` at once.
 pub async fn connects(job: &Job, parallel: usize, time: Duration) -> ConnectsReport {
     let started = Instant::now();
     let mut workers = JoinSet::new();
@@ -96,11 +96,14 @@ pub async fn connects(job: &Job, parallel: usize, time: Duration) -> ConnectsRep
         let job = job.clone();
         workers.spawn(async move {
             let (mut took, mut failed) = (Vec::new(), 0);
-            while started.elapsed() < time {
+            loop {
                 let begun = Instant::now();
                 match there_and_back(&job).await {
                     Ok(()) => took.push(begun.elapsed()),
                     Err(_) => failed += 1,
+                }
+                if started.elapsed() >= time {
+                    break;
                 }
             }
             (took, failed)
@@ -247,7 +250,7 @@ mod tests {
     use super::super::server::Server;
     use super::*;
 
-    async fn job(server: &Server) -> Job {
+    fn job(server: &Server) -> Job {
         Job {
             to: server.address().to_string(),
             proxy: None,
@@ -258,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn flows_are_counted_by_their_receiver_and_echoes_compared() {
         let server = Server::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let job = job(&server).await;
+        let job = job(&server);
         let up = Flow::start(&job, 2, Direction::Up).await.unwrap();
         let down = Flow::start(&job, 2, Direction::Down).await.unwrap();
         crate::wait::wait_for("a megabyte each way", Duration::from_secs(20), || {

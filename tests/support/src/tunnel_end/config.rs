@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use orfe_tunnel::{AllowedIp, PrivateKey};
@@ -40,6 +41,9 @@ pub struct Config {
     /// What a gateway lets its peers reach.
     #[serde(default)]
     pub policy: Vec<Named>,
+    /// Mode `tun` with routes and all that belongs to it; without it there is the bare device.
+    #[serde(default)]
+    pub host: Option<Host>,
 }
 
 /// The local proxy of an end without a device.
@@ -72,6 +76,20 @@ pub struct Named {
     pub address: IpAddr,
     /// Where its ports lead.
     pub ports: BTreeMap<u16, SocketAddr>,
+}
+
+/// What TUN mode changes on the host.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Networks to be routed.
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// Bridges that are let into the tunnel.
+    #[serde(default)]
+    pub bridges: Vec<String>,
+    /// Where the journal is.
+    pub state: PathBuf,
 }
 
 /// Which data path an end has.

@@ -22,6 +22,8 @@ mod recordings;
 mod runner;
 mod stand_in;
 mod tls_and_proxy;
+#[cfg(target_os = "linux")]
+mod tunnel_end;
 
 /// Says something that must be seen even when a test passes: past the capture of the test harness.
 fn announce(line: &str) {

@@ -28,11 +28,12 @@ pub(crate) fn stream(lines: &[String], folder: &str) -> Vec<Normal> {
     normal
 }
 
+/// The dump counts as one line: how long it is depends on the Go that the program was built with.
 fn without_dump(lines: &[String]) -> Vec<String> {
     match lines.iter().position(|line| line == "SIGQUIT: quit") {
-        Some(quit) if !lines.last().unwrap().ends_with(DUMP) => {
+        Some(quit) if lines.len() > quit + 1 => {
             let mut kept = lines[..=quit].to_vec();
-            kept.push(format!("({} {DUMP}", lines.len() - quit - 1));
+            kept.push(format!("({DUMP}"));
             kept
         }
         _ => lines.to_vec(),
@@ -47,7 +48,11 @@ fn line(text: &str, folder: &str) -> Normal {
                 record.remove("ts").is_some(),
                 "a log line without its time: {text}"
             );
-            let actor = actor(record["func"].as_str().unwrap(), record.get("logger_names"));
+            let func = record["func"].as_str().unwrap().to_owned();
+            if let Some(caller) = record.get_mut("caller") {
+                *caller = within_repository(caller.as_str().unwrap(), &func).into();
+            }
+            let actor = actor(&func, record.get("logger_names"));
             let text = plain(&Value::Object(record).to_string()).replace("/go/pkg/mod/", "<mod>/");
             Normal {
                 text,
@@ -60,6 +65,23 @@ fn line(text: &str, folder: &str) -> Normal {
             actor: "plain",
             times: 1,
         },
+    }
+}
+
+/// The source file without the folder that the program was built in, which a build with `-trimpath` does not name.
+fn within_repository<'a>(caller: &'a str, func: &str) -> &'a str {
+    let Some(inside) = func.strip_prefix("github.com/coder/coder/v2/") else {
+        return caller;
+    };
+    // `enterprise/cli.(*RootCmd)…` is of the package `enterprise/cli`.
+    let file_name = inside.rfind('/').map_or(0, |slash| slash + 1);
+    let package = match inside[file_name..].find('.') {
+        Some(dot) => &inside[..file_name + dot],
+        None => inside,
+    };
+    match caller.rfind(&format!("/{package}/")) {
+        Some(slash) => &caller[slash + 1..],
+        None => caller,
     }
 }
 
@@ -79,7 +101,7 @@ fn actor(func: &str, loggers: Option<&Value>) -> &'static str {
 }
 
 fn plain(text: &str) -> String {
-    let text = lost_connection(&ports(text));
+    let text = resolver(&lost_connection(&ports(text)));
     numbers_after(
         &numbers_after(&text, "127.0.0.1:", "PORT"),
         "provisionerd",
@@ -91,6 +113,20 @@ fn plain(text: &str) -> String {
 fn ports(text: &str) -> String {
     text.replace("127.0.0.1:1/", "127.0.0.1:one/")
         .replace("127.0.0.1:1:", "127.0.0.1:one:")
+}
+
+/// Go names the server that was asked where the machine has one configured.
+fn resolver(text: &str) -> String {
+    let Some((before, after)) = text.split_once(": lookup ") else {
+        return text.to_owned();
+    };
+    match after.split_once(": no such host") {
+        Some((asked, rest)) => {
+            let name = asked.split(" on ").next().unwrap_or(asked);
+            format!("{before}: lookup {name}: no such host{rest}")
+        }
+        None => text.to_owned(),
+    }
 }
 
 fn numbers_after(text: &str, prefix: &str, name: &str) -> String {
@@ -207,6 +243,18 @@ fn sets_ports_and_lost_connections_aside_and_nothing_else() {
     assert_eq!(plain(eof), plain(reset));
     assert_ne!(plain(eof), plain(r#"Get \"http://127.0.0.1:1/x\": EOF""#));
     assert_ne!(plain("status 401"), plain("status 403"));
+}
+
+#[test]
+fn the_folder_of_a_build_is_set_aside() {
+    let func = "github.com/coder/coder/v2/enterprise/cli.(*RootCmd).provisionerDaemonStart.func1";
+    for caller in ["/home/a/enterprise/cli/start.go:7", "enterprise/cli/start.go:7"] {
+        assert_eq!(within_repository(caller, func), "enterprise/cli/start.go:7");
+    }
+    assert_eq!(
+        within_repository("/mod/x/y.go:1", "github.com/x.Y"),
+        "/mod/x/y.go:1"
+    );
 }
 
 #[test]

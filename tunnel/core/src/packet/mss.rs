@@ -86,13 +86,18 @@ fn find(packet: &[u8]) -> Option<Found> {
 fn tcp_header(packet: &[u8]) -> Option<usize> {
     match packet.first()? >> 4 {
         4 => {
-            let is_first = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1fff == 0;
+            let is_first = fragment_offset(packet)? == 0;
             let len = usize::from(packet[0] & 0x0f) * 4;
             (*packet.get(9)? == 6 && is_first && len >= 20).then_some(len)
         }
         6 => (*packet.get(6)? == 6).then_some(40),
         _ => None,
     }
+}
+
+/// Where an IPv4 fragment belongs, in units of 8 bytes.
+fn fragment_offset(packet: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1fff)
 }
 
 #[cfg(test)]
@@ -113,7 +118,7 @@ mod tests {
         let tcp = packet.len();
         packet.extend([0; TCP_HEADER]);
         packet.extend(options);
-        packet[tcp + 12] = ((TCP_HEADER + options.len()) / 4 << 4) as u8;
+        packet[tcp + 12] = (((TCP_HEADER + options.len()) / 4) << 4) as u8;
         packet[tcp + 13] = SYN;
         let checksum = !fold(sum(&packet[tcp..], 0));
         packet[tcp + 16..tcp + 18].copy_from_slice(&checksum.to_be_bytes());

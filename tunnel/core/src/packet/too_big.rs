@@ -1,4 +1,4 @@
-//! The answer to a packet that does not fit: ICMP "fragmentation needed" (RFC 1191) and ICMPv6 "packet too big" (RFC 8201).
+//! The answer to a packet that does not fit: ICMP "fragmentation needed" (RFC 1191) and `ICMPv6` "packet too big" (RFC 8201).
 
 use super::checksum::{fold, sum};
 

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::choice::NoNamespace;
-use super::{DialFailure, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
+use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 pub(super) use crate::namespace::Made;
 use crate::namespace::{Connections, Namespace, NamespaceConfig, NamespaceError, OpenError};
@@ -67,7 +67,7 @@ struct Shared {
 impl NamespaceEnd {
     /// Starts the data threads and the task that keeps everything together.
     pub(super) fn start(
-        config: &TunnelConfig,
+        config: EndConfig,
         made: Made,
         node: Node,
         status: watch::Sender<TunnelStatus>,
@@ -87,14 +87,14 @@ impl NamespaceEnd {
             device: TunDevice::from_fd(made.tun, true)?,
             udp,
             node,
-            gateway: config.peer.public_key,
+            gateway: config.gateway,
             stack: "namespace",
         };
         let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
-            connections: Connections::new(made.namespace.clone(), config.addresses.clone(), places),
-            gateway: config.peer.public_key,
+            connections: Connections::new(made.namespace.clone(), config.addresses, places),
+            gateway: config.gateway,
             nudged: Mutex::new(None),
         });
         let stop = CancellationToken::new();

@@ -9,7 +9,7 @@ use orfe_tunnel_core::Node;
 use tokio::sync::watch;
 
 use super::choice::NoNamespace;
-use super::{DialFailure, TunnelConfig, TunnelStatus};
+use super::{DialFailure, EndConfig, TunnelConfig, TunnelStatus};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 
 /// There is none.
@@ -32,7 +32,7 @@ pub(super) struct NamespaceEnd(Infallible);
 
 impl NamespaceEnd {
     pub(super) fn start(
-        _config: &TunnelConfig,
+        _config: EndConfig,
         made: Made,
         _node: Node,
         _status: watch::Sender<TunnelStatus>,

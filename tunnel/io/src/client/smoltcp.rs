@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use orfe_tunnel_core::{Batch, Event, Node, PeerId, PeerStats, PublicKey};
 use tokio::sync::{oneshot, watch};
 
-use super::{DialFailure, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus, phase};
+use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelStatus, phase};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 use crate::netstack::{
     ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, Stack, StackConfig, TunnelStream,
@@ -33,12 +33,12 @@ pub(super) struct SmoltcpEnd {
 impl SmoltcpEnd {
     /// Starts the thread. It tells its state through `status` until it ends.
     pub(super) fn start(
-        config: &TunnelConfig,
+        config: EndConfig,
         node: Node,
         status: watch::Sender<TunnelStatus>,
     ) -> io::Result<Self> {
         let stack = StackConfig {
-            addresses: config.addresses.clone(),
+            addresses: config.addresses,
             mtu: config.mtu,
             any_address: false,
             max_connections: MAX_CONNECTIONS,
@@ -47,7 +47,7 @@ impl SmoltcpEnd {
         };
         let wishes = Arc::new(Mutex::new(Wishes::default()));
         let front = ClientFront {
-            gateway: config.peer.public_key,
+            gateway: config.gateway,
             wishes: Arc::clone(&wishes),
             status,
             nudged: None,

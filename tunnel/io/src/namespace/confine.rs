@@ -12,7 +12,7 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, UnshareFlags, clear_ambient_capability_set, set_capabilities,
+    CapabilitySet, CapabilitySets, UnshareFlags, clear_ambient_capability_set, set_capabilities, set_name,
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
 };
 
@@ -23,6 +23,8 @@ const NOBODY: u32 = 65534;
 
 /// Ties the process to the daemon: it dies when the thread that started it ends, and keeps nothing open but its channel.
 pub(super) fn confine() -> io::Result<()> {
+    // What `ps` and `top` show; it would be `exe`.
+    let _ = set_name(c"orfe-namespace");
     die_with_the_daemon()?;
     close_all_but_standard()
 }

@@ -82,7 +82,7 @@ fn make_device(tun: &OwnedFd) -> io::Result<()> {
     // SAFETY: an `ifreq` is integers, arrays and pointers, for all of which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(DEVICE) {
-        *to = *from as libc::c_char;
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
@@ -105,7 +105,7 @@ fn set_offloads(tun: &OwnedFd) -> io::Result<()> {
             libc::ioctl(
                 tun.as_raw_fd(),
                 libc::TUNSETOFFLOAD as _,
-                offloads as libc::c_ulong,
+                libc::c_ulong::from(offloads),
             )
         } {
             0.. => Ok(()),

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::NamespaceError;
 use super::channel;
-use super::helper::ARGUMENT;
+use super::inside::ARGUMENT;
 use super::message::{MAX_DESCRIPTORS, Reply, Request, SocketKind, Step};
 
 /// How long the helper may take to set up; it takes some 10 ms.

@@ -119,6 +119,13 @@ impl Routes {
         self.upstream_proxy = proxy.map(Arc::new);
     }
 
+    /// Whether the policy has this name with this port. The name is in lower case, as targets are.
+    pub(super) fn names(&self, name: &str, port: u16) -> bool {
+        self.names
+            .get(name)
+            .is_some_and(|entry| entry.ports.contains(&port))
+    }
+
     pub(super) fn decide(&self, target: &Target) -> Decision {
         let named = self.policy_ports(&target.host);
         if self.tunnel == TunnelWanted::Wanted

@@ -137,7 +137,7 @@ impl Outbound {
         let mut node = self.shared.node();
         let mut outbound = node.outbound(Instant::now(), &mut self.out);
         let result = split(&mut self.buffer, len, has_header, |padded, len| {
-            outbound.push(padded, len)
+            outbound.push(padded, len);
         });
         self.bounced.extend(std::iter::from_fn(|| node.poll_bounced()));
         drop(node);

@@ -11,6 +11,7 @@
     reason = "measured figures and skipped stages are for who runs the tests"
 )]
 
+mod helper_process;
 mod impaired;
 mod limits;
 mod peers;

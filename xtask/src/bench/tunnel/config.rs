@@ -152,7 +152,7 @@ impl PoorPath {
     }
 }
 
-/// How long things take.
+/// How long things take. Flows in whole seconds: iperf3 knows no others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// Times that all configurations are gone through.
@@ -174,11 +174,11 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) const QUICK: Self = Self {
         rounds: 1,
-        flow: Duration::from_millis(1500),
-        poor_flow: Duration::from_millis(2500),
-        poor_warm_up: Duration::from_millis(1000),
+        flow: Duration::from_secs(1),
+        poor_flow: Duration::from_secs(2),
+        poor_warm_up: Duration::from_secs(1),
         pings: 30,
-        connects: Duration::from_millis(1500),
+        connects: Duration::from_secs(1),
         all: Duration::from_secs(225),
     };
     pub(super) const FULL: Self = Self {

@@ -53,10 +53,28 @@ pub(super) enum Way {
 }
 
 impl Running {
-    /// Starts both ends, and a relay before the far one when the path is to be poor.
+    /// Starts both ends, and a relay before the far one when the path is to be poor. What was started is ended when something
+    /// else does not start.
     pub(super) async fn start(bench: &Bench, config: Config, path: Option<PoorPath>) -> Result<Self> {
+        let mut running = Self {
+            near: None,
+            far: None,
+            relay: None,
+            first_answer_ms: None,
+        };
+        match running.start_all(bench, config, path).await {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_all(&mut self, bench: &Bench, config: Config, path: Option<PoorPath>) -> Result<()> {
         let keys = Keys::generate();
         let (near, far) = config.ends();
+        let (near_program, far_program) = (program(bench, near)?, program(bench, far)?);
         let spec = |side, program, endpoint| EndSpec {
             side,
             program,
@@ -64,32 +82,24 @@ impl Running {
             endpoint,
             logs: &bench.logs,
         };
-        let far_program = program(bench, far)?;
-        let far_end = match &far_program {
-            None => None,
-            Some(program) => Some(start(bench, &spec(Side::Far, program, ends::far_endpoint()), far).await?),
-        };
-        let (relay, endpoint) = match path {
-            None => (None, ends::far_endpoint()),
+        if let Some(program) = &far_program {
+            self.far = Some(start(bench, &spec(Side::Far, program, ends::far_endpoint()), far).await?);
+        }
+        let endpoint = match path {
+            None => ends::far_endpoint(),
             Some(path) => {
                 let (relay, endpoint) = start_relay(bench, path).await?;
-                (Some(relay), endpoint)
+                self.relay = Some(relay);
+                endpoint
             }
         };
         let begun = Instant::now();
-        let near_end = match &program(bench, near)? {
-            None => None,
-            Some(program) => Some(start(bench, &spec(Side::Near, program, endpoint), near).await?),
-        };
-        let mut running = Self {
-            near: near_end,
-            far: far_end,
-            relay,
-            first_answer_ms: None,
-        };
-        measure::first_answer(bench, &running.way(config)?).await?;
-        running.first_answer_ms = Some(begun.elapsed().as_secs_f64() * 1e3);
-        Ok(running)
+        if let Some(program) = &near_program {
+            self.near = Some(start(bench, &spec(Side::Near, program, endpoint), near).await?);
+        }
+        measure::first_answer(bench, &self.way(config)?).await?;
+        self.first_answer_ms = Some(begun.elapsed().as_secs_f64() * 1e3);
+        Ok(())
     }
 
     /// How the near machine reaches the far one.
@@ -156,7 +166,8 @@ async fn start(bench: &Bench, spec: &EndSpec<'_>, end: End) -> Result<RunningEnd
         End::Wire | End::WireguardGo | End::WireguardGoDebian => spec.start_wireguard(&bench.lab, &["-f"]),
     };
     running.map_err(|error| match std::error::Error::source(&error) {
-        Some(source) => anyhow!("{error}: {source}"),
+        // The program's own words say which end it is.
+        Some(source) => anyhow!("{source}"),
         None => anyhow!(error),
     })
 }

@@ -18,7 +18,9 @@ use crate::bench::proc::{self, Process, Reading};
 
 /// How long a program may take to say something that costs it nothing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// The same for what crosses a poor path, or comes from a slow tunnel.
+/// How long a byte may take there and back, before it is tried anew.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long what crosses a poor path, or comes from a slow tunnel, may take.
 const LONG_PATIENCE: Duration = Duration::from_secs(20);
 /// iperf3's control port; its flows are of this port too. The load's server has the other one.
 const IPERF3: u16 = 5202;
@@ -65,13 +67,19 @@ fn parse_ping(text: &str) -> Option<f64> {
     line.rsplit_once(" = ")?.1.split('/').nth(1)?.parse().ok()
 }
 
-/// A byte there and back.
+/// A byte there and back. The connection is not closed in between: onetun would drop the answer.
 async fn echo(bench: &Bench, way: &Way) -> Result<()> {
-    let work = Work::Echo { streams: 1, bytes: 1 };
+    let work = Work::Connects {
+        parallel: 1,
+        seconds: 0.0,
+    };
     let mut driver = drive(bench, way, work).await?;
-    let report = driver.hear(PATIENCE).await;
+    let report = driver.hear(ANSWER_WITHIN).await;
     driver.kill().await;
-    report?;
+    let report: ConnectsReport = serde_json::from_value(report?).context("an odd report")?;
+    if report.connections == 0 {
+        bail!("no connection through the tunnel");
+    }
     Ok(())
 }
 
@@ -202,8 +210,8 @@ async fn iperf3(bench: &Bench, address: IpAddr, spec: FlowSpec) -> Result<Measur
             &IPERF3.to_string(),
             "--json",
         ])
-        .args(["--time", &spec.time.as_secs_f64().ceil().to_string()])
-        .args(["--omit", &spec.warm_up.as_secs_f64().ceil().to_string()])
+        .args(["--time", &spec.time.as_secs().to_string()])
+        .args(["--omit", &spec.warm_up.as_secs().to_string()])
         .args(["--parallel", &spec.streams.to_string()])
         .env(name, libraries);
     if spec.direction == Direction::Down {

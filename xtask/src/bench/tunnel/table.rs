@@ -8,7 +8,7 @@ use super::rows::{Case, Direction, Row, Rows, word};
 /// Where a figure is not there.
 const NONE: &str = "–";
 /// A reason longer than this is cut; the whole of it is in the file.
-const REASON: usize = 70;
+const REASON: usize = 74;
 
 /// All tables.
 pub(super) fn render(rows: &Rows) -> String {

@@ -25,7 +25,7 @@ use orfe_protocol::observed::{
     Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelStatus,
 };
 
-use crate::control::status::Status;
+use crate::control::status::{Containers, ContainersState, Status};
 
 /// Width that lines are wrapped to.
 const WIDTH: usize = 80;
@@ -100,6 +100,11 @@ pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
     for slot in &status.provisioners {
         push_provisioner(&mut page, slot, &status.state, now);
     }
+    if let Some(containers) = &status.containers
+        && containers.state != ContainersState::NoDocker
+    {
+        row(&mut page, "containers", &describe_containers(containers));
+    }
     page.push('\n');
     for check in &status.checks {
         push_check(&mut page, check, style);
@@ -151,6 +156,20 @@ fn push_provisioner(page: &mut String, slot: &ProvisionerStatus, state: &Path, n
         let _ = write!(text, "\n{reason}\nits output: {}", log.display());
     }
     row(page, "provisioner", &text);
+}
+
+fn describe_containers(containers: &Containers) -> String {
+    let reason = containers
+        .reason
+        .as_deref()
+        .map(|reason| format!("\n{reason}"))
+        .unwrap_or_default();
+    format!(
+        "{}: network `{}` reaches {}{reason}",
+        containers.state.as_str(),
+        containers.network,
+        containers.names.join(", ")
+    )
 }
 
 fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {

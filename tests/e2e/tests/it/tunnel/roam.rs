@@ -42,11 +42,11 @@ async fn a_transfer_goes_on_when_the_device_has_another_address() {
             let mut client = pair.begin_echo(2, MANY_BYTES).await;
             pair.until_served(MANY_BYTES / 8).await;
             // A new lease: the old address is gone, and with it what was sent to it.
+            let old = format!("address del {}/24 dev wire", Side::Near.wire());
+            pair.lab.ip(Side::Near, &old).unwrap();
             pair.lab
                 .ip(Side::Near, "address add 198.18.0.77/24 dev wire")
                 .unwrap();
-            let old = format!("address del {}/24 dev wire", Side::Near.wire());
-            pair.lab.ip(Side::Near, &old).unwrap();
             let report = finish_echo(&mut client, 2, MANY_BYTES, PATIENCE).await;
             eprintln!(
                 "{stack} to {far}: another address, {MANY_BYTES} bytes twice in {:.1} s",

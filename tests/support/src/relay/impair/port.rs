@@ -44,11 +44,11 @@ impl Received<'_> {
 }
 
 /// What a receiving call fills.
-pub(super) struct Arena(Vec<[u8; BUFFER]>);
+pub(super) struct Arena(Vec<Vec<u8>>);
 
 impl Arena {
     pub(super) fn new() -> Self {
-        Self(vec![[0; BUFFER]; BUFFERS])
+        Self(vec![vec![0; BUFFER]; BUFFERS])
     }
 }
 

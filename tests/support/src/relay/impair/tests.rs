@@ -98,7 +98,7 @@ fn what_is_lost_repeats_by_seed_and_the_rest_arrives_whole() {
         let relay = relay(&target, Path::symmetric(loss, seed));
         let mut numbers = Vec::new();
         let mut buffer = [0; 2048];
-        // Few enough for the smallest socket buffer; the last, which always passes, ends the series.
+        // Few enough for the smallest socket buffer.
         for number in 0..100_u8 {
             client.send_to(&[number; 500], relay.address()).unwrap();
         }

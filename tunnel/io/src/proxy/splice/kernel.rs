@@ -96,3 +96,134 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8], counter: &AtomicU64) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The two ends of a connection.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|at| (at % 251) as u8).collect()
+    }
+
+    /// Sends through a copy and returns what came out.
+    async fn through_copy(first: &[u8], sent: &[u8]) -> (Vec<u8>, u64) {
+        let (mut client, near) = connection().await;
+        let (far, mut server) = connection().await;
+        let counter = AtomicU64::new(0);
+        let mut received = Vec::new();
+        let (copied, (), read) = tokio::join!(
+            copy(first, Kernel::Plain(&near), Kernel::Plain(&far), &counter),
+            async {
+                client.write_all(sent).await.unwrap();
+                client.shutdown().await.unwrap();
+            },
+            server.read_to_end(&mut received),
+        );
+        copied.unwrap();
+        read.unwrap();
+        (received, counter.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn every_byte_passes_in_order_and_is_counted() {
+        let (first, sent) = (bytes(1000), bytes(5_000_000));
+        let (received, counted) = through_copy(&first, &sent).await;
+        assert!(
+            received == [first, sent].concat(),
+            "{} bytes came",
+            received.len()
+        );
+        assert_eq!(counted, 5_001_000);
+    }
+
+    #[tokio::test]
+    async fn without_a_pipe_to_be_had_bytes_go_through_memory() {
+        let all: Vec<Pipe> = std::iter::from_fn(Pipe::take).collect();
+        let sent = bytes(1_000_000);
+        let (received, counted) = through_copy(&[], &sent).await;
+        assert!(received == sent, "{} bytes came", received.len());
+        assert_eq!(counted, 1_000_000);
+        drop(all);
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_does_not_read_stops_the_source() {
+        let (client, near) = connection().await;
+        let (far, _server) = connection().await;
+        let counter = AtomicU64::new(0);
+        let chunk = bytes(65_536);
+        let writing = async {
+            let mut written = 0;
+            loop {
+                client.writable().await.unwrap();
+                written += client.try_write(&chunk).unwrap_or(0);
+                assert!(written < 64 << 20, "the source is never stopped");
+            }
+        };
+        let stalled = async {
+            let mut last = 0;
+            // The buffers of two sockets are full when nothing has moved for a while.
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                match counter.load(Ordering::Relaxed) {
+                    now if now == last && now > 0 => return,
+                    now => last = now,
+                }
+            }
+        };
+        tokio::select! {
+            result = copy(&[], Kernel::Plain(&near), Kernel::Plain(&far), &counter) => panic!("{result:?}"),
+            () = writing => {}
+            () = stalled => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_cut_connection_left_in_a_pipe_reaches_no_other() {
+        for _ in 0..20 {
+            let (mut client, near) = connection().await;
+            let (far, _deaf) = connection().await;
+            let counter = AtomicU64::new(0);
+            client.set_nodelay(true).unwrap();
+            let copying = copy(&[], Kernel::Plain(&near), Kernel::Plain(&far), &counter);
+            let poison = vec![0xFF; 65_536];
+            // Cut while the sink takes no more and the pipe holds bytes.
+            let _ = tokio::time::timeout(Duration::from_millis(20), async {
+                tokio::join!(copying, async {
+                    while client.write_all(&poison).await.is_ok() {}
+                })
+            })
+            .await;
+        }
+        let sent = bytes(300_000);
+        let (received, _) = through_copy(&[], &sent).await;
+        assert!(received == sent, "bytes of another connection came");
+    }
+
+    #[tokio::test]
+    async fn a_reset_at_the_source_is_no_end() {
+        let (client, near) = connection().await;
+        let (far, mut server) = connection().await;
+        client.set_zero_linger().unwrap();
+        drop(client);
+        let counter = AtomicU64::new(0);
+        let result = copy(&[], Kernel::Plain(&near), Kernel::Plain(&far), &counter).await;
+        assert_eq!(result, Err(Fault::Read));
+        drop(far);
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+}

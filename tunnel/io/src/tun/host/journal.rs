@@ -76,7 +76,7 @@ impl Journal {
             match line.parse() {
                 Ok(change) => journal.changes.push(change),
                 Err(error) => {
-                    tracing::warn!(%error, path = %journal.path.display(), "a line of the journal is left out")
+                    tracing::warn!(%error, path = %journal.path.display(), "a line of the journal is left out");
                 }
             }
         }
@@ -113,7 +113,11 @@ impl Journal {
     }
 
     fn write(&self) -> Result<(), JournalError> {
-        let text: String = self.changes.iter().map(|change| format!("{change}\n")).collect();
+        let lines: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
+        let mut text = lines.join("\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
         Ok(private::write(&self.path, text.as_bytes())?)
     }
 }

@@ -1,4 +1,4 @@
-//! The header in front of each packet of a device with `IFF_VNET_HDR` (linux/virtio_net.h, `struct virtio_net_hdr`).
+//! The header in front of each packet of a device with `IFF_VNET_HDR` (`linux/virtio_net.h`, `struct virtio_net_hdr`).
 
 /// Its length in bytes.
 pub(crate) const HEADER_LEN: usize = 10;
@@ -28,7 +28,7 @@ pub(super) struct Header {
     pub(super) needs_checksum: bool,
     pub(super) kind: Kind,
     /// Length of all headers in bytes.
-    pub(super) header_len: u16,
+    pub(super) headers: u16,
     /// Payload of each segment in bytes.
     pub(super) segment: u16,
     /// Where the transport header starts in the packet.
@@ -53,7 +53,7 @@ impl Header {
         Some(Self {
             needs_checksum: bytes[0] & NEEDS_CHECKSUM != 0,
             kind,
-            header_len: at(2),
+            headers: at(2),
             segment: at(4),
             checksum_start: at(6),
             checksum_offset: at(8),
@@ -70,7 +70,7 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         bytes[0] = if self.needs_checksum { NEEDS_CHECKSUM } else { 0 };
         bytes[1] = kind;
-        bytes[2..4].copy_from_slice(&self.header_len.to_ne_bytes());
+        bytes[2..4].copy_from_slice(&self.headers.to_ne_bytes());
         bytes[4..6].copy_from_slice(&self.segment.to_ne_bytes());
         bytes[6..8].copy_from_slice(&self.checksum_start.to_ne_bytes());
         bytes[8..10].copy_from_slice(&self.checksum_offset.to_ne_bytes());

@@ -115,7 +115,7 @@ fn merged<M>(batch: &mut Batch<M>, first: usize, packets: usize, segment: Segmen
     let header = Header {
         needs_checksum: true,
         kind: if segment.is_v4 { Kind::TcpV4 } else { Kind::TcpV6 },
-        header_len: segment.headers as u16,
+        headers: segment.headers as u16,
         segment: segment.payload as u16,
         checksum_start: segment.transport as u16,
         checksum_offset: 16,
@@ -133,9 +133,10 @@ impl Segment {
     fn parse(packet: &[u8]) -> Option<Self> {
         let (is_v4, transport) = match packet.first()? {
             0x45 if packet.len() >= 20 && packet[9] == TCP => {
-                let is_whole = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0;
+                // More fragments to come, or not the first.
+                let fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff;
                 let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-                (is_whole && len == packet.len()).then_some((true, 20))?
+                (fragment == 0 && len == packet.len()).then_some((true, 20))?
             }
             0x60..=0x6f if packet.len() >= 40 && packet[6] == TCP => {
                 let len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));

@@ -38,7 +38,7 @@ impl Shape {
         Header {
             needs_checksum: true,
             kind,
-            header_len: self.headers() as u16,
+            headers: self.headers() as u16,
             segment: segment as u16,
             checksum_start: self.transport() as u16,
             checksum_offset: 16,
@@ -72,7 +72,7 @@ impl Shape {
         }
         packet[at..at + 2].copy_from_slice(&self.port.to_be_bytes());
         packet[at + 4..at + 8].copy_from_slice(&self.sequence.to_be_bytes());
-        packet[at + 12] = ((20 + OPTIONS) / 4 << 4) as u8;
+        packet[at + 12] = (((20 + OPTIONS) / 4) << 4) as u8;
         packet[at + 13] = self.flags;
         let checksum = !fold(sum(&packet[at..], pseudo(&packet, 6)));
         packet[at + 16..at + 18].copy_from_slice(&checksum.to_be_bytes());
@@ -237,7 +237,7 @@ fn a_row_of_datagrams_is_split() {
     let header = Header {
         needs_checksum: true,
         kind: Kind::Udp,
-        header_len: 28,
+        headers: 28,
         segment: 100,
         checksum_start: 20,
         checksum_offset: 6,
@@ -272,7 +272,7 @@ fn contradictions_are_refused() {
     let good = Header {
         needs_checksum: true,
         kind: Kind::TcpV4,
-        header_len: 52,
+        headers: 52,
         segment: 50,
         checksum_start: 20,
         checksum_offset: 16,
