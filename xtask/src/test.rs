@@ -8,6 +8,7 @@
 //! In continuous integration (`CI=true`, as root, on a system with apt) what the stages need is
 //! installed first ([`provision`]).
 
+mod fuzz;
 mod provision;
 mod stage;
 mod summary;

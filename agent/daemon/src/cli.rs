@@ -11,6 +11,7 @@ Examples:
   orfe run                                        work until stopped
   orfe status                                     how is it?
   orfe status --check ready && echo 'at work'     for scripts
+  ssh -o ProxyCommand='orfe nc %h %p' build.demo.internal
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not healthy, 4 not permitted,
 5 the daemon is not running.";
@@ -59,6 +60,14 @@ pub(crate) enum Command {
     Run,
     /// Show how the daemon is
     Status(StatusArgs),
+    /// Connect standard input and output to a host and port
+    Nc(NcArgs),
+    /// How to use this machine's proxy
+    #[command(after_help = PROXY_EXAMPLES)]
+    Proxy {
+        #[command(subcommand)]
+        command: ProxyCommand,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -126,6 +135,51 @@ pub(crate) struct StatusArgs {
     pub check: Option<Probe>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Names and networks of the registry's policy are reached through the tunnel or
+not at all, everything else as this machine would. The connection goes through
+the daemon's control socket: there is no port, and no credential to show.
+Each direction ends on its own.
+
+Examples:
+  ssh -o ProxyCommand='orfe nc %h %p' build.demo.internal
+  printf 'HEAD / HTTP/1.0\\r\\n\\r\\n' | orfe nc coder.demo.internal 80
+
+Exit codes: 0 both directions ended, 1 not reached, 2 wrong usage, 4 not
+permitted, 5 the daemon is not running.")]
+pub(crate) struct NcArgs {
+    /// A name, an IPv4 or an IPv6 address
+    pub host: String,
+    /// 1 to 65535
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+}
+
+const PROXY_EXAMPLES: &str = "\
+The proxy is off until agent.toml says where it listens:
+  [proxy]
+  listen = \"127.0.0.1:1080\"
+
+It speaks HTTP and SOCKS5 on that port. What these commands print holds its
+credential: treat it as a password.
+
+Examples:
+  eval \"$(orfe proxy env)\"
+  curl --proxy \"$(orfe proxy url --socks)\" https://coder.demo.internal/healthz";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyCommand {
+    /// Print the proxy's URL, credential included
+    Url {
+        /// As a SOCKS5 proxy that resolves names itself
+        #[arg(long)]
+        socks: bool,
+    },
+    /// Print variables for a shell to evaluate, credential included
+    Env,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Probe {
     /// The daemon answers
@@ -164,7 +218,17 @@ mod tests {
     fn help_fits_into_80_columns() {
         let mut command = Cli::command();
         command.build();
-        for name in ["", "join", "run", "status", "config", "completions", "version"] {
+        for name in [
+            "",
+            "join",
+            "run",
+            "status",
+            "nc",
+            "proxy",
+            "config",
+            "completions",
+            "version",
+        ] {
             let page = if name.is_empty() {
                 command.render_long_help()
             } else {

@@ -3,6 +3,8 @@
 mod config;
 mod forwarder;
 mod join;
+mod nc;
+mod proxy;
 mod run;
 mod status;
 
@@ -20,6 +22,8 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Join(args) => join::run(&cli.places, &args),
         Command::Run => run::run(&cli.places),
         Command::Status(args) => status::run(&cli.places, &args),
+        Command::Nc(args) => nc::run(&cli.places, &args),
+        Command::Proxy { command } => proxy::run(&cli.places, &command),
         Command::Config { command } => config::run(&cli.places, &command),
         Command::Forwarder(args) => forwarder::run(&args),
         Command::Completions { shell } => {

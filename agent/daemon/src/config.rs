@@ -4,9 +4,11 @@
 //! overrides what the machine's owner wrote.) Everything is read and checked before anything is opened.
 
 mod file;
+mod local;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use orfe_platform::paths::{Environment, Places, check_socket_path};
 use orfe_tunnel::TcpStack;
 use serde::Serialize;
 
+pub(crate) use self::local::Forward;
 use crate::cli::PlaceArgs;
 use crate::failure::{Exit, Failure};
 
@@ -58,6 +61,10 @@ pub(crate) struct Config {
     pub path: Setting<OsString>,
     /// How long a drain may wait for the running job.
     pub drain_timeout: Setting<Duration>,
+    /// Where the proxy for the person at this machine listens; none: off.
+    pub proxy_listen: Setting<Option<SocketAddr>>,
+    /// Ports of this machine that lead somewhere.
+    pub forwards: Setting<Vec<Forward>>,
     /// Which TCP stack carries the connections in the tunnel.
     pub tcp_stack: Setting<TcpStack>,
     /// Whether workspace containers get a way to Coder.
@@ -180,6 +187,8 @@ impl Config {
         let log_format = text("ORFE_LOG_FORMAT")?
             .map(|format| parse_log_format(&format))
             .transpose()?;
+        let proxy_listen = local::proxy(&file.value, raw.proxy.listen)?;
+        let forwards = local::forwards(&file.value, raw.forward)?;
         Ok(Self {
             state,
             control,
@@ -198,6 +207,8 @@ impl Config {
                 raw.provisioner.drain_timeout_s.map(Duration::from_secs),
                 || DRAIN_TIMEOUT,
             ),
+            proxy_listen: pick(None, None, proxy_listen.map(Some), || None),
+            forwards: pick(None, None, forwards, Vec::new),
             tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
             containers: pick(None, containers, raw.containers.enabled, || {
                 ContainersEnabled::Auto
@@ -236,6 +247,16 @@ impl Config {
                 "provisioner.drain_timeout_s",
                 self.drain_timeout.value.as_secs().to_string(),
                 self.drain_timeout.origin,
+            ),
+            (
+                "proxy.listen",
+                local::show_proxy(self.proxy_listen.value),
+                self.proxy_listen.origin,
+            ),
+            (
+                "forward",
+                local::show_forwards(&self.forwards.value),
+                self.forwards.origin,
             ),
             (
                 "tunnel.tcp_stack",

@@ -5,6 +5,9 @@
 //! ```text
 //! ► {"v":1,"request":"status"}          ◄ {"v":1,"status":{…}}
 //! ► {"v":1,"request":"watch"}           ◄ {"v":1,"status":{…}}   now, and again at every change
+//! ► {"v":1,"request":"proxy"}           ◄ {"v":1,"proxy":{"http":"…","socks":"…"}}
+//! ► {"v":1,"request":{"connect":{"host":"build.demo.internal","port":22}}}
+//!                                       ◄ {"v":1,"connected":{}}   then bytes, both ways, each with its own end
 //! ► {"v":1,"request":"teleport"}        ◄ {"v":1,"error":"…"}
 //! ```
 //!
@@ -12,12 +15,15 @@
 //! never holds anybody up.
 
 mod client;
+mod door;
 mod server;
 pub(crate) mod status;
 
+use orfe_protocol::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::client::Client;
+pub(crate) use self::client::{Client, Connection};
+pub(crate) use self::door::{PersonsProxy, Services};
 pub(crate) use self::server::Server;
 use self::status::Status;
 
@@ -27,13 +33,28 @@ const VERSION: u8 = 1;
 /// Longest request line; every request is shorter by far.
 const REQUEST_MAX: usize = 4096;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Request {
     /// The status, once.
     Status,
     /// The status, and again whenever it changes.
     Watch,
+    /// How to use this machine's proxy.
+    Proxy,
+    /// A connection to a host and port; after the answer the socket carries its bytes.
+    Connect {
+        /// As in a URL: an IPv6 address in brackets.
+        host: String,
+        port: u16,
+    },
+}
+
+/// The proxy's URLs, credential included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProxyUrls {
+    pub(crate) http: Secret,
+    pub(crate) socks: Secret,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +74,9 @@ struct AnswerLine {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Status(Box<Status>),
+    Proxy(ProxyUrls),
+    /// Braces, because a bare word cannot stand beside `v`.
+    Connected {},
     Error(String),
 }
 

@@ -15,6 +15,7 @@
 mod children;
 mod containers;
 mod daemon;
+mod doors;
 mod facts;
 mod logging;
 mod probes;

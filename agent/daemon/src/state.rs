@@ -6,6 +6,7 @@
 //! | `noise.key`, `wireguard.key` | private keys, made here, never leaving |
 //! | `desired.json` | the last desired state, credential included |
 //! | `proxy-N.json` | port and credential of slot N's proxy; a child that outlives us goes on using them |
+//! | `proxy.credential` | credential of the proxy for the person at this machine |
 //! | `children.json` | pid and start time of every running child, so that the next life finds orphans |
 //! | `lock` | held by the process that works on the folder |
 //! | `slots/N/` | home, cache, temporary files and log of the provisioner in slot N |
@@ -156,6 +157,20 @@ impl StateFolder {
 
     pub(crate) fn store_proxy_seat(&self, slot: u8, seat: &ProxySeat) -> Result<(), Failure> {
         self.write_json(&proxy_file(slot), seat)
+    }
+
+    /// The credential of the proxy for the person at this machine.
+    pub(crate) fn proxy_credential(&self) -> Result<Option<Secret>, Failure> {
+        let text = self.read_text("proxy.credential")?;
+        Ok(text.map(|text| Secret::new(text.trim_ascii().to_owned())))
+    }
+
+    pub(crate) fn store_proxy_credential(&self, credential: &Secret) -> Result<(), Failure> {
+        let line = Zeroizing::new(format!("{}\n", credential.expose()));
+        Ok(private::write(
+            &self.path.join("proxy.credential"),
+            line.as_bytes(),
+        )?)
     }
 
     pub(crate) fn children(&self) -> Result<Vec<RunningChild>, Failure> {

@@ -1,18 +1,37 @@
 //! The local proxy: the one way by which a provisioner reaches anything.
 //!
-//! It listens on a loopback address, asks every request for a credential, and routes by destination: names of the policy
-//! through the tunnel, everything else directly or through the machine owner's own proxy. It speaks HTTP/1.1: `CONNECT`,
-//! and absolute-form with and without `Upgrade`, because Go's HTTP client uses all three. The first byte of a connection
-//! tells the protocol, so that another one can be added on the same port.
+//! It listens on a loopback address, asks every request for a credential, and routes by destination: names and networks
+//! of the policy through the tunnel, everything else directly or through the machine owner's own proxy. One port speaks
+//! HTTP/1.1 (`CONNECT`, and absolute-form with and without `Upgrade`, because Go's HTTP client uses all three) and SOCKS5
+//! (CONNECT and UDP ASSOCIATE); the first byte of a connection tells which.
 //!
 //! ```text
 //! accept ─► head ─► credential ─► route ─► dial (held while the tunnel rises) ─► splice
 //!   503     400…       407         502        502, 503, 504                    cut, closed
 //! ```
 //!
-//! * `head` and `target` read a request strictly and write it for the next hop; `body` knows where it ends.
+//! * `head` and `target` read an HTTP request strictly and write it for the next hop; `body` knows where it ends.
+//! * `socks` reads SOCKS; its `associate` carries datagrams.
 //! * `routes` decides; `reach` dials; `upstream` is the owner's proxy.
 //! * `connections` is what the daemon sees: a table, events, and the means to cut.
+//! * [`Forward`] is a port that leads to one destination; [`Outlet`] opens connections for who has no port at all.
+//!
+//! # Who else can reach a loopback port
+//!
+//! Every user and program of the machine, and every web page that its browser shows: a page may send requests to
+//! `http://127.0.0.1:PORT` from its own origin (CSRF), and one whose name is made to resolve to 127.0.0.1 after it has loaded
+//! (DNS rebinding) may even read the answers. Against all of them stands the credential, compared in constant time: 100
+//! random bits and more that no page can add, because `Proxy-Authorization` is a header that pages may not set, and
+//! `CONNECT` a method that they may not use. What a page can send is a request in origin-form (`GET /path`), so
+//! that form is never a request for this proxy, whatever it carries. One with a foreign `Host`, an `Origin`, a `Referer`, a
+//! cookie or a `Sec-Fetch-*` header is closed without one byte of an answer, so that a page does not even learn what is
+//! here; so is one whose `Host` names another host than its target. There is no `Access-Control-*` header anywhere, nothing
+//! follows a refused request on its connection, and a body that looks like a request is thrown away unread. A page cannot
+//! speak SOCKS at all: its first byte is no HTTP. A browser that is *told* to use the proxy shows the credential by itself, and its
+//! pages then reach what its user could reach by any other way through it, as with every proxy.
+//!
+//! A resolver is not believed either: an address is checked after resolution, and loopback, link-local and whatever lies
+//! behind the tunnel are never dialled directly. No answer has the status 403, which would stop `coder provisionerd` for good.
 //!
 //! What can fail: the port may be taken ([`ProxyError::Bind`]); everything later concerns one connection, is answered
 //! with a [`Refusal`] and never ends the proxy. When the machine is out of file descriptors, accepting pauses and goes on.
@@ -25,25 +44,27 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::io::BufReader;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, broadcast, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio::sync::{broadcast, watch};
 
 use self::connections::Connections;
-use self::reach::WatchedDialer;
+use self::listen::{Entry, Listening, Shared};
 
 mod body;
 mod connections;
 #[cfg(unix)]
 mod door;
+mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
+mod listen;
+mod outlet;
 mod reach;
 mod receive;
 mod refusal;
 mod routes;
 mod serve;
+mod socks;
 mod splice;
 mod target;
 mod upstream;
@@ -53,19 +74,16 @@ pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
 pub use self::door::{Door, DoorError};
 #[cfg(unix)]
 pub(crate) use self::door::{accepted, read_answer};
+pub use self::forward::{Forward, ForwardConfig};
+pub use self::outlet::{OpenStream, Outlet};
 pub use self::refusal::Refusal;
-pub use self::routes::{Route, Routes, TunnelWanted};
+pub use self::routes::{Network, ParseNetworkError, Route, Routes, Transport, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};
 pub use self::upstream::{UpstreamProxy, UpstreamProxyError};
 use crate::dial::Dialer;
 
 /// The user name that goes with the credential.
 pub const USER: &str = "orfe";
-
-/// How many clients beyond the limit are told so at a time. Those beyond that are closed without a word.
-const OVERFLOW_ANSWERS: usize = 32;
-/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a proxy needs to start.
 #[derive(Debug, Clone)]
@@ -102,6 +120,9 @@ pub struct Limits {
     pub hold: Duration,
     /// As many clients are served at once. Default 1024.
     pub connections: usize,
+    /// As many SOCKS clients at once may exchange datagrams. Default 32: each has up to five sockets, and at the very most
+    /// 2 MiB of datagrams under way.
+    pub associations: usize,
 }
 
 impl Default for Limits {
@@ -111,6 +132,7 @@ impl Default for Limits {
             dial: Duration::from_secs(10),
             hold: Duration::from_secs(20),
             connections: 1024,
+            associations: 32,
         }
     }
 }
@@ -137,23 +159,8 @@ pub enum ProxyError {
 
 /// A running proxy. Dropping it stops it without waiting; [`Proxy::shutdown`] waits.
 pub struct Proxy {
-    shared: Arc<Shared>,
+    listening: Listening,
     credential: SecretString,
-    /// Owns the accepting task and each connection's task.
-    tasks: TaskTracker,
-    stop: DropGuard,
-}
-
-/// What every connection's task needs.
-struct Shared {
-    local_addr: SocketAddr,
-    /// `orfe:credential` in base64.
-    token: SecretString,
-    limits: Limits,
-    routes: watch::Receiver<Arc<Routes>>,
-    dialer: WatchedDialer,
-    connections: Arc<Connections>,
-    stop: CancellationToken,
 }
 
 impl Proxy {
@@ -178,37 +185,19 @@ impl Proxy {
         if !stands_in_url(credential.expose_secret()) {
             return Err(ProxyError::Credential);
         }
-        let bind_error = |source| ProxyError::Bind {
-            address: listen,
-            source,
-        };
-        let listener = TcpListener::bind(listen).await.map_err(bind_error)?;
-        let local_addr = listener.local_addr().map_err(bind_error)?;
         let plain = SecretString::from(format!("{USER}:{}", credential.expose_secret()));
         let token = SecretString::from(BASE64.encode(plain.expose_secret().as_bytes()));
-        let stop = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            local_addr,
-            token,
-            limits,
-            routes,
-            dialer,
-            connections: Connections::new(),
-            stop: stop.clone(),
-        });
-        let tasks = TaskTracker::new();
-        tasks.spawn(accept(listener, Arc::clone(&shared), tasks.clone()));
+        let listening =
+            Listening::start(listen, Entry::Proxy { plain, token }, limits, routes, dialer).await?;
         Ok(Self {
-            shared,
+            listening,
             credential,
-            tasks,
-            stop: stop.drop_guard(),
         })
     }
 
     /// Where it listens, with the port that was chosen.
     pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
+        self.listening.shared.local_addr
     }
 
     /// The value for a child's `HTTP_PROXY` and `HTTPS_PROXY`, credential included.
@@ -220,34 +209,41 @@ impl Proxy {
         ))
     }
 
+    /// The same port as a SOCKS proxy that resolves names itself, credential included: for `ALL_PROXY`.
+    pub fn socks_url(&self) -> SecretString {
+        SecretString::from(format!(
+            "socks5h://{USER}:{}@{}",
+            self.credential.expose_secret(),
+            self.local_addr()
+        ))
+    }
+
     /// Every live connection, the oldest first.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.shared.connections.list()
+        self.listening.shared.connections.list()
     }
 
     /// The live connections, for a task that outlives its borrow of the proxy.
     pub fn table(&self) -> ConnectionTable {
-        ConnectionTable(Arc::clone(&self.shared.connections))
+        ConnectionTable(Arc::clone(&self.listening.shared.connections))
     }
 
     /// What happens from now on. A subscriber that falls behind by 1024 events loses the oldest, is told so by
     /// `RecvError::Lagged`, and reads [`Proxy::connections`] anew.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.shared.connections.subscribe()
+        self.listening.shared.connections.subscribe()
     }
 
     /// Cuts the matching connections, held ones too: both sides are closed at once, sockets with a reset, so that the
     /// client notices and dials again. Returns how many were cut; they leave the table as their tasks end.
     pub fn cut(&self, filter: &Filter) -> usize {
-        self.shared.connections.cut(filter)
+        self.listening.shared.connections.cut(filter)
     }
 
     /// Stops listening, closes every connection and waits until the last task has ended. No task does anything after the
     /// stop but end, so this needs no further limit in time.
     pub async fn shutdown(self) {
-        self.stop.disarm().cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.listening.shutdown().await;
     }
 }
 
@@ -261,7 +257,7 @@ impl ConnectionTable {
         let live = self.0.list();
         let to_target = live
             .iter()
-            .filter(|connection| connection.established && connection.target == *target);
+            .filter(|connection| connection.established && is_to(connection, target));
         to_target.map(|connection| connection.bytes_up).sum()
     }
 
@@ -269,54 +265,22 @@ impl ConnectionTable {
     pub fn established(&self, target: &Target) -> usize {
         let live = self.0.list();
         live.iter()
-            .filter(|connection| connection.established && connection.target == *target)
+            .filter(|connection| connection.established && is_to(connection, target))
             .count()
     }
+}
+
+/// Datagrams are no connection, even where they go to the same port.
+fn is_to(connection: &ConnectionInfo, target: &Target) -> bool {
+    connection.transport == Transport::Tcp && connection.target == *target
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy")
-            .field("local_addr", &self.shared.local_addr)
+            .field("local_addr", &self.listening.shared.local_addr)
             .finish_non_exhaustive()
     }
-}
-
-/// Accepts until it is stopped. One task for each client, at most `limits.connections` at once and
-/// [`OVERFLOW_ANSWERS`] more that are told that there is no room.
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
-    let slots = Arc::new(Semaphore::new(shared.limits.connections));
-    let answers = Arc::new(Semaphore::new(OVERFLOW_ANSWERS));
-    while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move {
-                shared
-                    .stop
-                    .run_until_cancelled(serve::serve(&shared, stream, peer))
-                    .await;
-                drop(slot);
-            });
-        } else if let Ok(slot) = Arc::clone(&answers).try_acquire_owned() {
-            let stop = shared.stop.clone();
-            tasks.spawn(async move {
-                stop.run_until_cancelled(overflow(stream)).await;
-                drop(slot);
-            });
-        }
-    }
-}
-
-async fn overflow(stream: TcpStream) {
-    serve::refuse(BufReader::new(stream), Refusal::TooManyConnections).await;
 }
 
 fn stands_in_url(credential: &str) -> bool {

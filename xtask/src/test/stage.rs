@@ -24,19 +24,21 @@ pub(crate) enum Stage {
     Docs,
     Deny,
     Tests,
+    Fuzz,
     Model,
     E2e,
 }
 
 impl Stage {
     /// In the order in which they run: what is cheap and fails often comes first.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Fmt,
         Self::Arch,
         Self::Clippy,
         Self::Docs,
         Self::Deny,
         Self::Tests,
+        Self::Fuzz,
         Self::Model,
         Self::E2e,
     ];
@@ -49,6 +51,7 @@ impl Stage {
             Self::Docs => "docs",
             Self::Deny => "deny",
             Self::Tests => "tests",
+            Self::Fuzz => "fuzz",
             Self::Model => "model",
             Self::E2e => "e2e",
         }
@@ -62,6 +65,7 @@ impl Stage {
             Self::Docs => "the documentation builds without a warning",
             Self::Deny => "licences, bans and sources of the dependencies",
             Self::Tests => "the tests of every crate",
+            Self::Fuzz => "the fuzz targets, each for some seconds",
             Self::Model => "WireGuard over hours of simulated time, against a reference",
             Self::E2e => "the whole system: the demo, its faults, what it leaves behind",
         }
@@ -71,6 +75,7 @@ impl Stage {
     pub(crate) fn obstacle(self, environment: &Environment) -> Option<String> {
         match self {
             Self::Deny if !environment.has("cargo-deny") => Some("cargo-deny is not installed".to_owned()),
+            Self::Fuzz => super::fuzz::obstacle(environment),
             Self::E2e if !cfg!(unix) => Some("the demo runs on Linux and macOS only".to_owned()),
             _ => None,
         }
@@ -122,6 +127,7 @@ impl Stage {
                 let all = ["--workspace", "--exclude", "orfe-arch", "--exclude", "orfe-e2e"];
                 tests(cargo_test(environment, &all)?).await?
             }
+            Self::Fuzz => super::fuzz::run(environment).await?,
             // A workspace of its own, in which a feature replaces the clock of the WireGuard engine.
             Self::Model => {
                 let model = ["--manifest-path", "tests/wireguard-model/Cargo.toml", "--locked"];

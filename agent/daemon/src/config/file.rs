@@ -1,5 +1,6 @@
 //! The config file, raw.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -16,6 +17,10 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) provisioner: RawProvisioner,
     #[serde(default)]
+    pub(super) proxy: RawProxy,
+    #[serde(default)]
+    pub(super) forward: Option<Vec<RawForward>>,
+    #[serde(default)]
     pub(super) tunnel: RawTunnel,
     #[serde(default)]
     pub(super) containers: RawContainers,
@@ -28,6 +33,21 @@ pub(super) struct Raw {
 pub(super) struct RawContainers {
     pub(super) enabled: Option<ContainersEnabled>,
     pub(super) network: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProxy {
+    pub(super) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawForward {
+    pub(super) listen: SocketAddr,
+    pub(super) to: String,
+    #[serde(default)]
+    pub(super) exposed: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -5,12 +5,18 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use orfe_tunnel::proxy::Target;
+
 use super::status::Status;
-use super::{Answer, AnswerLine, Request, RequestLine, VERSION};
+use super::{Answer, AnswerLine, ProxyUrls, Request, RequestLine, VERSION};
 use crate::failure::{Exit, Failure};
 
 /// How long the daemon may take to answer before it counts as hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the daemon may take to reach a destination: it holds a dial for 20 s while the tunnel rises, and a dial takes
+/// 10 s at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A connection to the daemon; its answers one by one.
 #[derive(Debug)]
@@ -34,6 +40,38 @@ impl Client {
         Ok(client)
     }
 
+    /// How to use this machine's proxy.
+    pub(crate) fn proxy(socket: &Path) -> Result<ProxyUrls, Failure> {
+        let mut client = Self::open(socket, Request::Proxy)?;
+        match client.answer()? {
+            Some(Answer::Proxy(urls)) => Ok(urls),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks for a connection and waits until it is there.
+    pub(crate) fn connect(socket: &Path, target: &Target) -> Result<Connection, Failure> {
+        let request = Request::Connect {
+            host: target.host.to_string(),
+            port: target.port,
+        };
+        let mut client = Self::open(socket, request)?;
+        let stream = client.reader.get_ref();
+        stream.set_read_timeout(Some(CONNECT_TIMEOUT)).map_err(broken)?;
+        match client.answer()? {
+            Some(Answer::Connected {}) => {
+                let stream = client.reader.get_ref();
+                stream.set_read_timeout(None).map_err(broken)?;
+                let writer = stream.try_clone().map_err(broken)?;
+                Ok(Connection {
+                    reader: client.reader,
+                    writer,
+                })
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
     fn open(socket: &Path, request: Request) -> Result<Self, Failure> {
         let mut stream = UnixStream::connect(socket).map_err(|error| not_there(socket, error))?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
@@ -47,14 +85,22 @@ impl Client {
 
     /// The next status; none when the daemon stopped.
     pub(crate) fn next(&mut self) -> Result<Option<Status>, Failure> {
+        match self.answer()? {
+            None => Ok(None),
+            Some(Answer::Status(status)) => Ok(Some(*status)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The next answer but an error; none when the daemon closed the connection.
+    fn answer(&mut self) -> Result<Option<Answer>, Failure> {
         let mut line = String::new();
         let read = self
             .reader
             .read_line(&mut line)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    let seconds = ANSWER_TIMEOUT.as_secs();
-                    Failure::new(format!("the daemon did not answer within {seconds} s"))
+                    Failure::new("the daemon did not answer in time")
                         .hint("it may hang; its log says more".to_owned())
                 }
                 _ => broken(error),
@@ -68,9 +114,24 @@ impl Client {
                 .because(error)
         })?;
         match line.answer {
-            Answer::Status(status) => Ok(Some(*status)),
             Answer::Error(text) => Err(Failure::new(text)),
+            answer => Ok(Some(answer)),
         }
+    }
+}
+
+/// A connection that the daemon carries: what comes, and where to write.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) reader: BufReader<UnixStream>,
+    pub(crate) writer: UnixStream,
+}
+
+fn unexpected(answer: Option<Answer>) -> Failure {
+    match answer {
+        None => Failure::new("the daemon closed the connection without an answer"),
+        Some(_) => Failure::new("the daemon answered something else than was asked")
+            .hint("the daemon may be of another version; restart it".to_owned()),
     }
 }
 

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orfe_platform::private::{self, PrivateFileError};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::status::Status;
-use super::{Answer, AnswerLine, REQUEST_MAX, Request, RequestLine, VERSION};
+use super::{Answer, AnswerLine, REQUEST_MAX, Request, RequestLine, Services, VERSION};
 
 /// Clients at a time. A person opens one or two; beyond this, new ones wait for a place.
 const CLIENTS_MAX: usize = 32;
@@ -95,12 +94,7 @@ impl Server {
     }
 
     /// Serves clients until `stop`.
-    pub(crate) async fn run(
-        self,
-        status: watch::Receiver<Option<Status>>,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn run(self, services: Services, tasks: TaskTracker, stop: CancellationToken) {
         let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
             let accepted = tokio::select! {
@@ -119,10 +113,9 @@ impl Server {
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
             };
-            let (status, stop) = (status.clone(), stop.clone());
+            let (services, stop) = (services.clone(), stop.clone());
             tasks.spawn(async move {
-                let _place = place;
-                let serving = serve(stream, status);
+                let serving = serve(stream, place, services);
                 // A client that went away is no news to anybody.
                 let _ = stop.run_until_cancelled(serving).await;
             });
@@ -142,14 +135,28 @@ fn restrict(path: &Path) -> io::Result<()> {
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
-async fn serve(stream: UnixStream, mut status: watch::Receiver<Option<Status>>) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    let request = tokio::time::timeout(REQUEST_TIMEOUT, read_request(reader));
-    let watching = match request.await?? {
-        Ok(Request::Status) => false,
-        Ok(Request::Watch) => true,
-        Err(text) => return write(&mut writer, Answer::Error(text)).await,
-    };
+async fn serve(stream: UnixStream, place: OwnedSemaphorePermit, services: Services) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let request = tokio::time::timeout(REQUEST_TIMEOUT, read_request(&mut stream)).await??;
+    match request {
+        Ok(Request::Status) => tell(stream, services.status, false).await,
+        Ok(Request::Watch) => tell(stream, services.status, true).await,
+        Ok(Request::Proxy) => write(&mut stream, services.proxy()).await,
+        Ok(Request::Connect { host, port }) => {
+            // Connections are counted by themselves: many of them must not keep anybody from the status.
+            drop(place);
+            services.connect(stream, &host, port).await
+        }
+        Err(text) => write(&mut stream, Answer::Error(text)).await,
+    }
+}
+
+/// Tells the status, once or whenever it changes.
+async fn tell(
+    mut stream: BufReader<UnixStream>,
+    mut status: watch::Receiver<Option<Status>>,
+    watching: bool,
+) -> io::Result<()> {
     loop {
         let current = status
             .wait_for(Option::is_some)
@@ -159,18 +166,17 @@ async fn serve(stream: UnixStream, mut status: watch::Receiver<Option<Status>>) 
         // The daemon is gone; so is this.
         let Some(current) = current else { return Ok(()) };
         status.mark_unchanged();
-        write(&mut writer, Answer::Status(Box::new(current))).await?;
+        write(&mut stream, Answer::Status(Box::new(current))).await?;
         if !watching || status.changed().await.is_err() {
             return Ok(());
         }
     }
 }
 
-async fn read_request(reader: OwnedReadHalf) -> io::Result<Result<Request, String>> {
+/// Reads the request's line; what follows it stays in the buffer.
+async fn read_request(stream: &mut BufReader<UnixStream>) -> io::Result<Result<Request, String>> {
     let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_MAX as u64))
-        .read_line(&mut line)
-        .await?;
+    stream.take(REQUEST_MAX as u64).read_line(&mut line).await?;
     Ok(match serde_json::from_str::<RequestLine>(&line) {
         Ok(RequestLine { v: VERSION, request }) => Ok(request),
         Ok(RequestLine { v, .. }) => Err(format!("this daemon speaks version {VERSION}, not {v}")),
@@ -178,7 +184,7 @@ async fn read_request(reader: OwnedReadHalf) -> io::Result<Result<Request, Strin
     })
 }
 
-async fn write(writer: &mut OwnedWriteHalf, answer: Answer) -> io::Result<()> {
+pub(super) async fn write(writer: &mut (impl AsyncWrite + Unpin), answer: Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(&AnswerLine { v: VERSION, answer })?;
     line.push(b'\n');
     writer.write_all(&line).await

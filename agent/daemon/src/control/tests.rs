@@ -2,10 +2,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use orfe_protocol::id::{DeviceId, Revision};
 use orfe_protocol::observed::{Docker, Facts, Health};
 use orfe_protocol::tag::Tags;
+use orfe_tunnel::proxy::{Limits, Outlet, Routes, Target, TunnelWanted};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +19,8 @@ use crate::control::server::ServerError;
 struct Daemon {
     socket: PathBuf,
     status: watch::Sender<Option<Status>>,
+    proxy: watch::Sender<PersonsProxy>,
+    _routes: watch::Sender<Arc<Routes>>,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
@@ -28,10 +32,20 @@ fn daemon() -> Daemon {
     let stop = CancellationToken::new();
     let server = Server::bind(&socket).unwrap();
     let tasks = TaskTracker::new();
-    tasks.spawn(server.run(receiver, tasks.clone(), stop.clone()));
+    let (proxy, proxy_seen) = watch::channel(PersonsProxy::Off);
+    let mut table = Routes::new(TunnelWanted::Off);
+    table
+        .add_name("localhost", [100, 127, 0, 1].into(), 1..=u16::MAX)
+        .unwrap();
+    let (routes, routes_seen) = watch::channel(Arc::new(table));
+    let outlet = Outlet::new(Limits::default(), routes_seen, watch::channel(None).1);
+    let services = Services::new(receiver, proxy_seen, outlet);
+    tasks.spawn(server.run(services, tasks.clone(), stop.clone()));
     Daemon {
         socket,
         status: sender,
+        proxy,
+        _routes: routes,
         stop,
         _folder: folder,
     }
@@ -127,6 +141,72 @@ async fn a_file_of_somebodys_is_not_taken_for_a_socket() {
     std::fs::write(&path, "precious").unwrap();
     assert!(matches!(Server::bind(&path), Err(ServerError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_is_told_when_there_is_one() {
+    let daemon = daemon();
+    let ask = |socket: PathBuf| tokio::task::spawn_blocking(move || Client::proxy(&socket));
+    let off = ask(daemon.socket.clone()).await.unwrap().unwrap_err();
+    assert!(off.to_string().contains("[proxy] listen"), "{off}");
+    let reason = "the proxy could not listen on 127.0.0.1:1080".to_owned();
+    daemon.proxy.send_replace(PersonsProxy::NotListening(reason));
+    let waiting = ask(daemon.socket.clone()).await.unwrap().unwrap_err();
+    assert!(waiting.to_string().contains("127.0.0.1:1080"), "{waiting}");
+    let urls = ProxyUrls {
+        http: Secret::new("http://orfe:hunter2@127.0.0.1:1080".into()),
+        socks: Secret::new("socks5h://orfe:hunter2@127.0.0.1:1080".into()),
+    };
+    daemon.proxy.send_replace(PersonsProxy::Listening(urls.clone()));
+    let told = ask(daemon.socket.clone()).await.unwrap().unwrap();
+    assert_eq!(told, urls);
+    assert!(!format!("{told:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_carries_bytes_and_each_end_alone() {
+    let daemon = daemon();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let echo = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // It speaks first, as ssh does, and answers after the client's end.
+        stream.write_all(b"banner ").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        stream.write_all(text.to_uppercase().as_bytes()).unwrap();
+    });
+    let socket = daemon.socket.clone();
+    let answer = tokio::task::spawn_blocking(move || {
+        let target = Target::parse(&format!("localhost:{port}"), None).unwrap();
+        let Connection {
+            mut reader,
+            mut writer,
+        } = Client::connect(&socket, &target).unwrap();
+        writer.write_all(b"said").unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        reader.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert_eq!(answer.await.unwrap(), "banner SAID");
+    echo.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_cannot_be_had_is_an_error_with_its_reason() {
+    let daemon = daemon();
+    let failures = tokio::task::spawn_blocking(move || {
+        let refused = Target::parse("169.254.169.254:80", None).unwrap();
+        let failure = Client::connect(&daemon.socket, &refused).unwrap_err().to_string();
+        // The status is answered beside it.
+        assert!(Client::status(&daemon.socket).is_ok());
+        failure
+    });
+    assert_eq!(
+        failures.await.unwrap(),
+        "cannot reach 169.254.169.254:80: the destination is a link-local address"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use orfe_protocol::desired::{DesiredState, Tunnel};
 use orfe_protocol::id::BootId;
 use orfe_supervisor::become_subreaper;
 use orfe_tunnel::dial::Dialer;
-use orfe_tunnel::proxy::{Routes, TunnelWanted, UpstreamProxy};
+use orfe_tunnel::proxy::{Limits, Outlet, Routes, TunnelWanted, UpstreamProxy};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use secrecy::SecretString;
@@ -26,12 +26,13 @@ use tokio_util::task::TaskTracker;
 
 use super::children::{Children, end_orphan};
 use super::containers::ContainersTask;
+use super::doors::Doors;
 use super::slot::{SlotShell, Ways};
 use super::tunnel::TunnelTask;
 use super::{GRACE, INPUTS, probes};
 use crate::config::{Config, ContainersEnabled};
-use crate::control::Server;
 use crate::control::status::{self, Containers, Device, Registry, Status};
+use crate::control::{PersonsProxy, Server, Services};
 use crate::failure::{self, Failure};
 use crate::link::{Link, LinkEvent, RegistryAddress};
 use crate::state::{Identity, RunningChild, StateFolder};
@@ -89,6 +90,14 @@ impl Daemon {
         let (routes, route_tables) = watch::channel(Arc::new(Routes::default()));
         let (status, statuses) = watch::channel(None);
         let (containers_told, containers) = watch::channel(None);
+        let (proxy_told, persons_proxy) = watch::channel(PersonsProxy::Off);
+        let ways = Ways {
+            routes: route_tables,
+            dialer: dialers,
+        };
+        let doors = Doors::new(&config, &state, ways.clone(), proxy_told)?;
+        let outlet = Outlet::new(Limits::default(), ways.routes.clone(), ways.dialer.clone());
+        let services = Services::new(statuses, persons_proxy, outlet);
         let registry = RegistryAddress {
             url: identity.registry_url.clone(),
             key: identity.registry_key,
@@ -103,10 +112,7 @@ impl Daemon {
             input_queue,
             tunnel,
             routes,
-            ways: Ways {
-                routes: route_tables,
-                dialer: dialers,
-            },
+            ways,
             slots: BTreeMap::new(),
             children: Children::new(&left_behind),
             containers,
@@ -120,7 +126,8 @@ impl Daemon {
             state,
             identity,
         };
-        daemon.spawn(server.run(statuses, daemon.tasks.clone(), daemon.stop.clone()));
+        daemon.tasks.spawn(doors.run(daemon.stop.clone()));
+        daemon.spawn(server.run(services, daemon.tasks.clone(), daemon.stop.clone()));
         daemon.start_containers(tunnel_desired.clone(), containers_told);
         daemon.spawn(
             TunnelTask {
@@ -450,6 +457,19 @@ fn routes(tunnel: Option<&Tunnel>) -> Routes {
             destination.ports.iter().copied(),
         ) {
             tracing::warn!(%name, %error, "a name of the policy cannot be used");
+        }
+        routes.allow_datagrams(name.as_str(), destination.udp_ports.iter().copied());
+    }
+    for entry in tunnel.iter().flat_map(|tunnel| &tunnel.networks) {
+        match entry.network.parse() {
+            Ok(network) => routes.add_network(
+                network,
+                entry.ports.iter().copied(),
+                entry.udp_ports.iter().copied(),
+            ),
+            Err(error) => {
+                tracing::warn!(network = entry.network, %error, "a network of the policy cannot be used")
+            }
         }
     }
     let (proxy, no_proxy) = (

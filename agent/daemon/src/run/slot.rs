@@ -230,7 +230,7 @@ async fn open_proxy(state: &StateFolder, number: u8, ways: &Ways) -> Result<(Pro
     })
 }
 
-fn new_credential() -> Result<Secret, Failure> {
+pub(super) fn new_credential() -> Result<Secret, Failure> {
     let mut bytes = zeroize::Zeroizing::new([0; 20]);
     getrandom::fill(bytes.as_mut_slice())
         .map_err(|error| Failure::new("the system gives no random bytes").because(error))?;

@@ -202,11 +202,7 @@ fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr, tcp_stack: 
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
             endpoint,
-            allowed_ips: desired
-                .names
-                .values()
-                .map(|named| AllowedIp::host(named.address))
-                .collect(),
+            allowed_ips: allowed_ips(desired),
             keepalive: (desired.keepalive_s > 0).then(|| Duration::from_secs(desired.keepalive_s.into())),
         },
         mtu: TunnelConfig::DEFAULT_MTU,
@@ -214,6 +210,17 @@ fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr, tcp_stack: 
         tcp_stack,
         helper: TunnelConfig::this_program(),
     }
+}
+
+/// What may come out of the tunnel, and goes into it: the names' addresses and the networks.
+fn allowed_ips(desired: &Desired) -> Vec<AllowedIp> {
+    let names = desired.names.values().map(|named| AllowedIp::host(named.address));
+    // A network that cannot be read is told where the routes are made.
+    let networks = desired
+        .networks
+        .iter()
+        .filter_map(|entry| entry.network.parse().ok());
+    names.chain(networks).collect()
 }
 
 const fn phase(phase: Phase) -> TunnelPhase {

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::refusal::Refusal;
-use super::routes::Route;
+use super::routes::{Route, Transport};
 use super::target::{Host, Target};
 
 /// How many events a subscriber may fall behind. One connection makes three, so this is some 340 connections at once,
@@ -32,6 +32,8 @@ pub struct ConnectionInfo {
     pub target: Target,
     /// The way that was chosen.
     pub route: Route,
+    /// A connection, or the datagrams of one SOCKS association to one destination.
+    pub transport: Transport,
     /// When the request was routed.
     pub opened_at: Instant,
     /// Bytes sent to the destination: the rewritten head of a forwarded request and what follows, or what passed
@@ -119,6 +121,15 @@ pub enum Filter {
     Client(SocketAddr),
 }
 
+/// What is entered into the table.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) client: SocketAddr,
+    pub(super) target: Target,
+    pub(super) route: Route,
+    pub(super) transport: Transport,
+}
+
 /// All live connections. The lock is a std mutex because it is held for a few loads and never across an await.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -133,6 +144,7 @@ struct Entry {
     client: SocketAddr,
     target: Target,
     route: Route,
+    transport: Transport,
     opened_at: Instant,
     counters: Counters,
     established: AtomicBool,
@@ -180,16 +192,35 @@ impl Connections {
         matching.map(|entry| entry.cut.cancel()).count()
     }
 
+    /// Enters a connection.
     pub(super) fn open(self: &Arc<Self>, client: SocketAddr, target: Target, route: Route) -> Tracked {
+        let opening = Opening {
+            client,
+            target,
+            route,
+            transport: Transport::Tcp,
+        };
+        self.open_with(opening, CancellationToken::new())
+    }
+
+    /// Enters what is cut by a token that others may share.
+    pub(super) fn open_with(self: &Arc<Self>, opening: Opening, cut: CancellationToken) -> Tracked {
+        let Opening {
+            client,
+            target,
+            route,
+            transport,
+        } = opening;
         let entry = Arc::new(Entry {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             client,
             target: target.clone(),
             route,
+            transport,
             opened_at: Instant::now(),
             counters: Counters::default(),
             established: AtomicBool::new(false),
-            cut: CancellationToken::new(),
+            cut,
         });
         self.lock().insert(entry.id, Arc::clone(&entry));
         self.tell(Event::Opened {
@@ -223,6 +254,7 @@ impl Entry {
             client: self.client,
             target: self.target.clone(),
             route: self.route,
+            transport: self.transport,
             opened_at: self.opened_at,
             bytes_up: self.counters.up.load(Ordering::Relaxed),
             bytes_down: self.counters.down.load(Ordering::Relaxed),

@@ -8,25 +8,29 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::Limits;
 use super::body::Body;
 use super::connections::Counters;
 use super::head::{self, Kind};
 use super::reach::{self, Destination, WatchedDialer};
 use super::receive::{HeadError, read_head};
 use super::refusal::Refusal;
-use super::routes::{Decision, Routes, Way};
-use super::splice::{Until, splice};
+use super::routes::{Decision, Routes, Transport, Way};
+use super::splice::{Side, Until, splice};
 use super::target::{Host, Target};
-use super::{ACCEPT_PAUSE, Limits};
 use crate::dial::Dialer;
+
+/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -157,7 +161,10 @@ async fn admit(shared: &Shared, client: &mut BufReader<UnixStream>) -> Result<(T
         return Err(Refusal::BadRequest("containers may only ask for CONNECT"));
     }
     let routes = shared.routes.borrow().clone();
-    match (&request.target.host, routes.decide(&request.target)) {
+    match (
+        &request.target.host,
+        routes.decide(&request.target, Transport::Tcp),
+    ) {
         (Host::Name(name), decision) if routes.names(name, request.target.port) => match decision {
             Decision::Go(way) => Ok((request.target, way)),
             Decision::Refuse(refusal) => Err(refusal),
@@ -178,21 +185,18 @@ async fn reach(shared: &Shared, target: &Target, way: &Way) -> Result<Destinatio
     }
 }
 
-async fn carry(client: &mut BufReader<UnixStream>, mut destination: impl AsyncRead + AsyncWrite + Unpin) {
+async fn carry<D: Side>(client: &mut BufReader<UnixStream>, mut destination: BufReader<D>) {
     if client.write_all(ESTABLISHED).await.is_err() || client.flush().await.is_err() {
         return;
     }
     let counters = Counters::default();
-    let reason = splice(
-        client,
-        &mut destination,
-        &counters,
-        Body::Unbounded,
-        Until::BothEnd,
-    )
-    .await;
+    let (body, until) = (Body::Unbounded, Until::BothEnd);
+    let reason = splice(client, &mut destination, &counters, body, until).await;
     tracing::debug!(?reason, "a container's connection ended");
 }
+
+/// A unix socket is carried through buffers.
+impl Side for UnixStream {}
 
 /// Reads the answer to a `CONNECT`, head only.
 pub(crate) async fn read_answer(agent: &mut BufReader<UnixStream>) -> io::Result<Vec<u8>> {

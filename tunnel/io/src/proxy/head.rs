@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::body::Body;
 use super::refusal::Refusal;
-use super::target::Target;
+use super::target::{Host, Target};
 
 /// As many headers as Go's and most servers' defaults make likely; more is refused.
 pub(super) const MAX_HEADERS: usize = 100;
@@ -68,6 +68,9 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, Refusal> {
     };
     let fields = Fields::collect(request.headers)?;
     let host = fields.host(minor_version)?;
+    if uri.starts_with(['/', '*']) {
+        return Err(fields.not_for_a_proxy(host));
+    }
     if method == "CONNECT" {
         let target = Target::parse(uri, None).map_err(Refusal::BadTarget)?;
         // Some clients leave the port out of `Host` here; another port is refused.
@@ -195,10 +198,19 @@ fn check_host(host: Option<&str>, target: &Target, default_port: u16) -> Result<
     match host.map(|host| Target::parse(host, Some(default_port))) {
         None => Ok(()),
         Some(Ok(host)) if host == *target => Ok(()),
-        Some(Ok(_)) => Err(Refusal::BadRequest(
+        Some(Ok(_)) => Err(Refusal::Foreign(
             "the Host header names another host than the target",
         )),
         Some(Err(error)) => Err(Refusal::BadTarget(error)),
+    }
+}
+
+/// Whether a `Host` is what this machine calls itself: a page that gets here by DNS rebinding has its own name there.
+fn is_this_machine(host: &str) -> bool {
+    match Target::parse(host, Some(80)).map(|target| target.host) {
+        Ok(Host::Ip(address)) => address.is_loopback(),
+        Ok(Host::Name(name)) => name == "localhost",
+        Err(_) => false,
     }
 }
 
@@ -257,6 +269,20 @@ impl<'h> Fields<'h> {
             (None, false) => Body::Length(0),
         };
         Ok(fields)
+    }
+
+    /// Why a request in origin-form is refused. A person who tries the port out is told; what a browser was made to send,
+    /// by a page of another origin or by one whose name was bound to this address, gets no answer.
+    fn not_for_a_proxy(&self, host: Option<&str>) -> Refusal {
+        let made_by_a_page = self.all.iter().any(|header| {
+            let name = header.name.to_ascii_lowercase();
+            matches!(name.as_str(), "origin" | "referer" | "cookie") || name.starts_with("sec-fetch-")
+        });
+        if made_by_a_page || host.is_some_and(|host| !is_this_machine(host)) {
+            Refusal::Foreign("a web page's request")
+        } else {
+            Refusal::BadRequest("this is a proxy: CONNECT or a URL that starts with http:// is expected")
+        }
     }
 
     fn add_options(&mut self, value: &str) -> Result<(), Refusal> {

@@ -94,7 +94,7 @@ pub(super) async fn through_tunnel(
     }
 }
 
-fn refusal_of(error: &DialError) -> Refusal {
+pub(super) fn refusal_of(error: &DialError) -> Refusal {
     match error {
         DialError::Refused { .. } => Refusal::DialFailed,
         DialError::TimedOut { .. } => Refusal::DialTimedOut,
@@ -150,7 +150,7 @@ pub(super) async fn through_upstream(
 }
 
 /// The addresses of a target that `check` allows, in the system's order of preference.
-async fn resolve(
+pub(super) async fn resolve(
     target: &Target,
     check: impl Fn(IpAddr) -> Result<(), Refusal>,
 ) -> Result<Vec<SocketAddr>, Refusal> {

@@ -21,6 +21,12 @@ pub enum Refusal {
     /// The request is not one for a proxy, or is not strict HTTP/1.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request is one that a web page made a browser send here. It gets no answer.
+    #[error("{0}")]
+    Foreign(&'static str),
+    /// A SOCKS command other than CONNECT and UDP ASSOCIATE.
+    #[error("the command is neither CONNECT nor UDP ASSOCIATE")]
+    UnknownCommand,
     /// The target of the request is not a host and a port.
     #[error("{0}")]
     BadTarget(TargetError),
@@ -42,6 +48,9 @@ pub enum Refusal {
     /// The destination is an address that the proxy never dials directly.
     #[error("the destination is {0}")]
     AddressRefused(&'static str),
+    /// The owner's HTTP proxy is the way there, and it carries no datagrams.
+    #[error("the way there is the owner's HTTP proxy, which carries no datagrams")]
+    NoDatagramsThroughProxy,
     /// The name has no address.
     #[error("the name does not resolve")]
     NameNotResolved,
@@ -69,7 +78,7 @@ impl Refusal {
     /// The HTTP status: 400, 407, 408, 431, 502, 503 or 504, never 403.
     pub fn status(self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::BadTarget(_) => 400,
+            Self::BadRequest(_) | Self::Foreign(_) | Self::UnknownCommand | Self::BadTarget(_) => 400,
             Self::Unauthenticated => 407,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,
@@ -77,6 +86,7 @@ impl Refusal {
             Self::DialTimedOut | Self::TunnelDown(_) => 504,
             Self::PortNotInPolicy(_)
             | Self::AddressRefused(_)
+            | Self::NoDatagramsThroughProxy
             | Self::NameNotResolved
             | Self::DialFailed
             | Self::UpstreamProxyRefused(_)
@@ -88,6 +98,8 @@ impl Refusal {
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
+            Self::Foreign(_) => "foreign-request",
+            Self::UnknownCommand => "unknown-command",
             Self::BadTarget(_) => "bad-target",
             Self::Unauthenticated => "credential",
             Self::HeadTimeout => "head-timeout",
@@ -95,6 +107,7 @@ impl Refusal {
             Self::TooManyConnections => "too-many-connections",
             Self::PortNotInPolicy(_) => "port-not-in-policy",
             Self::AddressRefused(_) => "address-refused",
+            Self::NoDatagramsThroughProxy => "no-datagrams-through-proxy",
             Self::NameNotResolved => "name-not-resolved",
             Self::DialFailed => "dial-failed",
             Self::DialTimedOut => "dial-timed-out",
@@ -105,8 +118,11 @@ impl Refusal {
         }
     }
 
-    /// The whole answer, head and body.
+    /// The whole HTTP answer, head and body; empty for what gets none.
     pub(super) fn answer(self) -> Vec<u8> {
+        if matches!(self, Self::Foreign(_)) {
+            return Vec::new();
+        }
         let reason = self.to_string();
         let mut text = format!("HTTP/1.1 {} Orfe proxy: {reason}\r\n", self.status());
         if self == Self::Unauthenticated {
@@ -133,6 +149,8 @@ pub(super) mod tests {
         fn known(refusal: Refusal) -> Refusal {
             match refusal {
                 Refusal::BadRequest(_)
+                | Refusal::Foreign(_)
+                | Refusal::UnknownCommand
                 | Refusal::BadTarget(_)
                 | Refusal::Unauthenticated
                 | Refusal::HeadTimeout
@@ -140,6 +158,7 @@ pub(super) mod tests {
                 | Refusal::TooManyConnections
                 | Refusal::PortNotInPolicy(_)
                 | Refusal::AddressRefused(_)
+                | Refusal::NoDatagramsThroughProxy
                 | Refusal::NameNotResolved
                 | Refusal::DialFailed
                 | Refusal::DialTimedOut
@@ -151,6 +170,8 @@ pub(super) mod tests {
         }
         [
             Refusal::BadRequest("this is a proxy"),
+            Refusal::Foreign("a web page's request"),
+            Refusal::UnknownCommand,
             Refusal::BadTarget(TargetError::NoPort),
             Refusal::Unauthenticated,
             Refusal::HeadTimeout,
@@ -158,6 +179,7 @@ pub(super) mod tests {
             Refusal::TooManyConnections,
             Refusal::PortNotInPolicy(22),
             Refusal::AddressRefused("a loopback address"),
+            Refusal::NoDatagramsThroughProxy,
             Refusal::NameNotResolved,
             Refusal::DialFailed,
             Refusal::DialTimedOut,
@@ -184,7 +206,11 @@ pub(super) mod tests {
 
     #[test]
     fn an_answer_is_one_valid_http_message_that_closes() {
-        for refusal in one_of_each() {
+        let answered = one_of_each();
+        for refusal in answered
+            .into_iter()
+            .filter(|refusal| !matches!(refusal, Refusal::Foreign(_)))
+        {
             let answer = refusal.answer();
             let mut headers = [httparse::EMPTY_HEADER; 16];
             let mut response = httparse::Response::new(&mut headers);
@@ -203,6 +229,11 @@ pub(super) mod tests {
             let body = std::str::from_utf8(&answer[head..]).expect("text");
             assert_eq!(body.lines().count(), 1, "one line: {body:?}");
         }
+    }
+
+    #[test]
+    fn a_foreign_request_gets_not_one_byte() {
+        assert_eq!(Refusal::Foreign("a web page's request").answer(), b"");
     }
 
     #[test]

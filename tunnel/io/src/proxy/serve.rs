@@ -6,51 +6,142 @@
 //!                                                        └─ 502 503 504 instead of "reached"
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
-use subtle::ConstantTimeEq as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::body::Body;
 use super::connections::{CloseReason, Counters, Tracked};
 use super::head::{self, Forward, Kind, Request};
 use super::reach::{self, Destination};
 use super::receive::{HeadError, read_head};
 use super::refusal::Refusal;
-use super::routes::{Decision, Way};
+use super::routes::{Decision, Transport, Way};
+use super::socks;
 use super::splice::{Side, Until, splice};
+use super::target::Target;
 use super::upstream::status_of;
+use super::{Entry, Shared};
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// In replies about connections: nothing hangs on the address that they went out from.
+const NO_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 /// How long and how much a client that was refused may still send. Closing on unread bytes is a reset, and a reset can
 /// overtake the answer that says why.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: u64 = 1024 * 1024;
+
+/// How a client speaks, and so how it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Front {
+    Http,
+    Socks,
+    /// Bytes from the first on: a static forward. It has no words for an answer.
+    Forward,
+}
+
+impl Front {
+    /// What a client is told once its destination is reached.
+    fn established(self) -> Vec<u8> {
+        match self {
+            Self::Http => ESTABLISHED.to_vec(),
+            Self::Socks => socks::wire::reply(0, NO_ADDRESS),
+            Self::Forward => Vec::new(),
+        }
+    }
+
+    fn answer(self, refusal: Refusal) -> Vec<u8> {
+        match (self, refusal) {
+            (Self::Http, _) => refusal.answer(),
+            // The first two were told in their own message, the others come before there is a request to reply to.
+            (
+                Self::Socks,
+                Refusal::Unauthenticated
+                | Refusal::Foreign(_)
+                | Refusal::HeadTimeout
+                | Refusal::BadRequest(_),
+            )
+            | (Self::Forward, _) => Vec::new(),
+            (Self::Socks, _) => socks::wire::reply(socks::wire::reply_code(refusal), NO_ADDRESS),
+        }
+    }
+}
+
+/// What a client was let in for.
+pub(super) enum Admitted {
+    Connection(Box<Request>, Way),
+    /// Datagrams. The port is the one that the client says it will send from; 0 where it does not know yet.
+    Associate {
+        port: u16,
+    },
+}
 
 pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set the options of a client's socket");
     }
     let mut client = BufReader::new(stream);
-    let (request, way) = match admit(shared, &mut client).await {
-        Ok(Some(admitted)) => admitted,
-        Ok(None) => return,
-        Err(refusal) => {
-            tracing::debug!(%peer, code = refusal.code(), "refused a request");
-            return refuse(client, refusal).await;
+    let deadline = Instant::now() + shared.limits.head;
+    let (front, admitted) = match &shared.entry {
+        Entry::Forward(target) => (Front::Forward, forwarded(shared, target)),
+        Entry::Proxy { .. } => {
+            let Some(front) = front(&mut client, deadline).await else {
+                return;
+            };
+            let admitted = match front {
+                Front::Socks => timeout_at(deadline, socks::admit(shared, &mut client))
+                    .await
+                    .unwrap_or(Err(Refusal::HeadTimeout)),
+                Front::Http | Front::Forward => admit_http(shared, &mut client, deadline).await,
+            };
+            (front, admitted)
         }
     };
+    match admitted {
+        Ok(Some(Admitted::Connection(request, way))) => {
+            connection(shared, client, front, peer, &request, &way).await;
+        }
+        Ok(Some(Admitted::Associate { port })) => {
+            if let Err(refusal) = socks::associate(shared, &mut client, peer, port).await {
+                refuse(client, front, refusal).await;
+            }
+        }
+        Ok(None) => {}
+        Err(refusal) => {
+            tracing::debug!(%peer, code = refusal.code(), "refused a request");
+            refuse(client, front, refusal).await;
+        }
+    }
+}
+
+/// Tells by the first byte how a client speaks; `None` where it left without one. One that is silent is taken for HTTP,
+/// whose answer says what is wrong.
+async fn front(client: &mut BufReader<TcpStream>, deadline: Instant) -> Option<Front> {
+    match timeout_at(deadline, client.fill_buf()).await {
+        Ok(Ok([]) | Err(_)) => None,
+        Ok(Ok([socks::wire::VERSION, ..])) => Some(Front::Socks),
+        Ok(Ok(_)) | Err(_) => Some(Front::Http),
+    }
+}
+
+/// Carries a connection that was let in.
+async fn connection(
+    shared: &Shared,
+    mut client: BufReader<TcpStream>,
+    front: Front,
+    peer: SocketAddr,
+    request: &Request,
+    way: &Way,
+) {
     let tracked = shared.connections.open(peer, request.target.clone(), way.route());
-    let reason = converse(shared, &mut client, &request, &way, &tracked).await;
+    let reason = converse(shared, &mut client, front, request, way, &tracked).await;
     match reason {
         // The entry stays until the client has its answer.
-        CloseReason::Refused(refusal) => refuse(client, refusal).await,
+        CloseReason::Refused(refusal) => refuse(client, front, refusal).await,
         CloseReason::Cut | CloseReason::DestinationFailed | CloseReason::ProtocolViolation => {
             // An ordinary close could pass for the regular end of an answer.
             reach::reset_on_close(client.get_ref());
@@ -62,11 +153,12 @@ pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) 
 }
 
 /// Reads a request, checks its credential and decides its way. `None`: the client left without a whole request.
-async fn admit(
+async fn admit_http(
     shared: &Shared,
     client: &mut BufReader<TcpStream>,
-) -> Result<Option<(Request, Way)>, Refusal> {
-    let head = match timeout(shared.limits.head, read_head(client)).await {
+    deadline: Instant,
+) -> Result<Option<Admitted>, Refusal> {
+    let head = match timeout_at(deadline, read_head(client)).await {
         Err(_) => return Err(Refusal::HeadTimeout),
         Ok(Err(HeadError::Closed | HeadError::Io(_))) => return Ok(None),
         Ok(Err(HeadError::TooLarge)) => return Err(Refusal::HeadTooLarge),
@@ -77,54 +169,60 @@ async fn admit(
     if !request
         .authorization
         .as_ref()
-        .is_some_and(|given| authorized(given, &shared.token))
+        .is_some_and(|given| shared.entry.admits(given))
     {
         return Err(Refusal::Unauthenticated);
     }
-    let routes = shared.routes.borrow().clone();
-    let way = match routes.decide(&request.target) {
-        Decision::Refuse(refusal) => return Err(refusal),
-        Decision::Go(way) => way,
-    };
-    Ok(Some((request, way)))
+    let way = route(shared, &request.target)?;
+    Ok(Some(Admitted::Connection(Box::new(request), way)))
 }
 
-/// Whether a `Proxy-Authorization` is `Basic` and the expected token. The time it takes tells the token's length and
-/// nothing of its content.
-fn authorized(given: &SecretString, token: &SecretString) -> bool {
-    let Some((scheme, given)) = given.expose_secret().split_once(' ') else {
-        return false;
+fn forwarded(shared: &Shared, target: &Target) -> Result<Option<Admitted>, Refusal> {
+    let request = Request {
+        target: target.clone(),
+        authorization: None,
+        kind: Kind::Connect,
     };
-    let same = given
-        .trim_ascii()
-        .as_bytes()
-        .ct_eq(token.expose_secret().as_bytes());
-    scheme.eq_ignore_ascii_case("basic") && bool::from(same)
+    let way = route(shared, target)?;
+    Ok(Some(Admitted::Connection(Box::new(request), way)))
+}
+
+pub(super) fn route(shared: &Shared, target: &Target) -> Result<Way, Refusal> {
+    match shared.routes.borrow().decide(target, Transport::Tcp) {
+        Decision::Refuse(refusal) => Err(refusal),
+        Decision::Go(way) => Ok(way),
+    }
 }
 
 /// Reaches the destination and carries the connection until it ends or is cut.
 async fn converse(
     shared: &Shared,
     client: &mut BufReader<TcpStream>,
+    front: Front,
     request: &Request,
     way: &Way,
     tracked: &Tracked,
 ) -> CloseReason {
     let cut = tracked.cut();
-    let connect = matches!(request.kind, Kind::Connect);
+    // A client of a forward may say all it has to say before anything is reached.
+    let waits = matches!(request.kind, Kind::Connect) && front != Front::Forward;
     let reached = tokio::select! {
         biased;
         () = cut.cancelled() => return CloseReason::Cut,
         reached = reach_destination(shared, request, way) => reached,
-        () = gone(client.get_ref(), connect) => return CloseReason::ClientGone,
+        () = gone(client.get_ref(), waits) => return CloseReason::ClientGone,
     };
     let mut destination = match reached {
         Ok(destination) => destination,
         Err(refusal) => return CloseReason::Refused(refusal),
     };
+    let say = match &request.kind {
+        Kind::Connect => Saying::Established(front.established()),
+        Kind::Forward(forward) => Saying::Forward(forward),
+    };
     let reason = match &mut destination {
-        Destination::Socket(stream) => carry(client, stream, request, way, tracked, &cut).await,
-        Destination::Tunnel(stream) => carry(client, stream, request, way, tracked, &cut).await,
+        Destination::Socket(stream) => carry(client, stream, &say, way, tracked, &cut).await,
+        Destination::Tunnel(stream) => carry(client, stream, &say, way, tracked, &cut).await,
     };
     if reason != CloseReason::Finished {
         destination.abort();
@@ -143,10 +241,18 @@ async fn reach_destination(shared: &Shared, request: &Request, way: &Way) -> Res
     }
 }
 
+/// What is said first on a connection that is reached.
+enum Saying<'r> {
+    /// This to the client.
+    Established(Vec<u8>),
+    /// This request to the destination.
+    Forward(&'r Forward),
+}
+
 async fn carry<D>(
     client: &mut BufReader<TcpStream>,
     destination: &mut BufReader<D>,
-    request: &Request,
+    saying: &Saying<'_>,
     way: &Way,
     tracked: &Tracked,
     cut: &CancellationToken,
@@ -155,11 +261,11 @@ where
     D: Side,
 {
     let carried = async {
-        match &request.kind {
-            Kind::Connect => {
+        match saying {
+            Saying::Established(words) => {
                 // Said before the client can act on it: who hears of the client's success finds it in the table.
                 tracked.establish();
-                if client.write_all(ESTABLISHED).await.is_err() {
+                if client.write_all(words).await.is_err() {
                     return CloseReason::ClientGone;
                 }
                 splice(
@@ -171,7 +277,7 @@ where
                 )
                 .await
             }
-            Kind::Forward(forward) => carry_forward(client, destination, forward, way, tracked).await,
+            Saying::Forward(forward) => carry_forward(client, destination, forward, way, tracked).await,
         }
     };
     tokio::select! {
@@ -270,10 +376,15 @@ async fn gone(client: &TcpStream, end_is_gone: bool) {
     }
 }
 
-/// Answers with a refusal and closes so that the answer arrives.
-pub(super) async fn refuse(mut client: BufReader<TcpStream>, refusal: Refusal) {
+/// Answers with a refusal and closes so that the answer arrives. A forward has no words
+/// for it: there the close is a reset.
+pub(super) async fn refuse(mut client: BufReader<TcpStream>, front: Front, refusal: Refusal) {
+    let answer = front.answer(refusal);
+    if answer.is_empty() && front == Front::Forward {
+        return reach::reset_on_close(client.get_ref());
+    }
     let farewell = async {
-        client.write_all(&refusal.answer()).await?;
+        client.write_all(&answer).await?;
         client.shutdown().await?;
         tokio::io::copy(&mut client.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
     };

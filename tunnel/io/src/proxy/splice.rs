@@ -172,7 +172,6 @@ mod tests {
     use super::*;
 
     impl Side for DuplexStream {}
-    impl Side for tokio::io::Join<&mut DuplexStream, Broken> {}
 
     /// Runs a splice between two pipes; `play` has the outer ends.
     async fn with_splice<F>(

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::receive::{HeadError, read_head};
 use super::refusal::Refusal;
+use super::routes::Network;
 use super::target::{Host, Target, TargetError, split_port};
 
 /// An HTTP proxy that stands between this machine and the rest.
@@ -55,10 +56,7 @@ enum Exception {
         address: IpAddr,
         port: Option<u16>,
     },
-    Network {
-        address: IpAddr,
-        prefix: u8,
-    },
+    Network(Network),
 }
 
 impl UpstreamProxy {
@@ -193,11 +191,8 @@ impl Exception {
         if entry == "*" {
             return Some(Self::All);
         }
-        if let Some((address, prefix)) = entry.split_once('/') {
-            let address: IpAddr = address.parse().ok()?;
-            let prefix: u8 = prefix.parse().ok()?;
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            return (prefix <= bits).then_some(Self::Network { address, prefix });
+        if entry.contains('/') {
+            return entry.parse().ok().map(Self::Network);
         }
         // A bare IPv6 address has no brackets in this list, so that its colons are no port's.
         if let Ok(address) = entry.parse::<IpAddr>() {
@@ -242,26 +237,12 @@ impl Exception {
                 same_port(port) && (subdomain || (!subdomains_only && host == name))
             }
             (Self::Address { address, port }, Host::Ip(host)) => same_port(port) && address == host,
-            (Self::Network { address, prefix }, Host::Ip(host)) => in_network(*host, *address, *prefix),
-            (Self::Domain { .. }, Host::Ip(_))
-            | (Self::Address { .. } | Self::Network { .. }, Host::Name(_)) => false,
+            (Self::Network(network), Host::Ip(host)) => network.contains(*host),
+            (Self::Domain { .. }, Host::Ip(_)) | (Self::Address { .. } | Self::Network(_), Host::Name(_)) => {
+                false
+            }
         }
     }
-}
-
-fn in_network(host: IpAddr, network: IpAddr, prefix: u8) -> bool {
-    let (host, network, bits) = match (host, network) {
-        (IpAddr::V4(host), IpAddr::V4(network)) => {
-            (u128::from(host.to_bits()), u128::from(network.to_bits()), 32)
-        }
-        (IpAddr::V6(host), IpAddr::V6(network)) => (host.to_bits(), network.to_bits(), 128),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-    };
-    // A shift by the whole width of the number is the empty prefix, which holds everything.
-    (host ^ network)
-        .checked_shr(bits - u32::from(prefix))
-        .unwrap_or(0)
-        == 0
 }
 
 #[cfg(test)]

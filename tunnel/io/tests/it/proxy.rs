@@ -3,10 +3,15 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on says why and stops")]
 
+mod associate;
+#[cfg(target_os = "linux")]
+mod bounds;
 mod carrying;
 mod control;
+mod forward;
 mod forwarding;
 mod holding;
 mod refusing;
 mod rig;
+mod socks;
 mod upstream;

@@ -171,42 +171,82 @@ fn the_path_and_the_default_port_are_filled_in() {
 }
 
 #[test]
-fn what_a_browser_could_send_is_a_bad_request() {
-    for head in [
-        vec!["GET / HTTP/1.1", "Host: 127.0.0.1:1080"],
-        vec!["GET / HTTP/1.1", "Host: rebound.example"],
-        vec![
-            "POST /api HTTP/1.1",
-            "Host: localhost:1080",
-            "Origin: https://evil.example",
-            "Content-Length: 0",
-        ],
-        vec!["OPTIONS * HTTP/1.1", "Host: localhost:1080"],
-        vec!["GET //evil.example/ HTTP/1.1", "Host: localhost:1080"],
-        vec![
-            "GET https://coder.demo.internal/ HTTP/1.1",
-            "Host: coder.demo.internal",
-        ],
-        vec![
-            "GET ws://coder.demo.internal/ HTTP/1.1",
-            "Host: coder.demo.internal",
-        ],
-        vec!["GET http://coder.demo.internal/ HTTP/1.1", "Host: 127.0.0.1:1080"],
-        vec![
-            "CONNECT coder.demo.internal:443 HTTP/1.1",
-            "Host: evil.example:443",
-        ],
-        vec![
-            "CONNECT coder.demo.internal:443 HTTP/1.1",
-            "Host: coder.demo.internal:444",
-        ],
-        vec!["GET http://a:8080/ HTTP/1.1", "Host: a"],
+fn what_is_no_request_for_a_proxy_is_refused_and_a_page_gets_no_answer() {
+    let get = "GET / HTTP/1.1";
+    for (head, foreign) in [
+        (vec![get, "Host: 127.0.0.1:1080"], false),
+        (vec![get, "Host: [::1]:1080"], false),
+        (vec!["OPTIONS * HTTP/1.1", "Host: localhost:1080"], false),
+        (
+            vec!["GET //evil.example/ HTTP/1.1", "Host: localhost:1080"],
+            false,
+        ),
+        (vec!["GET / HTTP/1.0"], false),
+        (vec![get, "Host: rebound.example"], true),
+        (vec![get, "Host: 192.0.2.1:1080"], true),
+        (vec![get, "Host: 127.1:1080"], true),
+        (
+            vec![get, "Host: localhost:1080", "Origin: https://evil.example"],
+            true,
+        ),
+        (vec![get, "Host: localhost:1080", "ORIGIN: null"], true),
+        (vec![get, "Host: localhost:1080", "Sec-Fetch-Mode: no-cors"], true),
+        (
+            vec![get, "Host: localhost:1080", "Referer: http://evil.example/"],
+            true,
+        ),
+        (vec![get, "Host: localhost:1080", "Cookie: a=b"], true),
+        (
+            vec!["GET http://coder.demo.internal/ HTTP/1.1", "Host: 127.0.0.1:1080"],
+            true,
+        ),
+        (
+            vec![
+                "CONNECT coder.demo.internal:443 HTTP/1.1",
+                "Host: evil.example:443",
+            ],
+            true,
+        ),
+        (
+            vec![
+                "CONNECT coder.demo.internal:443 HTTP/1.1",
+                "Host: coder.demo.internal:444",
+            ],
+            true,
+        ),
+        (vec!["GET http://a:8080/ HTTP/1.1", "Host: a"], true),
+        (
+            vec![
+                "GET https://coder.demo.internal/ HTTP/1.1",
+                "Host: coder.demo.internal",
+            ],
+            false,
+        ),
+        (
+            vec![
+                "GET ws://coder.demo.internal/ HTTP/1.1",
+                "Host: coder.demo.internal",
+            ],
+            false,
+        ),
     ] {
-        assert!(
-            matches!(refused(&lines(&head)), Refusal::BadRequest(_)),
-            "{head:?}"
-        );
+        match refused(&lines(&head)) {
+            Refusal::Foreign(_) => assert!(foreign, "{head:?}"),
+            Refusal::BadRequest(_) => assert!(!foreign, "{head:?}"),
+            other => panic!("{other:?} for {head:?}"),
+        }
     }
+}
+
+#[test]
+fn a_browser_that_was_told_to_use_the_proxy_may() {
+    let head = [
+        "GET http://coder.demo.internal/ HTTP/1.1",
+        "Host: coder.demo.internal",
+        "Origin: http://page.example",
+        "Sec-Fetch-Site: cross-site",
+    ];
+    assert!(parse(&lines(&head)).is_ok());
 }
 
 #[test]

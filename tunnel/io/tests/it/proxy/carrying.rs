@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::rig::{Rig, Server, connect_request, read_head, rest, within};
+use super::rig::{Front, Rig, Server, connect_request, read_head, rest, within};
 
 const MEGABYTES: usize = 10;
 
@@ -50,6 +50,12 @@ async fn assert_at_end(reader: &mut (impl AsyncRead + Unpin)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_megabytes_each_way_at_once_then_the_client_closes_first() {
+    for front in Front::BOTH {
+        ten_megabytes_each_way_at_once_then_the_client_closes_first_by(front).await;
+    }
+}
+
+async fn ten_megabytes_each_way_at_once_then_the_client_closes_first_by(front: Front) {
     let bytes = MEGABYTES * 1_000_000;
     let server = Server::start(move |mut stream| async move {
         let (mut reader, mut writer) = stream.split();
@@ -62,7 +68,7 @@ async fn ten_megabytes_each_way_at_once_then_the_client_closes_first() {
     })
     .await;
     let mut rig = Rig::to(server.address).await;
-    let mut client = rig.connect("coder.demo.internal:443").await;
+    let mut client = rig.connect_by(front, "coder.demo.internal:443").await;
     {
         let (mut reader, mut writer) = client.split();
         within(async {
@@ -98,6 +104,12 @@ async fn ten_megabytes_each_way_at_once_then_the_client_closes_first() {
 
 #[tokio::test]
 async fn a_destination_that_closes_first_still_hears_the_client() {
+    for front in Front::BOTH {
+        a_destination_that_closes_first_still_hears_the_client_by(front).await;
+    }
+}
+
+async fn a_destination_that_closes_first_still_hears_the_client_by(front: Front) {
     let (heard_tx, mut heard) = mpsc::channel(1);
     let server = Server::start(move |mut stream| {
         let heard = heard_tx.clone();
@@ -111,7 +123,7 @@ async fn a_destination_that_closes_first_still_hears_the_client() {
     })
     .await;
     let mut rig = Rig::to(server.address).await;
-    let mut client = rig.connect("coder.demo.internal:443").await;
+    let mut client = rig.connect_by(front, "coder.demo.internal:443").await;
     assert_eq!(rest(&mut client).await, "bye");
     client.write_all(b"late words").await.expect("write");
     client.shutdown().await.expect("half-close");
@@ -145,6 +157,12 @@ async fn bytes_that_come_with_the_connect_are_not_lost() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_stops_the_destination() {
+    for front in Front::BOTH {
+        a_client_that_never_reads_stops_the_destination_by(front).await;
+    }
+}
+
+async fn a_client_that_never_reads_stops_the_destination_by(front: Front) {
     const OFFERED: usize = 256 * 1024 * 1024;
     let (stalled_tx, mut stalled) = mpsc::channel(1);
     let server = Server::start(move |mut stream: TcpStream| {
@@ -166,7 +184,7 @@ async fn a_client_that_never_reads_stops_the_destination() {
     })
     .await;
     let rig = Rig::to(server.address).await;
-    let client = rig.connect("coder.demo.internal:443").await;
+    let client = rig.connect_by(front, "coder.demo.internal:443").await;
     let taken = within(stalled.recv()).await.expect("stalled");
     // What was taken lies in four kernel buffers and one buffer of the proxy.
     assert!(
@@ -184,10 +202,16 @@ async fn a_client_that_never_reads_stops_the_destination() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_connections_one_after_the_other_and_side_by_side_leave_nothing() {
+    for front in Front::BOTH {
+        many_connections_one_after_the_other_and_side_by_side_leave_nothing_by(front).await;
+    }
+}
+
+async fn many_connections_one_after_the_other_and_side_by_side_leave_nothing_by(front: Front) {
     let server = Server::echo().await;
     let rig = Rig::to(server.address).await;
     let exchange = async |number: u32| {
-        let mut client = rig.connect("coder.demo.internal:443").await;
+        let mut client = rig.connect_by(front, "coder.demo.internal:443").await;
         client.write_all(&number.to_be_bytes()).await.expect("write");
         client.shutdown().await.expect("half-close");
         assert_eq!(within(client.read_u32()).await.expect("read"), number);
@@ -200,7 +224,7 @@ async fn many_connections_one_after_the_other_and_side_by_side_leave_nothing() {
 
     let mut clients = Vec::new();
     for _ in 0..200 {
-        clients.push(rig.connect("coder.demo.internal:443").await);
+        clients.push(rig.connect_by(front, "coder.demo.internal:443").await);
     }
     let live = rig.proxy.connections();
     assert_eq!(live.len(), 200);

@@ -8,16 +8,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::rig::{AUTHORIZATION, Rig, Server, connect_request, ending, read_head, until, within};
+use super::rig::{AUTHORIZATION, Front, Rig, Server, connect_request, ending, read_head, until, within};
 
 /// Within this a cut has to be felt: the child's own redial takes up to 0.1 s more.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn the_table_and_the_events_tell_the_same_story() {
+    for front in Front::BOTH {
+        the_table_and_the_events_tell_the_same_story_by(front).await;
+    }
+}
+
+async fn the_table_and_the_events_tell_the_same_story_by(front: Front) {
     let server = Server::echo().await;
     let mut rig = Rig::to(server.address).await;
-    let mut client = rig.connect("CODER.demo.internal:443").await;
+    let mut client = rig.connect_by(front, "CODER.demo.internal:443").await;
     let own = client.local_addr().expect("address");
     let target = Target::parse("coder.demo.internal:443", None).expect("target");
 
@@ -59,6 +65,12 @@ async fn the_table_and_the_events_tell_the_same_story() {
 
 #[tokio::test]
 async fn a_cut_is_a_reset_for_the_client_and_an_end_for_the_destination() {
+    for front in Front::BOTH {
+        a_cut_is_a_reset_for_the_client_and_an_end_for_the_destination_by(front).await;
+    }
+}
+
+async fn a_cut_is_a_reset_for_the_client_and_an_end_for_the_destination_by(front: Front) {
     let (gone_tx, mut gone) = mpsc::channel(1);
     let server = Server::start(move |mut stream| {
         let gone = gone_tx.clone();
@@ -70,8 +82,8 @@ async fn a_cut_is_a_reset_for_the_client_and_an_end_for_the_destination() {
     })
     .await;
     let mut rig = Rig::to(server.address).await;
-    let mut client = rig.connect("coder.demo.internal:443").await;
-    let mut other = rig.connect("coder.demo.internal:80").await;
+    let mut client = rig.connect_by(front, "coder.demo.internal:443").await;
+    let mut other = rig.connect_by(front, "coder.demo.internal:80").await;
 
     let started = Instant::now();
     let filter = Filter::Client(client.local_addr().expect("address"));
@@ -96,18 +108,24 @@ async fn a_cut_is_a_reset_for_the_client_and_an_end_for_the_destination() {
     assert_eq!(rig.proxy.cut(&Filter::All), 1);
     assert_eq!(ending(&mut other).await, Some(ErrorKind::ConnectionReset));
     rig.until_empty().await;
-    rig.connect("coder.demo.internal:443").await;
+    rig.connect_by(front, "coder.demo.internal:443").await;
 }
 
 #[tokio::test]
 async fn a_connection_that_is_stuck_in_a_full_buffer_can_be_cut() {
+    for front in Front::BOTH {
+        a_connection_that_is_stuck_in_a_full_buffer_can_be_cut_by(front).await;
+    }
+}
+
+async fn a_connection_that_is_stuck_in_a_full_buffer_can_be_cut_by(front: Front) {
     let server = Server::start(|mut stream| async move {
         let block = vec![0; 64 * 1024];
         while stream.write_all(&block).await.is_ok() {}
     })
     .await;
     let mut rig = Rig::to(server.address).await;
-    let mut client = rig.connect("coder.demo.internal:443").await;
+    let mut client = rig.connect_by(front, "coder.demo.internal:443").await;
     until(|| rig.proxy.connections()[0].bytes_down > 0).await;
     assert_eq!(rig.proxy.cut(&Filter::All), 1);
     let closed = rig.closed().await;

@@ -10,7 +10,8 @@ use orfe_tunnel::proxy::{CloseReason, Event, Filter, Limits, TunnelWanted};
 use tokio::io::AsyncWriteExt as _;
 
 use super::rig::{
-    FailingDialer, LoopbackDialer, Rig, Server, connect_request, ending, read_head, rest, routes, until,
+    FailingDialer, Front, LoopbackDialer, Rig, Server, connect_request, ending, established, rest, routes,
+    until,
 };
 
 fn held_for(hold: Duration) -> Limits {
@@ -26,21 +27,22 @@ fn down(destination: SocketAddr) -> DialError {
 
 #[tokio::test]
 async fn it_is_held_until_the_tunnel_is_there() {
+    for front in Front::BOTH {
+        it_is_held_until_the_tunnel_is_there_by(front).await;
+    }
+}
+
+async fn it_is_held_until_the_tunnel_is_there_by(front: Front) {
     let server = Server::echo().await;
     for dialer in [None, Some(Arc::new(FailingDialer(down)) as Arc<dyn Dialer>)] {
         let rig = Rig::start().await;
         rig.dialer.send_replace(dialer);
-        let mut client = rig.client().await;
-        client
-            .write_all(connect_request("coder.demo.internal:443").as_bytes())
-            .await
-            .expect("write");
+        let mut client = rig.begin(front, "coder.demo.internal:443").await;
         until(|| rig.proxy.connections().len() == 1).await;
         assert!(!rig.proxy.connections()[0].established);
 
         rig.tunnel_to(server.address);
-        let head = read_head(&mut client).await;
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        established(front, &mut client).await;
         client.write_all(b"through").await.expect("write");
         client.shutdown().await.expect("half-close");
         assert_eq!(rest(&mut client).await, "through");
@@ -111,12 +113,14 @@ async fn it_is_a_504_when_the_time_is_over_and_never_a_direct_dial() {
 
 #[tokio::test]
 async fn a_held_request_is_given_up_when_its_client_leaves_or_it_is_cut() {
+    for front in Front::BOTH {
+        a_held_request_is_given_up_when_its_client_leaves_or_it_is_cut_by(front).await;
+    }
+}
+
+async fn a_held_request_is_given_up_when_its_client_leaves_or_it_is_cut_by(front: Front) {
     let mut rig = Rig::start().await;
-    let mut client = rig.client().await;
-    client
-        .write_all(connect_request("coder.demo.internal:443").as_bytes())
-        .await
-        .expect("write");
+    let client = rig.begin(front, "coder.demo.internal:443").await;
     until(|| rig.proxy.connections().len() == 1).await;
     drop(client);
     let closed = rig.closed().await;
@@ -131,11 +135,7 @@ async fn a_held_request_is_given_up_when_its_client_leaves_or_it_is_cut() {
         "{closed:?}"
     );
 
-    let mut client = rig.client().await;
-    client
-        .write_all(connect_request("coder.demo.internal:443").as_bytes())
-        .await
-        .expect("write");
+    let mut client = rig.begin(front, "coder.demo.internal:443").await;
     until(|| rig.proxy.connections().len() == 1).await;
     assert_eq!(rig.proxy.cut(&Filter::All), 1);
     assert_eq!(

@@ -76,15 +76,46 @@ async fn a_browser_learns_nothing() {
     let rig = Rig::to(server.address).await;
     let port = rig.proxy.local_addr().port();
     for request in [
-        format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: text/html\r\n\r\n"),
+        // DNS rebinding: the page's own name in `Host`, with and without what browsers add.
+        format!("GET / HTTP/1.1\r\nHost: rebound.example:{port}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nHost: rebound.example:{port}\r\nOrigin: http://rebound.example\r\n\r\n"),
-        format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{AUTHORIZATION}\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: localhost.rebound.example:{port}\r\n{AUTHORIZATION}\r\n"),
+        // From another page to the address itself.
+        format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nSec-Fetch-Site: cross-site\r\n\r\n"),
         format!(
-            "OPTIONS / HTTP/1.1\r\nHost: localhost:{port}\r\nAccess-Control-Request-Method: CONNECT\r\n\r\n"
+            "GET /favicon.ico HTTP/1.1\r\nHost: localhost:{port}\r\nReferer: http://page.example/\r\n\r\n"
         ),
+        format!(
+            "OPTIONS / HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: http://page.example\r\n\
+             Access-Control-Request-Method: CONNECT\r\nAccess-Control-Request-Private-Network: true\r\n\r\n"
+        ),
+        // A form's body that looks like a request is not read as one.
+        format!(
+            "POST / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: null\r\nContent-Length: 99\r\n\r\n{}",
+            connect_request("coder.demo.internal:443")
+        ),
+        // A WebSocket, which no same-origin policy holds back.
+        format!(
+            "GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://page.example\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        ),
+        // A `Host` that names another host than the target, in either form.
         format!("GET http://coder.demo.internal/ HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{AUTHORIZATION}\r\n"),
+        format!("CONNECT coder.demo.internal:443 HTTP/1.1\r\nHost: rebound.example\r\n{AUTHORIZATION}\r\n"),
+    ] {
+        assert_eq!(rig.ask(&request).await, "", "not one byte for {request}");
+    }
+    assert!(rig.proxy.connections().is_empty());
+}
+
+#[tokio::test]
+async fn a_person_who_tries_the_port_out_is_told_what_it_is() {
+    let rig = Rig::start().await;
+    let port = rig.proxy.local_addr().port();
+    for request in [
+        format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\n{AUTHORIZATION}\r\n"),
         "\x16\x03\x01\x02\x00\x01\x00\x01\x7c".to_owned(),
-        "\x05\x01\x00".to_owned(),
         "GET / HTTP/1.1\n\n".to_owned(),
     ] {
         assert_refused(&rig.ask(&request).await, "400", "bad-request");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +23,17 @@ pub(crate) const NAME: &str = "coder.demo.internal";
 pub(crate) const INNER: [u8; 4] = [100, 127, 0, 1];
 /// Far longer than anything here takes; a wait that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The two ways to ask one port for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Front {
+    Http,
+    Socks,
+}
+
+impl Front {
+    pub(crate) const BOTH: [Self; 2] = [Self::Http, Self::Socks];
+}
 
 /// Waits, but not for ever.
 #[track_caller]
@@ -96,6 +107,30 @@ impl Rig {
         rest(&mut client).await
     }
 
+    /// Asks for a connection and does not wait for the answer.
+    pub(crate) async fn begin(&self, front: Front, target: &str) -> TcpStream {
+        let mut client = self.client().await;
+        match front {
+            Front::Http => {
+                let request = connect_request(target);
+                client.write_all(request.as_bytes()).await.expect("write");
+            }
+            Front::Socks => {
+                socks_login(&mut client, CREDENTIAL).await.expect("let in");
+                let request = socks_request(1, target);
+                client.write_all(&request).await.expect("write");
+            }
+        }
+        client
+    }
+
+    /// Opens a connection one way or the other.
+    pub(crate) async fn connect_by(&self, front: Front, target: &str) -> TcpStream {
+        let mut client = self.begin(front, target).await;
+        established(front, &mut client).await;
+        client
+    }
+
     /// Opens a tunnel with `CONNECT`.
     pub(crate) async fn connect(&self, target: &str) -> TcpStream {
         let mut client = self.client().await;
@@ -129,12 +164,72 @@ impl Rig {
 
 /// Waits for a condition that nothing announces.
 #[track_caller]
-pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     within(async move {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     })
+}
+
+/// Reads the answer that says that the destination is reached.
+pub(crate) async fn established(front: Front, client: &mut TcpStream) {
+    match front {
+        Front::Http => {
+            let head = read_head(client).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        }
+        Front::Socks => assert_eq!(socks_reply(client).await.0, 0, "reached"),
+    }
+}
+
+/// Greets and shows a credential for `orfe`; an error holds what the proxy did not like.
+pub(crate) async fn socks_login(client: &mut TcpStream, password: &str) -> Result<(), [u8; 2]> {
+    let mut answer = [0; 2];
+    client.write_all(&[5, 2, 0, 2]).await.expect("write");
+    within(client.read_exact(&mut answer)).await.expect("method");
+    assert_eq!(answer, [5, 2], "user name and password");
+    let length = u8::try_from(password.len()).expect("short");
+    let credential = [b"\x01\x04orfe".as_slice(), &[length], password.as_bytes()].concat();
+    client.write_all(&credential).await.expect("write");
+    within(client.read_exact(&mut answer)).await.expect("answer");
+    if answer == [1, 0] { Ok(()) } else { Err(answer) }
+}
+
+/// A SOCKS request; a target that is no address is sent as a name.
+pub(crate) fn socks_request(command: u8, target: &str) -> Vec<u8> {
+    [vec![5, command, 0], socks_address(target)].concat()
+}
+
+pub(crate) fn socks_address(target: &str) -> Vec<u8> {
+    match target.parse::<SocketAddr>() {
+        Ok(SocketAddr::V4(address)) => {
+            [&[1][..], &address.ip().octets(), &address.port().to_be_bytes()].concat()
+        }
+        Ok(SocketAddr::V6(address)) => {
+            [&[4][..], &address.ip().octets(), &address.port().to_be_bytes()].concat()
+        }
+        Err(_) => {
+            let (name, port) = target.rsplit_once(':').expect("port");
+            let port: u16 = port.parse().expect("port");
+            let length = u8::try_from(name.len()).expect("short");
+            [&[3, length][..], name.as_bytes(), &port.to_be_bytes()].concat()
+        }
+    }
+}
+
+/// Reads a SOCKS reply: its code and address.
+pub(crate) async fn socks_reply(client: &mut TcpStream) -> (u8, SocketAddr) {
+    let mut head = [0; 4];
+    within(client.read_exact(&mut head)).await.expect("reply");
+    assert_eq!((head[0], head[2]), (5, 0));
+    let ip = match head[3] {
+        1 => IpAddr::from(within(client.read_u32()).await.expect("address").to_be_bytes()),
+        4 => IpAddr::from(within(client.read_u128()).await.expect("address").to_be_bytes()),
+        kind => panic!("address of kind {kind}"),
+    };
+    let port = within(client.read_u16()).await.expect("port");
+    (head[1], SocketAddr::new(ip, port))
 }
 
 pub(crate) fn connect_request(target: &str) -> String {

@@ -1,0 +1,206 @@
+//! A listening port and the tasks behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
+use tokio::io::BufReader;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::connections::Connections;
+use super::reach::WatchedDialer;
+use super::refusal::Refusal;
+use super::routes::Routes;
+use super::serve::{self, Front};
+use super::target::Target;
+use super::{Limits, ProxyError};
+
+/// How many clients beyond the limit are told so at a time. Those beyond that are closed without a word.
+const OVERFLOW_ANSWERS: usize = 32;
+/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who is let in, and where to.
+pub(super) enum Entry {
+    /// Who shows the credential, to anywhere that the routes allow.
+    Proxy {
+        /// `orfe:credential`.
+        plain: SecretString,
+        /// The same in base64.
+        token: SecretString,
+    },
+    /// Everybody, to this one destination.
+    Forward(Target),
+}
+
+impl Entry {
+    /// Whether a `Proxy-Authorization` is `Basic` and the expected token. The time it takes tells the token's length and
+    /// nothing of its content.
+    pub(super) fn admits(&self, given: &SecretString) -> bool {
+        let Self::Proxy { token, .. } = self else {
+            return false;
+        };
+        let Some((scheme, given)) = given.expose_secret().split_once(' ') else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case("basic") && same(given.trim_ascii(), token)
+    }
+
+    /// Whether `user:password` is the expected pair, likewise.
+    pub(super) fn opens_to(&self, pair: &SecretString) -> bool {
+        match self {
+            Self::Proxy { plain, .. } => same(pair.expose_secret(), plain),
+            Self::Forward(_) => false,
+        }
+    }
+}
+
+fn same(given: &str, expected: &SecretString) -> bool {
+    given.as_bytes().ct_eq(expected.expose_secret().as_bytes()).into()
+}
+
+/// What every connection's task needs.
+pub(super) struct Shared {
+    pub(super) local_addr: SocketAddr,
+    pub(super) entry: Entry,
+    pub(super) limits: Limits,
+    pub(super) routes: watch::Receiver<Arc<Routes>>,
+    pub(super) dialer: WatchedDialer,
+    pub(super) connections: Arc<Connections>,
+    /// Places for SOCKS associations.
+    pub(super) associations: Semaphore,
+    pub(super) stop: CancellationToken,
+}
+
+/// A port that is listened on. Dropping it stops it without waiting.
+pub(super) struct Listening {
+    pub(super) shared: Arc<Shared>,
+    /// Owns the accepting task and each connection's task.
+    tasks: TaskTracker,
+    stop: DropGuard,
+}
+
+impl Listening {
+    pub(super) async fn start(
+        listen: SocketAddr,
+        entry: Entry,
+        limits: Limits,
+        routes: watch::Receiver<Arc<Routes>>,
+        dialer: WatchedDialer,
+    ) -> Result<Self, ProxyError> {
+        let bind_error = |source| ProxyError::Bind {
+            address: listen,
+            source,
+        };
+        let listener = TcpListener::bind(listen).await.map_err(bind_error)?;
+        let local_addr = listener.local_addr().map_err(bind_error)?;
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            local_addr,
+            entry,
+            associations: Semaphore::new(limits.associations),
+            limits,
+            routes,
+            dialer,
+            connections: Connections::new(),
+            stop: stop.clone(),
+        });
+        let tasks = TaskTracker::new();
+        tasks.spawn(accept(listener, Arc::clone(&shared), tasks.clone()));
+        Ok(Self {
+            shared,
+            tasks,
+            stop: stop.drop_guard(),
+        })
+    }
+
+    /// Stops, and waits until the last task has ended.
+    pub(super) async fn shutdown(self) {
+        self.stop.disarm().cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Accepts until it is stopped. One task for each client, at most `limits.connections` at once and
+/// [`OVERFLOW_ANSWERS`] more that are told that there is no room.
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
+    let slots = Arc::new(Semaphore::new(shared.limits.connections));
+    let answers = Arc::new(Semaphore::new(OVERFLOW_ANSWERS));
+    while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move {
+                shared
+                    .stop
+                    .run_until_cancelled(serve::serve(&shared, stream, peer))
+                    .await;
+                drop(slot);
+            });
+        } else if let Ok(slot) = Arc::clone(&answers).try_acquire_owned() {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move {
+                let answering = overflow(stream, &shared.entry);
+                shared.stop.run_until_cancelled(answering).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+async fn overflow(stream: TcpStream, entry: &Entry) {
+    // Who did not say yet how it speaks is answered in HTTP; to a SOCKS client any other byte than 5 is a failure too.
+    let front = match entry {
+        Entry::Proxy { .. } => Front::Http,
+        Entry::Forward(_) => Front::Forward,
+    };
+    serve::refuse(BufReader::new(stream), front, Refusal::TooManyConnections).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE64;
+
+    use super::*;
+
+    fn entry() -> Entry {
+        let plain = "orfe:0123456789abcdef";
+        Entry::Proxy {
+            plain: plain.to_owned().into(),
+            token: BASE64.encode(plain.as_bytes()).into(),
+        }
+    }
+
+    #[test]
+    fn only_the_whole_credential_opens() {
+        for (pair, opens) in [
+            ("orfe:0123456789abcdef", true),
+            ("orfe:0123456789abcdeg", false),
+            ("orfe:0123456789abcde", false),
+            ("root:0123456789abcdef", false),
+            ("orfe0123456789abcdef", false),
+            (":", false),
+            ("", false),
+        ] {
+            assert_eq!(entry().opens_to(&pair.to_owned().into()), opens, "{pair}");
+            let header = format!("Basic {}", BASE64.encode(pair.as_bytes()));
+            assert_eq!(entry().admits(&header.into()), opens, "{pair}");
+        }
+        assert!(!entry().admits(&"orfe:0123456789abcdef".to_owned().into()));
+        let forward = Entry::Forward(Target::parse("coder:443", None).expect("target"));
+        assert!(!forward.opens_to(&"orfe:0123456789abcdef".to_owned().into()));
+    }
+}

@@ -1,0 +1,100 @@
+//! Connections for who has no port of the proxy: `orfe nc` comes through the daemon's own socket.
+//!
+//! Who may use it is the caller's business; routing and waiting are the proxy's.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, Join};
+use tokio::sync::watch;
+
+use super::body::Body;
+use super::connections::{CloseReason, Counters};
+use super::reach::{self, Destination};
+use super::routes::{Decision, Transport, Way};
+use super::splice::{Side, Until, splice};
+use super::{Limits, Refusal, Routes, Target};
+use crate::dial::Dialer;
+
+/// Opens connections the way that the proxy would.
+#[derive(Clone)]
+pub struct Outlet {
+    limits: Limits,
+    routes: watch::Receiver<Arc<Routes>>,
+    dialer: watch::Receiver<Option<Arc<dyn Dialer>>>,
+}
+
+/// A connection to a destination.
+pub struct OpenStream(Destination);
+
+impl Outlet {
+    /// An outlet; of the limits, `hold` and `dial` count.
+    pub fn new(
+        limits: Limits,
+        routes: watch::Receiver<Arc<Routes>>,
+        dialer: watch::Receiver<Option<Arc<dyn Dialer>>>,
+    ) -> Self {
+        Self {
+            limits,
+            routes,
+            dialer,
+        }
+    }
+
+    /// Reaches a target, and waits for the tunnel as the proxy does. Dropping the future gives up.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn open(&self, target: &Target) -> Result<OpenStream, Refusal> {
+        let decision = self.routes.borrow().decide(target, Transport::Tcp);
+        let destination = match decision {
+            Decision::Refuse(refusal) => return Err(refusal),
+            Decision::Go(Way::Tunnel(address)) => {
+                reach::through_tunnel(self.dialer.clone(), address, &self.limits).await?
+            }
+            Decision::Go(Way::Direct(rule)) => reach::directly(target, &rule, &self.limits).await?,
+            Decision::Go(Way::Upstream(proxy)) => {
+                // An outlet listens nowhere, so that the owner's proxy cannot be it.
+                let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                reach::through_upstream(&proxy, Some(target), nowhere, &self.limits).await?
+            }
+        };
+        Ok(OpenStream(destination))
+    }
+}
+
+impl OpenStream {
+    /// Copies both ways until both directions have ended, each on its own.
+    pub async fn carry(mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> CloseReason {
+        let (reader, writer) = tokio::io::split(client);
+        let client = &mut BufReader::new(tokio::io::join(reader, writer));
+        let counters = Counters::default();
+        let (body, until) = (Body::Unbounded, Until::BothEnd);
+        let reason = match &mut self.0 {
+            Destination::Socket(stream) => splice(client, stream, &counters, body, until).await,
+            Destination::Tunnel(stream) => splice(client, stream, &counters, body, until).await,
+        };
+        if reason != CloseReason::Finished {
+            self.0.abort();
+        }
+        reason
+    }
+}
+
+/// Whatever an outlet's client is made of, it is carried through buffers.
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Side for Join<R, W> {}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlet")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OpenStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenStream").finish_non_exhaustive()
+    }
+}
