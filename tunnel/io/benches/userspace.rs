@@ -1,7 +1,7 @@
 //! One TCP connection through the user-space stack: speed, CPU and memory, on a perfect and on a poor path.
 //!
 //! ```text
-//!   cargo bench -p orfe-tunnel --bench userspace -- [up|down|both] [seconds] [streams] [delay-ms] [loss-per-mille] [mbit]
+//!   cargo bench -p orfe-tunnel --bench userspace -- [up|down|both|idle] [seconds] [streams] [delay-ms] [loss-per-mille] [mbit]
 //! ```
 //!
 //! The gateway is a process of its own (this program again), so that memory and CPU are counted for each end. Bytes are
@@ -37,6 +37,7 @@ const DEVICE: &str = "100.64.1.1";
 const SERVICE: &str = "100.127.0.1";
 const UP: u16 = 1;
 const DOWN: u16 = 2;
+const IDLE: u16 = 0;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -57,6 +58,7 @@ fn main() {
     let directions = match args.first().map(String::as_str) {
         Some("up") => vec![UP],
         Some("down") => vec![DOWN],
+        Some("idle") => vec![IDLE],
         _ => vec![UP, DOWN],
     };
     let path = relay::Path {
@@ -126,7 +128,7 @@ async fn gateway(peer: PublicKey) {
         let mut lines = std::io::stdin().lines();
         while let Some(Ok(_)) = lines.next() {
             let bytes = counter.load(Ordering::Relaxed);
-            writeln!(std::io::stdout(), "{bytes} {} {}", cpu_ms(), rss_kib("VmHWM")).unwrap();
+            println!("{bytes} {} {}", cpu_ms(), rss_kib("VmHWM"));
         }
     })
     .await
@@ -156,6 +158,16 @@ async fn device(direction: u16, span: Duration, streams: u64, path: relay::Path)
     let tunnel = Tunnel::start(config).unwrap();
     let mut status = tunnel.status();
     status.wait_for(|status| status.phase == Phase::Up).await.unwrap();
+    if direction == IDLE {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let before = wake_ups();
+        tokio::time::sleep(span).await;
+        let each_second = (wake_ups() - before) as f64 / span.as_secs_f64();
+        println!("idle: the tunnel's thread wakes {each_second:.2} times a second");
+        tunnel.shutdown().await;
+        far.stop();
+        return;
+    }
     let received = Arc::new(AtomicU64::new(0));
     for _ in 0..streams {
         let destination = SocketAddr::new(SERVICE.parse().unwrap(), direction);
@@ -265,6 +277,24 @@ fn cpu_ms() -> u64 {
         .sum();
     // USER_HZ is 100 on every Linux that this runs on.
     ticks * 10
+}
+
+/// Times that the tunnel's thread went to sleep (Linux; zero elsewhere).
+fn wake_ups() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok())
+        .filter(|status| status.starts_with("Name:\torfe-tunnel\n"))
+        .filter_map(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<u64>().ok()
+        })
+        .sum()
 }
 
 fn rss_kib(what: &str) -> u64 {

@@ -49,8 +49,11 @@ fn socket() -> UdpSocket {
     socket.into()
 }
 
+/// Datagrams with their source, and when they are due.
+type Queue = Arc<Mutex<VecDeque<(Instant, SocketAddr, Vec<u8>)>>>;
+
 fn carry(path: Path, seed: u64, from: UdpSocket, send: impl Fn(&[u8], SocketAddr) + Send + 'static) {
-    let queue: Arc<Mutex<VecDeque<(Instant, SocketAddr, Vec<u8>)>>> = Arc::default();
+    let queue: Queue = Arc::default();
     let sending = Arc::clone(&queue);
     std::thread::spawn(move || {
         loop {
@@ -79,12 +82,12 @@ fn carry(path: Path, seed: u64, from: UdpSocket, send: impl Fn(&[u8], SocketAddr
                 continue;
             }
             let mut at = Instant::now();
-            if path.mbit > 0 {
+            if let Some(takes) = (len as u64 * 8 * 1000).checked_div(path.mbit) {
                 free_at = free_at.max(at);
                 if free_at - at > Duration::from_millis(100) {
                     continue;
                 }
-                free_at += Duration::from_nanos(len as u64 * 8 * 1000 / path.mbit);
+                free_at += Duration::from_nanos(takes);
                 at = free_at;
             }
             queue

@@ -228,6 +228,32 @@ fn packets_of_no_connection_are_answered_with_a_reset_only() {
 }
 
 #[test]
+fn datagrams_go_both_ways() {
+    let mut wire = Wire::new();
+    let service: SocketAddr = "100.127.0.1:53".parse().unwrap();
+    let (local, mut inbox) = wire.device.bind_datagrams(service).unwrap();
+    let (other, mut asked) = wire.gateway.bind_datagrams(local).unwrap();
+    wire.device.send_datagram(local, other, b"question");
+    wire.device.send_datagram(local, other, &[0; 1253]);
+    wire.run(STEP);
+    wire.run(STEP);
+    assert_eq!(asked.try_recv(), Ok((b"question".to_vec(), local)));
+    assert!(
+        asked.try_recv().is_err(),
+        "what does not fit into a packet is not sent"
+    );
+    wire.gateway.send_datagram(other, local, &[7; 1252]);
+    wire.run(STEP);
+    wire.run(STEP);
+    assert_eq!(inbox.try_recv(), Ok((vec![7; 1252], other)));
+    assert!(
+        wire.device
+            .bind_datagrams("[fd00::1]:53".parse().unwrap())
+            .is_none()
+    );
+}
+
+#[test]
 fn a_dial_that_is_abandoned_is_forgotten() {
     let mut wire = Wire::new();
     wire.open = false;

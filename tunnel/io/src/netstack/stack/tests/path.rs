@@ -180,6 +180,7 @@ impl Far {
 /// What one end sends and has received. The bytes tell their place, so that a misplaced one shows.
 struct End {
     stream: TunnelStream,
+    pattern: Pattern,
     to_send: usize,
     sent: usize,
     received: usize,
@@ -191,6 +192,7 @@ impl End {
     fn new(stream: TunnelStream, to_send: usize) -> Self {
         Self {
             stream,
+            pattern: Pattern::new(),
             to_send,
             sent: 0,
             received: 0,
@@ -202,9 +204,8 @@ impl End {
     fn step(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         while self.sent < self.to_send {
-            let end = self.to_send.min(self.sent + 4096);
-            let bytes: Vec<u8> = (self.sent..end).map(byte_at).collect();
-            let Poll::Ready(result) = Pin::new(&mut self.stream).poll_write(cx, &bytes) else {
+            let bytes = self.pattern.at(self.sent, CHUNK.min(self.to_send - self.sent));
+            let Poll::Ready(result) = Pin::new(&mut self.stream).poll_write(cx, bytes) else {
                 break;
             };
             self.sent += result.unwrap();
@@ -213,7 +214,7 @@ impl End {
             shut(&mut self.stream);
             self.is_shut = true;
         }
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; CHUNK];
         while !self.has_ended {
             let mut buffer = ReadBuf::new(&mut bytes);
             let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, &mut buffer) else {
@@ -222,10 +223,7 @@ impl End {
             result.unwrap();
             let filled = buffer.filled();
             assert!(
-                filled
-                    .iter()
-                    .copied()
-                    .eq((self.received..).map(byte_at).take(filled.len())),
+                filled == self.pattern.at(self.received, filled.len()),
                 "bytes behind {} are wrong",
                 self.received
             );
@@ -235,8 +233,22 @@ impl End {
     }
 }
 
-fn byte_at(position: usize) -> u8 {
-    (position % 251) as u8 ^ (position >> 12) as u8
+const CHUNK: usize = 4096;
+/// No multiple of any segment's length.
+const PERIOD: usize = 65_521;
+
+/// Bytes that tell their place.
+struct Pattern(Vec<u8>);
+
+impl Pattern {
+    fn new() -> Self {
+        let byte = |at: usize| (at % 251) as u8 ^ (at >> 8) as u8;
+        Self((0..PERIOD + CHUNK).map(|at| byte(at % PERIOD)).collect())
+    }
+
+    fn at(&self, position: usize, len: usize) -> &[u8] {
+        &self.0[position % PERIOD..][..len]
+    }
 }
 
 /// Share of the bottleneck that an upload gets between the second and the fourth second, and share of its packets lost.
