@@ -12,15 +12,23 @@
 //!          let the SYN in ─► forward until both ends closed, reset, peer removed, or policy changed
 //! ```
 //!
-//! Devices do not reach each other: nothing that arrives in the tunnel ever leaves through it. What is not TCP is dropped.
-//! Peers and policy are declared as a whole; what did not change is not touched.
+//! UDP is forwarded by flow ([`datagrams`]), refused datagrams are answered as prohibited, and at its own inner addresses the
+//! gateway answers echo requests and DNS ([`dns`]). Everything else is dropped and counted.
+//!
+//! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
+//! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
 
+mod address;
 mod counters;
+mod datagrams;
+mod dns;
 mod front;
+mod packet;
 mod policy;
 mod segment;
 mod upstream;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +39,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::front::{Command, GatewayFront};
-pub use self::policy::{ParseUpstreamError, Policy, PolicyEntry, PolicyError, PolicyPort, Upstream};
+pub use self::policy::{
+    Access, Destination, DnsPolicy, ParsePortsError, ParseUpstreamError, Policy, PolicyEntry, PolicyError,
+    PolicyPort, Ports, Rule, Upstream, Via,
+};
 use self::upstream::Forwarders;
 use crate::netstack::{Netstack, StackConfig};
 
@@ -49,7 +60,8 @@ pub struct GatewayConfig {
     pub private_key: PrivateKey,
     /// Where UDP is bound.
     pub listen: SocketAddr,
-    /// The gateway's own addresses inside the tunnel, one for each family in use. Policy's addresses are others.
+    /// The gateway's own addresses inside the tunnel, at most eight; it answers echo requests and DNS there. Policy may
+    /// name other ports of them.
     pub addresses: Vec<IpAddr>,
     /// Largest inner packet, 1280 to 9216 bytes.
     pub mtu: usize,
@@ -66,6 +78,38 @@ pub struct GatewayPeer {
     pub allowed_ips: Vec<AllowedIp>,
     /// What it is called in logs and counters.
     pub name: String,
+}
+
+/// A peer with what it may reach.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The peer.
+    pub peer: GatewayPeer,
+    /// The rules of the policy that hold for it.
+    pub access: Access,
+}
+
+/// Why packets and datagrams of a peer were dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerDropCounts {
+    /// Inner packets whose source address is not the peer's.
+    pub spoofed_source: u64,
+    /// Datagrams that are forged, replayed, malformed inside, or of a session that is gone.
+    pub rejected: u64,
+    /// Packets for the peer while it is not known where it is.
+    pub no_endpoint: u64,
+    /// Neither TCP nor UDP nor an echo request to the gateway, or of no connection.
+    pub unsupported: u64,
+    /// UDP datagrams and questions for which a queue or table had no room.
+    pub overflow: u64,
+}
+
+impl PeerDropCounts {
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.spoofed_source + self.rejected + self.no_endpoint + self.unsupported + self.overflow
+    }
 }
 
 /// What is known of a peer. Counters lag by 0.1 s at most.
@@ -85,14 +129,18 @@ pub struct PeerStats {
     pub tx_bytes: u64,
     /// Its connections now, those whose upstream is being dialled included.
     pub connections: usize,
-    /// Connections forwarded so far.
+    /// Its UDP flows now.
+    pub flows: usize,
+    /// Connections and UDP flows forwarded so far.
     pub forwarded: u64,
-    /// Connections refused because policy does not name their destination, or a bound was reached.
+    /// Connections and datagrams refused because policy does not name their destination, or a bound was reached.
     pub refused: u64,
     /// Connections refused because the upstream could not be reached.
     pub failed: u64,
-    /// Packets and datagrams dropped: forged, replayed, with a foreign source, or not TCP.
+    /// Packets and datagrams dropped, for whatever reason.
     pub dropped: u64,
+    /// The same by reason.
+    pub drops: PeerDropCounts,
 }
 
 /// The gateway as a whole. Counters lag by 0.1 s at most.
@@ -120,14 +168,14 @@ pub struct Gateway {
 /// What was declared since the thread last looked. The latest declaration counts, so this cannot grow.
 #[derive(Debug, Default)]
 struct Desired {
-    peers: Option<Vec<GatewayPeer>>,
+    peers: Option<Vec<Admitted>>,
     policy: Option<Policy>,
 }
 
-/// The thread's latest counters.
+/// The thread's latest counters. It writes those of peers that changed, so an idle peer costs nothing.
 #[derive(Debug, Default)]
 struct Shown {
-    peers: Vec<PeerStats>,
+    peers: HashMap<PublicKey, PeerStats>,
     total: GatewayStats,
 }
 
@@ -145,6 +193,7 @@ impl Gateway {
             limits: HandshakeLimits::default(),
         };
         let node = Node::new(node_config, Instant::now());
+        let own = config.addresses.clone();
         let stack = StackConfig {
             addresses: config.addresses,
             mtu: config.mtu,
@@ -160,7 +209,7 @@ impl Gateway {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let netstack = Netstack::start("orfe-gateway", config.listen, node, &stack, |handle| {
             let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
-            GatewayFront::new(Arc::clone(&desired), Arc::clone(&shown), forwarders)
+            GatewayFront::new(own, Arc::clone(&desired), Arc::clone(&shown), forwarders)
         })?;
         Ok(Self {
             netstack,
@@ -172,8 +221,18 @@ impl Gateway {
         })
     }
 
-    /// Declares all peers. Those not named any more lose access and connections at once; the others keep their sessions.
+    /// Declares all peers, each with access to everything that policy names; see [`Gateway::admit`].
     pub fn set_peers(&self, peers: Vec<GatewayPeer>) {
+        let everything = |peer| Admitted {
+            peer,
+            access: Access::Everything,
+        };
+        self.admit(peers.into_iter().map(everything).collect());
+    }
+
+    /// Declares all peers. Those not named any more lose access and connections at once; the others keep their sessions,
+    /// and the connections that their access still allows.
+    pub fn admit(&self, peers: Vec<Admitted>) {
         self.desired.lock().unwrap_or_else(PoisonError::into_inner).peers = Some(peers);
         self.netstack.handle().wake();
     }
@@ -184,13 +243,24 @@ impl Gateway {
         self.netstack.handle().wake();
     }
 
+    /// Declares policy and peers in one step, so that no peer's access is ever read against another policy.
+    pub fn declare(&self, policy: Policy, peers: Vec<Admitted>) {
+        *self.desired.lock().unwrap_or_else(PoisonError::into_inner) = Desired {
+            peers: Some(peers),
+            policy: Some(policy),
+        };
+        self.netstack.handle().wake();
+    }
+
     /// What is known of the peers. Those just declared are shown from the moment at which they can connect.
     pub fn peers(&self) -> Vec<PeerStats> {
         self.shown
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .peers
-            .clone()
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Counters of the gateway as a whole.

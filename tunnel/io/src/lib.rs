@@ -14,8 +14,9 @@ pub mod proxy;
 
 pub use client::{Phase, Tunnel, TunnelConfig, TunnelDialer, TunnelPeer, TunnelStatus};
 pub use gateway::{
-    Gateway, GatewayConfig, GatewayPeer, GatewayStats, ParseUpstreamError, PeerStats, Policy, PolicyEntry,
-    PolicyError, PolicyPort, Upstream,
+    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats,
+    ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
+    PolicyPort, Ports, Rule, Upstream, Via,
 };
 pub use netstack::TunnelStream;
 pub use orfe_tunnel_core::{AllowedIp, PresharedKey, PrivateKey, PublicKey};

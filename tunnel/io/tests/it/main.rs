@@ -10,6 +10,7 @@
     reason = "measured figures and skipped stages are for who runs the tests"
 )]
 
+mod gateway;
 mod impaired;
 mod limits;
 #[cfg(target_os = "linux")]

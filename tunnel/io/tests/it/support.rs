@@ -1,5 +1,6 @@
 //! A gateway, devices, TCP servers and an impairing UDP relay, all on loopback.
 
+pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod servers;
 
