@@ -7,6 +7,7 @@ mod client;
 mod device;
 mod failure;
 mod join_code;
+mod peer;
 mod serve;
 mod table;
 mod terminal;
@@ -19,6 +20,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use orfe_platform::paths::{Environment, Places};
 use orfe_protocol::id::JoinCodeId;
+use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::tag::Tag;
 use serde::Serialize;
@@ -99,6 +101,9 @@ enum Command {
     /// Devices of the fleet
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// People's plain WireGuard clients
+    #[command(subcommand)]
+    Peer(PeerCommand),
     /// The dashboard
     #[command(subcommand)]
     Dashboard(DashboardCommand),
@@ -224,11 +229,94 @@ enum DeviceCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Change the tags that were granted to a device
+    #[command(after_help = "\
+Examples:
+  orfe-registry device tag gpu-box team=ml location=lab
+  orfe-registry device tag gpu-box --remove team
+
+Gateway and device learn of it at once.")]
+    Tag {
+        /// Name of the device
+        name: DeviceName,
+        /// Tags to set
+        #[arg(value_name = "KEY=VALUE")]
+        tags: Vec<Tag>,
+        /// Key of a tag to take away; may be repeated
+        #[arg(long, value_name = "KEY")]
+        remove: Vec<String>,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Let a device never come back; its session and tunnel end at once
     Revoke {
         /// Name of the device
         name: DeviceName,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum PeerCommand {
+    /// Let a person's WireGuard client in, and print its configuration
+    #[command(after_help = "\
+Examples:
+  orfe-registry peer add alice
+  orfe-registry peer add alice -o alice.conf
+  wg genkey | tee private.key | wg pubkey   # on Alice's machine, then here:
+  orfe-registry peer add alice --public-key KEY
+
+Without --public-key a key pair is made here; its private half is shown in the
+configuration, once, and kept nowhere.")]
+    Add(PeerAddArgs),
+    /// List the peers
+    List(Format),
+    /// Show one peer with its counters
+    Show {
+        /// Name of the peer
+        name: DeviceName,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Take a peer's access away; its tunnel ends at once
+    Remove {
+        /// Name of the peer
+        name: DeviceName,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PeerAddArgs {
+    /// Whom or what it is; 2 to 59 of a-z, 0-9 and `-`
+    name: DeviceName,
+    /// Public key, when the client has made its own pair
+    #[arg(long, value_name = "KEY")]
+    public_key: Option<WireGuardPublicKey>,
+    /// Make a preshared key, too
+    #[arg(long)]
+    preshared_key: bool,
+    /// How long it may come in, such as 30d [default: until removed]
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<Span>,
+    /// Reach only this entry of the policy; may be repeated
+    #[arg(long, value_name = "NAME|NETWORK")]
+    allowed: Vec<String>,
+    /// Whom or what it is for
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    note: String,
+    /// Leave the gateway's DNS out of the configuration
+    #[arg(long)]
+    no_dns: bool,
+    /// Write the configuration there, readable by this user only
+    #[arg(short, long, value_name = "FILE", conflicts_with = "json")]
+    output: Option<PathBuf>,
+    /// Print a QR code for a phone [default: on a terminal]
+    #[arg(long, conflicts_with_all = ["no_qr", "json"])]
+    qr: bool,
+    /// Print no QR code
+    #[arg(long)]
+    no_qr: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -257,7 +345,18 @@ A whole configuration file:
   [[policy.allow]]
   name = \"coder.example.com\"
   ports = [443]
-  upstream = \"coder.coder.svc:443\"   # default: the same name and port")]
+  upstream = \"coder.coder.svc:443\"   # default: the same name and port
+
+  [[policy.allow]]
+  network = \"10.20.0.0/16\"
+  ports = [22, \"8000-8010\"]          # TCP
+  udp_ports = [53]
+  for = [\"team=ml\", \"team=ops,location=lab\"]  # default: all devices
+  for_peers = [\"alice\"]              # default: all when `for` is absent
+
+  [dns]
+  suffixes = [\"svc.cluster.local\"]   # \".\" for every name
+  resolver = \"10.96.0.10:53\"         # default: the system's first")]
     Check,
 }
 
@@ -295,6 +394,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&self, args, out).await,
             Command::JoinCode(command) => join_code::run(&self.client()?, command, self.width(), out).await,
             Command::Device(command) => device::run(&self.client()?, command, self.width(), out).await,
+            Command::Peer(command) => peer::run(&self.client()?, command, self.width(), out).await,
             Command::Dashboard(DashboardCommand::Link(format)) => {
                 let link: api::DashboardLink = self.client()?.post("/v1/dashboard-links", &()).await?;
                 if format.json {

@@ -3,28 +3,24 @@
 //! One task owns the gateway. It takes the peers as a slot with the newest list only, because a list of peers is
 //! whole, and tells the fleet every [`LOOK`] when each device shook hands last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use orfe_protocol::desired::NamedDestination;
 use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
-use orfe_protocol::name::HostName;
-use orfe_store::Device;
+use orfe_store::{Device, Peer, Subnet};
 use orfe_tunnel::{
-    AllowedIp, Gateway, GatewayConfig, GatewayPeer, Policy, PolicyEntry, PolicyPort, PrivateKey, PublicKey,
-    Upstream,
+    Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayView, PeerStats, PrivateKey, PublicKey,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, HostPort};
 use crate::fleet::Fleet;
-
-/// The gateway's own address inside the tunnel; below those of policy's names.
-const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 127, 0, 1);
+use crate::joining::Joiner;
+use crate::policy::{SitePolicy, Who};
 
 /// Inner packets: 1500 less the outer IPv6 and UDP headers and WireGuard's own 32 bytes, as WireGuard itself has it.
 const MTU: usize = 1420;
@@ -52,32 +48,42 @@ pub enum GatewayError {
 pub(crate) struct GatewayRole {
     pub(crate) public_key: WireGuardPublicKey,
     pub(crate) local_addr: SocketAddr,
-    peers: watch::Sender<Vec<GatewayPeer>>,
+    pub(crate) policy: Arc<SitePolicy>,
+    peers: watch::Sender<Vec<Admitted>>,
+    view: GatewayView,
+    /// When the first of those that were admitted may not use the tunnel any more.
+    expires_at: Mutex<Option<Timestamp>>,
+}
+
+/// Who may use the tunnel.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    pub(crate) devices: Vec<Device>,
+    pub(crate) people: Vec<Peer>,
+    pub(crate) joiners: Vec<Joiner>,
 }
 
 /// The gateway and what it is to be told, for the task that owns it.
 #[derive(Debug)]
 pub(crate) struct GatewayTask {
     gateway: Gateway,
-    peers: watch::Receiver<Vec<GatewayPeer>>,
+    peers: watch::Receiver<Vec<Admitted>>,
 }
 
 /// Binds UDP and starts the gateway, without peers.
 pub(crate) fn start(
     key: &NoisePrivateKey,
     listen: SocketAddr,
-    policy: &[config::PolicyEntry],
-    names: &BTreeMap<HostName, NamedDestination>,
+    policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
     let private_key: PrivateKey = key.to_base64().parse().map_err(|_| GatewayError::Key)?;
     let config = GatewayConfig {
         private_key,
         listen,
-        addresses: vec![IpAddr::V4(OWN_ADDRESS)],
+        addresses: policy.own_addresses(),
         mtu: MTU,
     };
-    let policy = Policy::new(policy.iter().filter_map(|entry| entry_of(entry, names)))?;
-    let gateway = Gateway::start(config, policy).map_err(|source| GatewayError::Start {
+    let gateway = Gateway::start(config, policy.for_gateway()?).map_err(|source| GatewayError::Start {
         address: listen,
         source,
     })?;
@@ -85,7 +91,10 @@ pub(crate) fn start(
     let role = GatewayRole {
         public_key: WireGuardPublicKey::from_bytes(*gateway.public_key().as_bytes()),
         local_addr: gateway.local_addr(),
+        policy,
         peers,
+        view: gateway.view(),
+        expires_at: Mutex::default(),
     };
     Ok((
         role,
@@ -97,114 +106,139 @@ pub(crate) fn start(
 }
 
 impl GatewayRole {
-    /// Lets these devices in, and nobody else.
-    pub(crate) fn admit(&self, devices: &[Device]) {
-        self.peers.send_replace(devices.iter().map(peer).collect());
+    /// Lets these in, each to what policy names for it, and nobody else.
+    pub(crate) fn admit(&self, guests: &Guests) {
+        let ends = guests.people.iter().filter_map(|peer| peer.expires_at);
+        let ends = ends.chain(guests.joiners.iter().map(|joiner| joiner.until));
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = ends.min();
+        let devices = guests.devices.iter().map(|device| self.device(device));
+        let people = guests.people.iter().map(|peer| self.person(peer));
+        let joiners = guests.joiners.iter().map(|joiner| self.joiner(joiner));
+        self.peers
+            .send_replace(devices.chain(people).chain(joiners).collect());
+    }
+
+    /// Whether somebody who was admitted may not use the tunnel any more.
+    fn is_outdated(&self, now: Timestamp) -> bool {
+        let expires_at = *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner);
+        expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// What the gateway knows of the peer with this key.
+    pub(crate) fn stats(&self, key: &WireGuardPublicKey) -> Option<PeerStats> {
+        self.view.peer(&PublicKey::from(*key.as_bytes()))
+    }
+
+    fn device(&self, device: &Device) -> Admitted {
+        let v6 = self.policy.ula.address(Subnet::Devices, device.inner_address);
+        Admitted {
+            peer: GatewayPeer {
+                public_key: PublicKey::from(*device.wireguard_key.as_bytes()),
+                preshared_key: None,
+                allowed_ips: hosts([device.inner_address.into(), v6.into()]),
+                name: device.name.to_string(),
+            },
+            access: self.policy.access(Who::Device(&device.tags)),
+        }
+    }
+
+    fn person(&self, peer: &Peer) -> Admitted {
+        let v6 = self.policy.ula.address(Subnet::People, peer.inner_address);
+        // What is stored was read as a key before.
+        let preshared_key = peer
+            .preshared_key
+            .as_ref()
+            .and_then(|key| key.expose().parse().ok());
+        Admitted {
+            peer: GatewayPeer {
+                public_key: PublicKey::from(*peer.wireguard_key.as_bytes()),
+                preshared_key,
+                allowed_ips: hosts([peer.inner_address.into(), v6.into()]),
+                name: format!("peer {}", peer.name),
+            },
+            access: self.policy.access(Who::Person(peer)),
+        }
+    }
+
+    fn joiner(&self, joiner: &Joiner) -> Admitted {
+        Admitted {
+            peer: GatewayPeer {
+                public_key: PublicKey::from(*joiner.key.as_bytes()),
+                preshared_key: None,
+                allowed_ips: hosts([joiner.address.into()]),
+                name: "a device that joins".to_owned(),
+            },
+            access: self.policy.access(Who::Joining),
+        }
     }
 }
 
+fn hosts<const N: usize>(addresses: [IpAddr; N]) -> Vec<AllowedIp> {
+    addresses.map(AllowedIp::host).to_vec()
+}
+
 impl GatewayTask {
-    /// Keeps the gateway until the registry stops.
-    pub(crate) async fn run(mut self, fleet: Fleet, shutdown: CancellationToken) {
+    /// Keeps the gateway until the registry stops. `renew` declares anew who may use the tunnel.
+    pub(crate) async fn run(
+        mut self,
+        role: Arc<GatewayRole>,
+        fleet: Fleet,
+        renew: impl Fn() + Send,
+        shutdown: CancellationToken,
+    ) {
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Ok(()) = self.peers.changed() => {
                     let peers = self.peers.borrow_and_update().clone();
-                    self.gateway.set_peers(peers);
+                    self.gateway.admit(peers);
                 }
-                _ = look.tick() => fleet.handshakes(&self.handshakes()),
+                _ = look.tick() => {
+                    fleet.handshakes(&self.handshakes());
+                    if role.is_outdated(Timestamp::now()) {
+                        renew();
+                    }
+                }
             }
         }
         self.gateway.shutdown().await;
     }
 
     fn handshakes(&self) -> HashMap<WireGuardPublicKey, Timestamp> {
-        let (now, clock) = (Instant::now(), Timestamp::now());
         let peers = self.gateway.peers();
         let handshakes = peers.iter().filter_map(|peer| {
-            let age = now.saturating_duration_since(peer.last_handshake?);
-            let at = clock.checked_sub(age).ok()?;
+            let at = wall(peer.last_handshake?)?;
             Some((WireGuardPublicKey::from_bytes(*peer.public_key.as_bytes()), at))
         });
         handshakes.collect()
     }
 }
 
-fn peer(device: &Device) -> GatewayPeer {
-    GatewayPeer {
-        public_key: PublicKey::from(*device.wireguard_key.as_bytes()),
-        preshared_key: None,
-        allowed_ips: vec![AllowedIp::host(IpAddr::V4(device.inner_address))],
-        name: device.name.to_string(),
-    }
-}
-
-fn entry_of(
-    entry: &config::PolicyEntry,
-    names: &BTreeMap<HostName, NamedDestination>,
-) -> Option<PolicyEntry> {
-    let address = names.get(&entry.name)?.address;
-    let ports = entry.ports.iter().map(|port| PolicyPort {
-        port: *port,
-        upstream: upstream(entry, *port),
-    });
-    Some(PolicyEntry {
-        name: entry.name.to_string(),
-        address,
-        ports: ports.collect(),
-    })
-}
-
-fn upstream(entry: &config::PolicyEntry, port: u16) -> Upstream {
-    let fallback = || HostPort {
-        host: entry.name.to_string(),
-        port,
-    };
-    let HostPort { host, port } = entry.upstream.clone().unwrap_or_else(fallback);
-    match host.trim_matches(['[', ']']).parse() {
-        Ok(address) => Upstream::Address(SocketAddr::new(address, port)),
-        Err(_) => Upstream::Name { host, port },
-    }
+/// The wall clock's time at an instant of the monotonic clock.
+pub(crate) fn wall(at: Instant) -> Option<Timestamp> {
+    Timestamp::now().checked_sub(at.elapsed()).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use orfe_store::Ula;
+    use orfe_tunnel::DnsPolicy;
+
     use super::*;
 
-    fn entry(upstream: Option<&str>) -> config::PolicyEntry {
-        config::PolicyEntry {
-            name: "coder.internal".parse().unwrap(),
-            ports: vec![443, 80],
-            upstream: upstream.map(|upstream| upstream.parse().unwrap()),
-        }
-    }
-
-    #[test]
-    fn an_upstream_is_an_address_or_a_name_or_the_name_itself() {
-        assert_eq!(
-            upstream(&entry(None), 443),
-            Upstream::Name {
-                host: "coder.internal".into(),
-                port: 443
-            }
+    fn policy() -> Arc<SitePolicy> {
+        let registry = "127.0.0.1:7443".parse().unwrap();
+        let site = SitePolicy::new(
+            &[],
+            &BTreeMap::new(),
+            Ula::of_random(1),
+            registry,
+            DnsPolicy::default(),
         );
-        assert_eq!(
-            upstream(&entry(Some("127.0.0.1:36123")), 443),
-            Upstream::Address("127.0.0.1:36123".parse().unwrap())
-        );
-        assert_eq!(
-            upstream(&entry(Some("[fd00::1]:8443")), 443),
-            Upstream::Address("[fd00::1]:8443".parse().unwrap())
-        );
-        assert_eq!(
-            upstream(&entry(Some("coder.svc:7080")), 443),
-            Upstream::Name {
-                host: "coder.svc".into(),
-                port: 7080
-            }
-        );
+        Arc::new(site)
     }
 
     #[tokio::test]
@@ -212,7 +246,7 @@ mod tests {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let key = NoisePrivateKey::generate().unwrap();
-        let error = start(&key, address, &[], &BTreeMap::new()).unwrap_err();
+        let error = start(&key, address, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
@@ -222,20 +256,15 @@ mod tests {
     #[tokio::test]
     async fn the_gateway_has_the_public_half_of_the_key_and_stops_when_told() {
         let key = NoisePrivateKey::generate().unwrap();
-        let (role, task) = start(
-            &key,
-            "127.0.0.1:0".parse().unwrap(),
-            &[entry(None)],
-            &BTreeMap::new(),
-        )
-        .unwrap();
+        let (role, task) = start(&key, "127.0.0.1:0".parse().unwrap(), policy()).unwrap();
         assert_eq!(role.public_key.as_bytes(), key.public_key().as_bytes());
         let patience = crate::fleet::Patience {
             hold_down: LOOK,
             start_grace: LOOK,
         };
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(task.run(Fleet::new(patience), shutdown.clone()));
+        let running = task.run(Arc::new(role), Fleet::new(patience), || (), shutdown.clone());
+        let running = tokio::spawn(running);
         shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(10), running)
             .await

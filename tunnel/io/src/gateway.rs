@@ -179,6 +179,18 @@ struct Shown {
     total: GatewayStats,
 }
 
+/// Reads the counters of a [`Gateway`]; after its end, those that stood last.
+#[derive(Debug, Clone)]
+pub struct GatewayView(Arc<Mutex<Shown>>);
+
+impl GatewayView {
+    /// What is known of one peer.
+    pub fn peer(&self, public_key: &PublicKey) -> Option<PeerStats> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.peers.get(public_key).cloned()
+    }
+}
+
 impl Gateway {
     /// Binds UDP and starts the gateway's thread; upstream connections run on the current tokio runtime.
     ///
@@ -261,6 +273,11 @@ impl Gateway {
             .values()
             .cloned()
             .collect()
+    }
+
+    /// A reader of the counters that may be kept apart from the gateway.
+    pub fn view(&self) -> GatewayView {
+        GatewayView(Arc::clone(&self.shown))
     }
 
     /// Counters of the gateway as a whole.

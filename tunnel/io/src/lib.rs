@@ -14,9 +14,9 @@ pub mod proxy;
 
 pub use client::{Phase, Tunnel, TunnelConfig, TunnelDialer, TunnelPeer, TunnelStatus};
 pub use gateway::{
-    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats,
+    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
     ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
     PolicyPort, Ports, Rule, Upstream, Via,
 };
 pub use netstack::TunnelStream;
-pub use orfe_tunnel_core::{AllowedIp, PresharedKey, PrivateKey, PublicKey};
+pub use orfe_tunnel_core::{AllowedIp, ParseAllowedIpError, PresharedKey, PrivateKey, PublicKey};
