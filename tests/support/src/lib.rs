@@ -7,6 +7,7 @@
 //! - [`terraform`] — a **stand-in for `terraform version`**, for machines without terraform.
 //! - [`relay`] — relays for TCP and UDP that can be cut, blackholed and restored.
 //! - [`terminator`] — ends TLS between device and registry, and attacks what it carries.
+//! - `tunnel_end` — the program `tunnel-end`: one end of a tunnel, for benchmarks and interoperation.
 //! - [`process`], [`wait`], [`ports`], [`logs`], [`programs`] — processes that end with their test, waiting for a
 //!   condition with a deadline, ports, log capture, and where the built programs are.
 //!
@@ -23,4 +24,6 @@ pub mod scale;
 pub mod standin;
 pub mod terminator;
 pub mod terraform;
+#[cfg(target_os = "linux")]
+pub mod tunnel_end;
 pub mod wait;

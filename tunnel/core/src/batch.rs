@@ -67,11 +67,11 @@ impl<M> Batch<M> {
             .map(|(range, meta)| (&self.bytes[range.clone()], meta))
     }
 
-    /// The packet at `index` with zeros behind it up to a multiple of 16 bytes, but not beyond `limit` bytes.
-    pub(crate) fn padded(&self, index: usize, limit: usize) -> Option<&[u8]> {
+    /// The packet at `index` with zeros behind it up to a multiple of 16 bytes, and its own length.
+    pub(crate) fn padded(&self, index: usize) -> Option<(&[u8], usize)> {
         let (range, _) = self.items.get(index)?;
-        let padded = range.len().next_multiple_of(ALIGN).min(limit.max(range.len()));
-        self.bytes.get(range.start..range.start + padded)
+        let end = range.end.next_multiple_of(ALIGN).min(self.bytes.len());
+        Some((self.bytes.get(range.start..end)?, range.len()))
     }
 
     /// Appends a copy of `packet`.
@@ -117,15 +117,12 @@ mod tests {
             .collect();
         assert_eq!(seen, [(vec![1; 17], 'a'), (vec![2; 16], 'b'), (vec![], 'c')]);
         assert_eq!(
-            batch.padded(0, 1280),
-            Some([&[1u8; 17][..], &[0; 15]].concat().as_slice())
+            batch.padded(0),
+            Some(([&[1u8; 17][..], &[0; 15]].concat().as_slice(), 17))
         );
-        assert_eq!(
-            batch.padded(0, 20),
-            Some([&[1u8; 17][..], &[0; 3]].concat().as_slice())
-        );
-        assert_eq!(batch.padded(0, 4), Some(&[1u8; 17][..]));
-        assert_eq!(batch.padded(1, 1280), Some(&[2u8; 16][..]));
+        assert_eq!(batch.padded(1), Some((&[2u8; 16][..], 16)));
+        assert_eq!(batch.padded(2), Some((&[][..], 0)));
+        assert_eq!(batch.padded(3), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@
 
 mod allowed_ips;
 mod batch;
+mod datagrams;
 mod engine;
 mod key;
 mod limit;
@@ -28,10 +29,11 @@ pub mod packet;
 
 pub use allowed_ips::{AllowedIp, ParseAllowedIpError};
 pub use batch::Batch;
+pub use datagrams::{Datagrams, MAX_RUN_BYTES, MAX_RUN_DATAGRAMS, Run};
 pub use engine::{BoringtunEngine, Engine, EngineParams, Identity, Opened, Tick};
 pub use key::{ParseKeyError, PresharedKey, PrivateKey, PublicKey};
 pub use limit::HandshakeLimits;
 pub use node::{
-    Event, Node, NodeConfig, NodeDrops, PeerConfig, PeerDrops, PeerError, PeerId, PeerStats,
+    Event, Node, NodeConfig, NodeDrops, Outbound, PeerConfig, PeerDrops, PeerError, PeerId, PeerStats,
     REJECT_AFTER_TIME, SILENT_AFTER_TIME,
 };

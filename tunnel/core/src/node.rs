@@ -24,16 +24,18 @@ mod timers;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+pub use self::outbound::Outbound;
 use self::peer::Peer;
 pub use self::peer::{PeerConfig, PeerDrops, PeerStats};
 use crate::allowed_ips::AllowedIps;
-use crate::batch::Batch;
+use crate::datagrams::Datagrams;
 use crate::engine::{BoringtunEngine, Engine};
 use crate::key::{PrivateKey, PublicKey};
 use crate::limit::{HandshakeLimits, SourceLimiter};
@@ -51,12 +53,35 @@ const MAX_EVENTS: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(u32);
 
+/// Spreads peer numbers over a table. They are drawn at random by this node and by nobody else, so there is nothing to
+/// defend against, and every batch of packets asks.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // 2^64 divided by the golden ratio: neighbours end up far apart, in the upper bits, too.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// What a node is made from.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// Our static key.
     pub private_key: PrivateKey,
-    /// Largest inner packet in bytes. Padding does not go beyond it.
+    /// Largest inner packet in bytes; [`Node::set_mtu`] changes it. Padding does not go beyond it, and TCP inside is
+    /// told to keep to it.
     pub mtu: usize,
     /// Bounds on handshake work.
     pub limits: HandshakeLimits,
@@ -104,6 +129,8 @@ pub struct NodeDrops {
     pub limited: u64,
     /// An inner packet to an address that no peer has.
     pub no_route: u64,
+    /// An inner packet that is larger than the MTU.
+    pub too_big: u64,
 }
 
 impl NodeDrops {
@@ -116,6 +143,7 @@ impl NodeDrops {
             + self.unknown_peer
             + self.limited
             + self.no_route
+            + self.too_big
     }
 }
 
@@ -135,10 +163,12 @@ pub struct Node<E: Engine = BoringtunEngine> {
     mtu: usize,
     gate: E::Gate,
     sources: SourceLimiter,
-    peers: HashMap<PeerId, Peer<E>>,
+    peers: HashMap<PeerId, Peer<E>, BuildHasherDefault<IdHasher>>,
     by_key: HashMap<PublicKey, PeerId>,
     allowed_ips: AllowedIps<PeerId>,
     events: VecDeque<Event>,
+    /// Answers to packets that were too big, until they are polled.
+    bounced: VecDeque<Vec<u8>>,
     drops: NodeDrops,
     rng: StdRng,
     next_tick: Instant,
@@ -165,10 +195,11 @@ impl<E: Engine> Node<E> {
             mtu: config.mtu,
             gate: E::gate(&config.private_key, config.limits.per_second),
             sources: SourceLimiter::new(&config.limits, now),
-            peers: HashMap::new(),
+            peers: HashMap::default(),
             by_key: HashMap::new(),
             allowed_ips: AllowedIps::new(),
             events: VecDeque::new(),
+            bounced: VecDeque::new(),
             drops: NodeDrops::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
             next_tick: now,
@@ -241,12 +272,24 @@ impl<E: Engine> Node<E> {
 
     /// Starts a handshake at once, whatever the state: after a change of network, or when the other end is known to
     /// have restarted. Nothing is sent to a peer without endpoint. The caller spaces its calls.
-    pub fn rehandshake(&mut self, public_key: &PublicKey, now: Instant, out: &mut Batch<SocketAddr>) {
+    pub fn rehandshake(&mut self, public_key: &PublicKey, now: Instant, out: &mut Datagrams) {
         let Some(peer) = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id)) else {
             return;
         };
         self.last_activity = now;
         peer.initiate(&self.gate, &self.private_key, true, now, out);
+    }
+
+    /// Takes packets of at most `mtu` bytes from now on: what the path lets through has changed, or was found out. TCP
+    /// connections that are made later keep to it by themselves.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.mtu = mtu;
+    }
+
+    /// Largest inner packet in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        self.mtu
     }
 
     /// The peer that may use `address` inside the tunnel.
@@ -266,6 +309,11 @@ impl<E: Engine> Node<E> {
     pub fn stats(&self, public_key: &PublicKey) -> Option<PeerStats> {
         let id = self.by_key.get(public_key)?;
         self.peers.get(id).map(Peer::stats)
+    }
+
+    /// What is known of each peer, in no order.
+    pub fn all_stats(&self) -> impl Iterator<Item = PeerStats> {
+        self.peers.values().map(Peer::stats)
     }
 
     /// What was dropped without a peer to count it for.

@@ -1,6 +1,13 @@
-//! Addresses of an inner IP packet.
+//! What this crate reads and writes in inner IP packets: addresses, segment sizes of TCP, "too big" answers.
+
+pub mod checksum;
+mod mss;
+mod too_big;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use self::mss::{clamp_mss, exceeds_mss};
+pub use self::too_big::too_big;
 
 /// Source address of an IPv4 or IPv6 packet; `None` when it is neither or too short for its header.
 #[must_use]

@@ -23,13 +23,18 @@ use tokio::sync::{oneshot, watch};
 
 use crate::dial::{BoxFuture, BoxedStream, DialError, Dialer};
 use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Netstack, Stack, StackConfig, TunnelStream};
+use crate::udp::UdpOptions;
 
-/// Connections at once on a device. With about 1.1 MiB each when all buffers are full, 600 MiB is the worst case.
+/// Connections at once on a device.
 const MAX_CONNECTIONS: usize = 512;
+/// Bytes that their buffers may take together.
+const MEMORY: usize = 96 << 20;
 /// How long a dial waits for an answer unless [`TunnelDialer::with_timeout`] says otherwise.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// At most one handshake in this time is started by dials while the tunnel is down (`WireGuard`'s `REKEY_TIMEOUT`).
 const NUDGE_INTERVAL: Duration = Duration::from_secs(5);
+/// A handshake that was not answered is begun again after this long (`WireGuard`'s `REKEY_TIMEOUT`).
+const RETRY_TIME: Duration = Duration::from_secs(5);
 
 /// What a tunnel is made from.
 #[derive(Debug, Clone)]
@@ -137,6 +142,7 @@ impl Tunnel {
             mtu: config.mtu,
             any_address: false,
             max_connections: MAX_CONNECTIONS,
+            memory: MEMORY,
             keep_alive: None,
         };
         let (publisher, status) = watch::channel(TunnelStatus {
@@ -157,8 +163,11 @@ impl Tunnel {
             wishes: Arc::clone(&wishes),
             status: publisher,
             nudged: None,
+            asked: None,
         };
-        let netstack = Netstack::start("orfe-tunnel", config.bind, node, &stack, |_| front)?;
+        let netstack = Netstack::start("orfe-tunnel", &UdpOptions::new(config.bind), node, &stack, |_| {
+            front
+        })?;
         Ok(Self {
             netstack,
             wishes,
@@ -297,6 +306,27 @@ struct ClientFront {
     wishes: Arc<Mutex<Wishes>>,
     status: watch::Sender<TunnelStatus>,
     nudged: Option<Instant>,
+    /// Since when a handshake had gone unanswered at the last look.
+    asked: Option<Instant>,
+}
+
+impl ClientFront {
+    /// A handshake that was answered tells the round trip before the first connection could.
+    fn measure(&mut self, ends: &mut Ends, now: Instant) {
+        let Some(stats) = ends.node.stats(&self.gateway) else {
+            return;
+        };
+        if let Some((asked, answered)) = self.asked.zip(stats.last_handshake)
+            && answered >= asked
+        {
+            let took = answered.saturating_duration_since(asked);
+            // A longer one had its first attempt lost, and says nothing.
+            if took < RETRY_TIME {
+                ends.stack.note_round_trip(took, now);
+            }
+        }
+        self.asked = stats.unanswered_since;
+    }
 }
 
 impl Front for ClientFront {
@@ -310,6 +340,7 @@ impl Front for ClientFront {
         if wishes.rehandshake {
             ends.node.rehandshake(&self.gateway, now, &mut ends.out);
         }
+        self.measure(ends, now);
         false
     }
 
@@ -362,7 +393,7 @@ impl Front for ClientFront {
     }
 }
 
-fn phase(stats: &PeerStats, now: Instant) -> Phase {
+pub(crate) fn phase(stats: &PeerStats, now: Instant) -> Phase {
     let is_silent = stats
         .unanswered_since
         .is_some_and(|since| now.saturating_duration_since(since) >= SILENT_AFTER_TIME);

@@ -45,9 +45,12 @@ pub use self::policy::{
 };
 use self::upstream::Forwarders;
 use crate::netstack::{Netstack, StackConfig};
+use crate::udp::UdpOptions;
 
-/// Connections at once. With about 1.1 MiB each when all buffers are full, 2.3 GiB is the worst case.
+/// Connections at once.
 const MAX_CONNECTIONS: usize = 2048;
+/// Bytes that their buffers may take together.
+const MEMORY: usize = 512 << 20;
 /// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// How long [`Gateway::shutdown`] waits for forwarders after it told them to stop.
@@ -123,6 +126,8 @@ pub struct PeerStats {
     pub endpoint: Option<SocketAddr>,
     /// When the latest handshake was completed.
     pub last_handshake: Option<Instant>,
+    /// The gateway's key on which that was; the current one before the first.
+    pub gateway_key: PublicKey,
     /// Inner bytes received from it.
     pub rx_bytes: u64,
     /// Inner bytes sent to it.
@@ -170,6 +175,7 @@ pub struct Gateway {
 struct Desired {
     peers: Option<Vec<Admitted>>,
     policy: Option<Policy>,
+    keys: Option<Vec<PrivateKey>>,
 }
 
 /// The thread's latest counters. It writes those of peers that changed, so an idle peer costs nothing.
@@ -206,20 +212,27 @@ impl Gateway {
         };
         let node = Node::new(node_config, Instant::now());
         let own = config.addresses.clone();
+        let bind = UdpOptions {
+            // A gateway may have several addresses; its peers know it by one.
+            pin_source: true,
+            ..UdpOptions::new(config.listen)
+        };
         let stack = StackConfig {
             addresses: config.addresses,
             mtu: config.mtu,
             any_address: true,
             max_connections: MAX_CONNECTIONS,
+            memory: MEMORY,
             keep_alive: Some(KEEP_ALIVE),
         };
         let desired = Arc::new(Mutex::new(Desired {
             peers: None,
             policy: Some(policy),
+            keys: None,
         }));
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let netstack = Netstack::start("orfe-gateway", config.listen, node, &stack, |handle| {
+        let netstack = Netstack::start("orfe-gateway", &bind, node, &stack, |handle| {
             let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
             GatewayFront::new(own, Arc::clone(&desired), Arc::clone(&shown), forwarders)
         })?;
@@ -257,10 +270,20 @@ impl Gateway {
 
     /// Declares policy and peers in one step, so that no peer's access is ever read against another policy.
     pub fn declare(&self, policy: Policy, peers: Vec<Admitted>) {
-        *self.desired.lock().unwrap_or_else(PoisonError::into_inner) = Desired {
-            peers: Some(peers),
-            policy: Some(policy),
-        };
+        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        desired.peers = Some(peers);
+        desired.policy = Some(policy);
+        drop(desired);
+        self.netstack.handle().wake();
+    }
+
+    /// Answers for `current` and, as long as a change of keys lasts, for `previous`; sessions on a key that stays are not
+    /// touched, those on one that goes end. Peers are declared in the same step, because a key that is new has none.
+    pub fn set_keys(&self, current: PrivateKey, previous: Option<PrivateKey>, peers: Vec<Admitted>) {
+        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        desired.keys = Some([current].into_iter().chain(previous).collect());
+        desired.peers = Some(peers);
+        drop(desired);
         self.netstack.handle().wake();
     }
 
@@ -290,7 +313,7 @@ impl Gateway {
         self.netstack.local_addr()
     }
 
-    /// The key by which devices know the gateway.
+    /// The key that the gateway was started with.
     pub fn public_key(&self) -> PublicKey {
         self.public_key
     }

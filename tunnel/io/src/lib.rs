@@ -11,6 +11,9 @@ pub mod dial;
 mod gateway;
 mod netstack;
 pub mod proxy;
+#[cfg(unix)]
+pub mod tun;
+pub mod udp;
 
 pub use client::{Phase, Tunnel, TunnelConfig, TunnelDialer, TunnelPeer, TunnelStatus};
 pub use gateway::{

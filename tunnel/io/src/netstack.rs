@@ -13,18 +13,24 @@
 //!
 //! The device's and the gateway's ends differ in their [`Front`] only: one dials, the other accepts.
 //!
-//! Memory is bounded: a round takes at most [`udp::MAX_BATCH`] datagrams and makes at most [`device::MAX_TX`] packets beyond
-//! the answers to them; each connection has two smoltcp buffers and two rings of fixed size, and their number has
-//! a limit. When UDP does not take more, nothing is drawn from smoltcp until it does.
+//! A round costs what is ready, not what is open: a connection is visited when a packet came for it, its application did
+//! something, or its timer is due (see `schedule`).
+//!
+//! Memory is bounded: a round takes what fits into one set of [`ReceiveBuffers`] and makes at most [`device::MAX_TX`] packets
+//! beyond the answers to it; each connection has two smoltcp buffers and two rings, whose sizes have a common bound (see `buffers`).
+//! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!
 //! When the thread ends, for whatever reason, every connection it held ends with a reset.
 
+mod buffers;
 mod connection;
 mod device;
-mod sequence;
+mod flow;
+mod nodes;
+mod schedule;
+mod sender;
 mod stack;
 mod stream;
-mod udp;
 mod wake;
 
 use std::fmt;
@@ -36,13 +42,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
-use orfe_tunnel_core::{Batch, Event, Node, PeerId};
+use orfe_tunnel_core::{Batch, Datagrams, Event, Node, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::nodes::Nodes;
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
-use self::udp::UdpPort;
 pub(crate) use self::wake::Wake;
+use crate::udp::{ReceiveBuffers, Sent, UdpOptions, UdpPort};
 
 /// Commands that may wait for the thread. It takes all of them in every round, so a full queue means that it is far
 /// behind; senders then wait.
@@ -51,6 +58,8 @@ const MAX_COMMANDS: usize = 256;
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// Retry of a UDP socket that took no more, in case its readiness was not reported.
 const UDP_RETRY: Duration = Duration::from_millis(20);
+/// Datagrams that may wait while the socket takes none; above it they are lost, as on a full link.
+const MAX_UNSENT: usize = 1024;
 /// Counters are published at most this often while traffic flows.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -82,10 +91,10 @@ pub(crate) trait Front: Send + 'static {
 /// What fronts work on.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    pub(crate) node: Node,
+    pub(crate) node: Nodes,
     pub(crate) stack: Stack,
     /// Datagrams to be sent in this round.
-    pub(crate) out: Batch<SocketAddr>,
+    pub(crate) out: Datagrams,
 }
 
 /// The application's side of the thread.
@@ -138,10 +147,10 @@ impl<C> Handle<C> {
 }
 
 impl<C: Send + 'static> Netstack<C> {
-    /// Binds UDP at `bind` and starts the thread. `front` gets the handle that the netstack itself is reached by.
+    /// Binds UDP and starts the thread. `front` gets the handle that the netstack itself is reached by.
     pub(crate) fn start<F>(
         name: &str,
-        bind: SocketAddr,
+        bind: &UdpOptions,
         node: Node,
         stack: &StackConfig,
         front: impl FnOnce(Handle<C>) -> F,
@@ -163,10 +172,11 @@ impl<C: Send + 'static> Netstack<C> {
         let (done_sender, done) = oneshot::channel();
         let now = Instant::now();
         let ends = Ends {
-            node,
+            node: node.into(),
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
-            out: Batch::new(),
+            out: Datagrams::new(),
         };
+        let received = udp.receive_buffers();
         let round = Round {
             poll,
             udp,
@@ -175,7 +185,10 @@ impl<C: Send + 'static> Netstack<C> {
             ends,
             front: front(handle.clone()),
             stop: Arc::clone(&stop),
-            received: Batch::new(),
+            received,
+            readable: false,
+            sent: Sent::default(),
+            blocked: false,
             packets: Batch::new(),
             published: now,
             unpublished: true,
@@ -243,7 +256,13 @@ struct Round<F: Front> {
     ends: Ends,
     front: F,
     stop: Arc<AtomicBool>,
-    received: Batch<SocketAddr>,
+    received: ReceiveBuffers,
+    /// Readiness is reported on edges only: it holds until the socket says that it has no more.
+    readable: bool,
+    /// What of the datagrams of earlier rounds is sent.
+    sent: Sent,
+    /// The socket took no more when it was last tried.
+    blocked: bool,
     packets: Batch<PeerId>,
     published: Instant,
     unpublished: bool,
@@ -262,7 +281,8 @@ impl<F: Front> Round<F> {
                 _ => {}
             }
             if events.iter().any(|event| event.token() == UDP) {
-                self.udp.note_ready();
+                self.readable = true;
+                self.blocked = false;
             }
             self.wake.rearm();
             self.round(Instant::now());
@@ -292,31 +312,48 @@ impl<F: Front> Round<F> {
 
     /// UDP to the stack.
     fn ingress(&mut self, now: Instant) {
-        self.received.clear();
         self.packets.clear();
-        self.udp.receive(&mut self.received);
-        if !self.received.is_empty() {
-            self.unpublished = true;
-            self.ends
-                .node
-                .handle_datagrams(&self.received, now, &mut self.packets, &mut self.ends.out);
-            self.front.handle_packets(&self.packets, &mut self.ends, now);
+        if self.readable {
+            match self.udp.receive(&mut self.received) {
+                Ok(()) => self.take_received(now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                // An ICMP error for something sent earlier: no news about what can be received.
+                Err(error) => tracing::trace!(%error, "UDP receive"),
+            }
         }
         // Commands may have left packets for the stack, too.
         self.ends.stack.ingress(now);
     }
 
+    fn take_received(&mut self, now: Instant) {
+        for run in self.received.iter() {
+            self.ends.node.handle_run(
+                run.bytes,
+                run.stride,
+                run.source,
+                now,
+                &mut self.packets,
+                &mut self.ends.out,
+            );
+        }
+        self.unpublished = true;
+        self.front.handle_packets(&self.packets, &mut self.ends, now);
+    }
+
     /// The stack to UDP.
     fn egress(&mut self, now: Instant) {
-        self.ends.stack.pump(now);
-        if !self.udp.is_blocked() {
-            self.ends.stack.egress(now);
+        if !self.blocked {
+            self.ends.stack.work(now);
         }
         let (node, stack, out) = (&mut self.ends.node, &mut self.ends.stack, &mut self.ends.out);
         node.handle_packets(stack.transmit(), now, out);
         stack.clear_transmitted();
         self.unpublished |= !out.is_empty();
-        self.udp.send(out);
+        self.blocked = self.udp.send(out, &mut self.sent).is_err();
+        if !self.blocked || out.len() > MAX_UNSENT {
+            out.clear();
+            self.sent = Sent::default();
+        }
     }
 
     fn publish(&mut self, is_due: bool, now: Instant) {
@@ -329,7 +366,7 @@ impl<F: Front> Round<F> {
     }
 
     fn timeout(&mut self, now: Instant) -> Duration {
-        if self.udp.is_ready() {
+        if self.readable {
             return Duration::ZERO;
         }
         let timer = self
@@ -338,7 +375,7 @@ impl<F: Front> Round<F> {
             .poll_timeout()
             .map(|(at, _reason)| at.saturating_duration_since(now));
         // While UDP takes nothing, the stack's wish to send would only make the thread spin.
-        let stack = if self.udp.is_blocked() {
+        let stack = if self.blocked {
             Some(UDP_RETRY)
         } else {
             self.ends.stack.poll_delay(now)

@@ -3,12 +3,13 @@
 //! Checks come in the order of their cost: length and type, index lookup, then for handshakes the source's tokens, the
 //! MAC and cookie, one curve operation that names the peer, and only for a known peer the rest.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::peer::{MIN_OUT, Peer};
 use super::{Event, Node, PeerId, push_event};
 use crate::batch::Batch;
+use crate::datagrams::Datagrams;
 use crate::engine::{Engine, Identity, Opened};
 use crate::message::Message;
 use crate::packet;
@@ -21,66 +22,101 @@ impl<E: Engine> Node<E> {
         datagrams: &Batch<SocketAddr>,
         now: Instant,
         packets: &mut Batch<PeerId>,
-        out: &mut Batch<SocketAddr>,
+        out: &mut Datagrams,
     ) {
         for (datagram, source) in datagrams.iter() {
+            self.handle_run(datagram, datagram.len(), *source, now, packets, out);
+        }
+    }
+
+    /// [`Node::handle_datagrams`] for what the kernel received as one: datagrams of one source, one behind the other, each
+    /// of `stride` bytes and the last one of at most that.
+    pub fn handle_run(
+        &mut self,
+        run: &[u8],
+        stride: usize,
+        source: SocketAddr,
+        now: Instant,
+        packets: &mut Batch<PeerId>,
+        out: &mut Datagrams,
+    ) {
+        let mut datagrams = run.chunks(stride.max(1)).peekable();
+        while let Some(datagram) = datagrams.next() {
             match Message::parse(datagram) {
-                Some(Message::Data(index)) => self.handle_data(index, datagram, *source, now, packets),
-                Some(Message::Initiation) => self.handle_initiation(datagram, *source, now, out),
-                Some(Message::Response(index)) => self.handle_response(index, datagram, *source, now, out),
-                Some(Message::Cookie(index)) => self.handle_cookie(index, datagram, *source, out),
+                Some(Message::Data(index)) => {
+                    let same_session = std::iter::from_fn(|| {
+                        datagrams.next_if(|next| Message::parse(next) == Some(Message::Data(index)))
+                    });
+                    self.handle_data(
+                        index,
+                        std::iter::once(datagram).chain(same_session),
+                        source,
+                        now,
+                        packets,
+                    );
+                }
+                Some(Message::Initiation) => self.handle_initiation(datagram, source, now, out),
+                Some(Message::Response(index)) => self.handle_response(index, datagram, source, now, out),
+                Some(Message::Cookie(index)) => self.handle_cookie(index, datagram, source, out),
                 None => self.drops.malformed += 1,
             }
         }
     }
 
-    fn handle_data(
+    /// Transport data of one session: its peer is looked up once, and so is the owner of a row of equal source addresses.
+    fn handle_data<'a>(
         &mut self,
         index: u32,
-        datagram: &[u8],
+        datagrams: impl Iterator<Item = &'a [u8]>,
         source: SocketAddr,
         now: Instant,
         packets: &mut Batch<PeerId>,
     ) {
         let id = PeerId(index >> 8);
         let Some(peer) = self.peers.get_mut(&id) else {
-            self.drops.unknown_index += 1;
+            self.drops.unknown_index += datagrams.count() as u64;
             return;
         };
-        let Some(engine) = peer.engine_if_any() else {
-            peer.dropped.rejected += 1;
+        let Some(engine) = peer.engine.as_mut() else {
+            peer.dropped.rejected += datagrams.count() as u64;
             return;
         };
-        let buffer = packets.reserve(datagram.len().max(MIN_OUT));
-        match engine.open(source, datagram, buffer) {
-            Opened::Packet(len) => {
-                self.last_activity = now;
-                // An empty or foreign packet has no source and is nobody's.
-                let owner =
-                    packet::source(&buffer[..len]).and_then(|address| self.allowed_ips.lookup(address));
-                if owner == Some(id) {
-                    peer.rx_bytes += len as u64;
-                    packets.commit(len, id);
-                } else {
-                    peer.dropped.spoofed_source += 1;
+        let mut is_authentic = false;
+        let mut last_owner: Option<(IpAddr, Option<PeerId>)> = None;
+        for datagram in datagrams {
+            let buffer = packets.reserve(datagram.len().max(MIN_OUT));
+            match engine.open(source, datagram, buffer) {
+                Opened::Packet(len) => {
+                    is_authentic = true;
+                    self.last_activity = now;
+                    let packet = &mut buffer[..len];
+                    // An empty or foreign packet has no source and is nobody's.
+                    let owner = packet::source(packet).and_then(|address| match last_owner {
+                        Some((last, owner)) if last == address => owner,
+                        _ => {
+                            let owner = self.allowed_ips.lookup(address);
+                            last_owner = Some((address, owner));
+                            owner
+                        }
+                    });
+                    if owner == Some(id) {
+                        packet::clamp_mss(packet, self.mtu);
+                        peer.rx_bytes += len as u64;
+                        packets.commit(len, id);
+                    } else {
+                        peer.dropped.spoofed_source += 1;
+                    }
                 }
-            }
-            Opened::Nothing => {}
-            Opened::Reply(_) | Opened::Rejected => {
-                peer.dropped.rejected += 1;
-                return;
+                Opened::Nothing => is_authentic = true,
+                Opened::Reply(_) | Opened::Rejected => peer.dropped.rejected += 1,
             }
         }
-        self.note_authentic(id, index, source, now);
+        if is_authentic {
+            self.note_authentic(id, index, source, now);
+        }
     }
 
-    fn handle_initiation(
-        &mut self,
-        datagram: &[u8],
-        source: SocketAddr,
-        now: Instant,
-        out: &mut Batch<SocketAddr>,
-    ) {
+    fn handle_initiation(&mut self, datagram: &[u8], source: SocketAddr, now: Instant, out: &mut Datagrams) {
         if !self.sources.admit(source.ip(), now) {
             self.drops.limited += 1;
             return;
@@ -119,7 +155,7 @@ impl<E: Engine> Node<E> {
         datagram: &[u8],
         source: SocketAddr,
         now: Instant,
-        out: &mut Batch<SocketAddr>,
+        out: &mut Datagrams,
     ) {
         let id = PeerId(index >> 8);
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -143,13 +179,7 @@ impl<E: Engine> Node<E> {
         self.note_authentic(id, index, source, now);
     }
 
-    fn handle_cookie(
-        &mut self,
-        index: u32,
-        datagram: &[u8],
-        source: SocketAddr,
-        out: &mut Batch<SocketAddr>,
-    ) {
+    fn handle_cookie(&mut self, index: u32, datagram: &[u8], source: SocketAddr, out: &mut Datagrams) {
         let Some(peer) = self.peers.get_mut(&PeerId(index >> 8)) else {
             self.drops.unknown_index += 1;
             return;
@@ -197,7 +227,7 @@ impl<E: Engine> Node<E> {
     }
 }
 
-fn send_queued<E: Engine>(peer: &mut Peer<E>, mtu: usize, endpoint: SocketAddr, out: &mut Batch<SocketAddr>) {
+fn send_queued<E: Engine>(peer: &mut Peer<E>, mtu: usize, endpoint: SocketAddr, out: &mut Datagrams) {
     let room = mtu.next_multiple_of(16) + MIN_OUT;
     let Some(engine) = peer.engine_if_any() else {
         return;

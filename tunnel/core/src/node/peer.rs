@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::PeerId;
 use crate::allowed_ips::AllowedIp;
-use crate::batch::Batch;
+use crate::datagrams::Datagrams;
 use crate::engine::{Engine, EngineParams};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 use crate::message::INITIATION_LEN;
@@ -70,7 +70,7 @@ pub(super) const MIN_OUT: usize = INITIATION_LEN;
 pub(super) struct Peer<E> {
     pub(super) id: PeerId,
     pub(super) config: PeerConfig,
-    engine: Option<E>,
+    pub(super) engine: Option<E>,
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) last_handshake: Option<Instant>,
     /// When the first handshake was started after which nothing authentic has come.
@@ -161,7 +161,7 @@ impl<E: Engine> Peer<E> {
         private_key: &PrivateKey,
         force: bool,
         now: Instant,
-        out: &mut Batch<SocketAddr>,
+        out: &mut Datagrams,
     ) {
         let Some(endpoint) = self.endpoint else { return };
         self.next_attempt = None;

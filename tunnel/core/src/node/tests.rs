@@ -1,5 +1,7 @@
 //! Two or more nodes in memory; the wire between them is a list of datagrams.
 
+mod batches;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::allowed_ips::AllowedIp;
+use crate::batch::Batch;
 use crate::engine::{EngineParams, Identity, Opened, Tick};
 use crate::key::PresharedKey;
 
@@ -64,7 +67,7 @@ impl End {
     }
 
     fn timeout_at(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         self.node.handle_timeout(now, &mut out);
         datagrams(&out)
     }
@@ -72,13 +75,13 @@ impl End {
     fn send(&mut self, packet: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut packets = Batch::new();
         packets.push(packet, ());
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         self.node.handle_packets(&packets, Instant::now(), &mut out);
         datagrams(&out)
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
-        let (mut batch, mut packets, mut out) = (Batch::new(), Batch::new(), Batch::new());
+        let (mut batch, mut packets, mut out) = (Batch::new(), Batch::new(), Datagrams::new());
         batch.push(datagram, from);
         self.node
             .handle_datagrams(&batch, Instant::now(), &mut packets, &mut out);
@@ -106,8 +109,8 @@ fn peer(end: &End) -> PeerConfig {
     }
 }
 
-fn datagrams(batch: &Batch<SocketAddr>) -> Vec<(SocketAddr, Vec<u8>)> {
-    batch.iter().map(|(bytes, to)| (*to, bytes.to_vec())).collect()
+fn datagrams(out: &Datagrams) -> Vec<(SocketAddr, Vec<u8>)> {
+    out.iter().map(|(bytes, to)| (to, bytes.to_vec())).collect()
 }
 
 /// Carries `flight`, which `from` sent, back and forth until both are silent.
@@ -210,7 +213,7 @@ fn ipv6_inside_and_full_size_packets() {
             .send(&packet(device.inner, gateway.inner, MTU - 39))
             .is_empty()
     );
-    assert_eq!(device.node.drops().no_route, 1);
+    assert_eq!(device.node.drops().too_big, 1);
 }
 
 #[test]
@@ -312,7 +315,7 @@ fn only_authentic_and_new_packets_move_the_endpoint() {
     );
 
     // A copy of an initiation that overtakes the original is authentic, but proves no address.
-    let mut out = Batch::new();
+    let mut out = Datagrams::new();
     device
         .node
         .rehandshake(&gateway.key.public_key(), Instant::now(), &mut out);
@@ -470,7 +473,7 @@ fn a_busy_node_asks_for_a_cookie_that_is_good_for_one_address_and_port() {
     );
 
     let initiate_again = |device: &mut End, gateway: &End| {
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         device
             .node
             .rehandshake(&gateway.key.public_key(), Instant::now(), &mut out);
@@ -498,7 +501,7 @@ fn a_busy_node_asks_for_a_cookie_that_is_good_for_one_address_and_port() {
 fn more_handshakes_than_the_engines_own_limit_pass() {
     let (mut device, mut gateway) = connected();
     for _ in 0..40 {
-        let mut out = Batch::new();
+        let mut out = Datagrams::new();
         device
             .node
             .rehandshake(&gateway.key.public_key(), Instant::now(), &mut out);
@@ -557,7 +560,7 @@ fn a_handshake_is_unanswered_from_its_first_initiation_until_something_authentic
         Some(renewed_at),
         "the node's own renewal"
     );
-    let mut out = Batch::new();
+    let mut out = Datagrams::new();
     let later = renewed_at + Duration::from_secs(9);
     device
         .node
@@ -582,7 +585,7 @@ fn a_handshake_is_unanswered_from_its_first_initiation_until_something_authentic
 
     device
         .node
-        .rehandshake(&gateway.key.public_key(), later, &mut Batch::new());
+        .rehandshake(&gateway.key.public_key(), later, &mut Datagrams::new());
     assert_eq!(device.stats_of(&gateway).unanswered_since, Some(later));
     let flight = gateway.send(&packet(gateway.inner, device.inner, 1));
     settle(&mut gateway, &mut device, flight);
@@ -618,7 +621,7 @@ fn a_handshake_that_data_or_the_engine_started_counts_as_unanswered() {
     let mut node: Node<Fake<RETRIES>> = Node::new(node_config, start);
     node.set_peer(config, start).unwrap();
     // Makes the engine, but no initiation: this fake seals nothing.
-    let (mut packets, mut out) = (Batch::new(), Batch::new());
+    let (mut packets, mut out) = (Batch::new(), Datagrams::new());
     packets.push(&packet(device.inner, gateway.inner, 1), ());
     node.handle_packets(&packets, start, &mut out);
     let unanswered =
@@ -654,7 +657,7 @@ fn an_expired_session_is_tried_again_with_growing_jittered_pauses() {
     };
     node.set_peer(kept, start).unwrap();
     let (mut now, mut last_sent) = (start, start);
-    let mut out = Batch::new();
+    let mut out = Datagrams::new();
     while pauses.len() < 12 {
         out.clear();
         node.handle_timeout(now, &mut out);
@@ -697,7 +700,7 @@ fn retries_wait_out_a_random_part_of_a_third_of_a_second() {
         start,
     )
     .unwrap();
-    let mut out = Batch::new();
+    let mut out = Datagrams::new();
     node.rehandshake(&gateway.key.public_key(), start, &mut out);
     let mut delays = Vec::new();
     let mut now = start;

@@ -5,14 +5,13 @@
 //! pauses after each time the engine gave up. Retries within an attempt come from the engine every 5 s sharp; they
 //! wait a random part of 333 ms here, lest a fleet speaks in unison after its gateway restarted.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
 use super::peer::{MIN_OUT, Peer};
 use super::{Event, Node, PeerId, push_event};
-use crate::batch::Batch;
+use crate::datagrams::Datagrams;
 use crate::engine::{Engine, Tick};
 use crate::message::Message;
 
@@ -67,7 +66,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// Does what is due: keepalives, handshakes, expiry.
-    pub fn handle_timeout(&mut self, now: Instant, out: &mut Batch<SocketAddr>) {
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Datagrams) {
         if now >= self.next_refill {
             E::refill(&self.gate);
             self.sources.forget_idle(now);
@@ -96,7 +95,7 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    fn tick_engines(&mut self, now: Instant, out: &mut Batch<SocketAddr>) {
+    fn tick_engines(&mut self, now: Instant, out: &mut Datagrams) {
         for peer in self.peers.values_mut() {
             let Some(engine) = peer.engine_if_any() else {
                 continue;
@@ -133,7 +132,7 @@ impl<E: Engine> Node<E> {
     }
 }
 
-fn send_delayed<E: Engine>(peer: &mut Peer<E>, now: Instant, out: &mut Batch<SocketAddr>) {
+fn send_delayed<E: Engine>(peer: &mut Peer<E>, now: Instant, out: &mut Datagrams) {
     let Some((at, datagram)) = peer.delayed.take() else {
         return;
     };

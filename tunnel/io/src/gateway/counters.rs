@@ -65,6 +65,7 @@ impl Peer {
             name: Arc::clone(&self.name),
             endpoint: node.endpoint,
             last_handshake: node.last_handshake,
+            gateway_key: ends.node.key_of(&self.public_key),
             rx_bytes: node.rx_bytes,
             tx_bytes: node.tx_bytes,
             connections: self.connections,

@@ -198,6 +198,27 @@ impl GatewayFront {
         }
     }
 
+    /// Peers have other numbers, because the node that had given them is gone.
+    fn renumber(&mut self, numbers: &HashMap<PeerId, PeerId>) {
+        let new = |old: &mut PeerId| {
+            if let Some(number) = numbers.get(old) {
+                *old = *number;
+            }
+        };
+        self.flows.values_mut().for_each(|entry| new(&mut entry.peer));
+        self.datagrams.values_mut().for_each(|entry| new(&mut entry.peer));
+        self.by_key.values_mut().for_each(new);
+        self.changed.clear();
+        let peers = std::mem::take(&mut self.peers).into_iter();
+        self.peers = peers
+            .map(|(mut id, mut peer)| {
+                new(&mut id);
+                peer.is_changed = false;
+                (id, peer)
+            })
+            .collect();
+    }
+
     fn target(&self, access: &Access, transport: Transport, flow: Flow) -> Option<Target> {
         if flow.local.port() == DNS_PORT && self.own.contains(&flow.local.ip()) {
             return Some(Target {
@@ -535,6 +556,9 @@ impl Front for GatewayFront {
         let desired = std::mem::take(&mut *self.desired.lock().unwrap_or_else(PoisonError::into_inner));
         if desired.policy.is_none() && desired.peers.is_none() {
             return false;
+        }
+        if let Some(numbers) = desired.keys.and_then(|keys| ends.node.set_keys(&keys, now)) {
+            self.renumber(&numbers);
         }
         if let Some(policy) = desired.policy {
             self.policy = Arc::new(policy);

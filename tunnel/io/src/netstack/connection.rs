@@ -15,10 +15,11 @@ use std::task::Waker;
 
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 
-use super::wake::Wake;
+use super::wake::{Slot, Touch, Wake};
 
-/// Bytes each ring holds. Enough for a wake-up's worth of data; the window proper is smoltcp's buffer.
-pub(crate) const RING: usize = 64 << 10;
+/// Bytes a ring holds at most, where there is memory enough; it is taken as it is first used. Enough for a wake-up's worth of
+/// data; the window proper is smoltcp's buffer.
+pub(super) const RING: usize = 128 << 10;
 
 /// How the incoming direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(super) struct Rings {
 /// What both sides share.
 pub(super) struct Shared {
     rings: Mutex<Rings>,
+    ring: usize,
+    touch: Touch,
     wake: Arc<Wake>,
 }
 
@@ -81,9 +84,12 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(wake: Arc<Wake>) -> Self {
+    /// Two rings of `ring` bytes, for the connection at `slot`.
+    pub(super) fn new(ring: usize, slot: Slot, wake: Arc<Wake>) -> Self {
         Self {
             rings: Mutex::new(Rings::default()),
+            ring,
+            touch: Touch::new(slot),
             wake,
         }
     }
@@ -93,8 +99,19 @@ impl Shared {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes each ring holds at most.
+    pub(super) fn ring(&self) -> usize {
+        self.ring
+    }
+
+    /// Room in a ring that is worth a wake-up of who waits for it: less would make one for each small read or write.
+    pub(super) fn worthwhile(&self) -> usize {
+        self.ring / 2
+    }
+
+    /// Makes the thread look at this connection.
     pub(super) fn wake(&self) {
-        self.wake.wake();
+        self.touch.touch(&self.wake);
     }
 
     /// Bytes in both rings.
@@ -117,13 +134,20 @@ impl Shared {
 
     /// Moves bytes and ends between rings and socket, and says whether the application still holds the stream.
     pub(super) fn pump(&self, socket: &mut Socket<'_>) -> Holder {
+        self.touch.rearm();
         let mut guard = self.lock();
         let rings = &mut *guard;
         if rings.dropped && must_abort(rings, socket) {
             return Holder::Gone;
         }
-        let reader = rings.pump_incoming(socket).then(|| rings.reader.take()).flatten();
-        let writer = rings.pump_outgoing(socket).then(|| rings.writer.take()).flatten();
+        let reader = rings
+            .pump_incoming(self.ring, socket)
+            .then(|| rings.reader.take())
+            .flatten();
+        let writer = rings
+            .pump_outgoing(self.ring - self.worthwhile(), socket)
+            .then(|| rings.writer.take())
+            .flatten();
         let holder = if rings.dropped {
             Holder::Leaving
         } else {
@@ -145,7 +169,7 @@ fn must_abort(rings: &Rings, socket: &Socket<'_>) -> bool {
 
 impl Rings {
     /// True when the reader has something to see.
-    fn pump_incoming(&mut self, socket: &mut Socket<'_>) -> bool {
+    fn pump_incoming(&mut self, ring: usize, socket: &mut Socket<'_>) -> bool {
         if matches!(
             socket.state(),
             State::Listen | State::SynSent | State::SynReceived
@@ -153,8 +177,8 @@ impl Rings {
             return false;
         }
         let before = self.incoming.len();
-        while self.incoming.len() < RING && socket.can_recv() {
-            let room = RING - self.incoming.len();
+        while self.incoming.len() < ring && socket.can_recv() {
+            let room = ring - self.incoming.len();
             let moved = socket.recv(|bytes| {
                 let len = bytes.len().min(room);
                 self.incoming.extend(&bytes[..len]);
@@ -175,8 +199,8 @@ impl Rings {
         self.incoming.len() > before || self.end.is_some()
     }
 
-    /// True when the writer has something to see.
-    fn pump_outgoing(&mut self, socket: &mut Socket<'_>) -> bool {
+    /// True when the writer has something to see: an end, or that no more than `low` bytes are left.
+    fn pump_outgoing(&mut self, low: usize, socket: &mut Socket<'_>) -> bool {
         if matches!(
             socket.state(),
             State::Listen | State::SynSent | State::SynReceived
@@ -198,6 +222,6 @@ impl Rings {
             socket.close();
             self.sending = Sending::Finished;
         }
-        self.outgoing.len() < before || self.sending == Sending::Broken
+        (self.outgoing.len() < before && self.outgoing.len() <= low) || self.sending == Sending::Broken
     }
 }

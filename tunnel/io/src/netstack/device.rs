@@ -1,4 +1,4 @@
-//! smoltcp's network device: two batches of packets.
+//! smoltcp's network device. What smoltcp makes is taken one packet at a time, because not all of it is sent as it is.
 
 use orfe_tunnel_core::Batch;
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
@@ -13,6 +13,9 @@ pub(super) struct PacketDevice {
     mtu: usize,
     rx: Batch<()>,
     rx_taken: usize,
+    /// The packet that smoltcp made last; its length, until it is taken.
+    made: Vec<u8>,
+    made_len: Option<usize>,
     pub(super) tx: Batch<()>,
 }
 
@@ -22,8 +25,31 @@ impl PacketDevice {
             mtu,
             rx: Batch::new(),
             rx_taken: 0,
+            made: vec![0; mtu],
+            made_len: None,
             tx: Batch::new(),
         }
+    }
+
+    /// The packet that smoltcp made since the last call, and where packets for the tunnel go.
+    pub(super) fn take_made(&mut self) -> Option<(&mut [u8], &mut Batch<()>)> {
+        let len = self.made_len.take()?;
+        Some((&mut self.made[..len], &mut self.tx))
+    }
+
+    /// The packet that [`phy::Device::receive`] gives next.
+    pub(super) fn next(&mut self) -> Option<&mut [u8]> {
+        self.rx.get_mut(self.rx_taken).map(|(packet, ())| packet)
+    }
+
+    /// Whether sockets may emit another packet.
+    pub(super) fn has_room(&self) -> bool {
+        self.tx.len() < MAX_TX
+    }
+
+    /// How many packets there is room for, and where they go.
+    pub(super) fn room(&mut self) -> (usize, &mut Batch<()>) {
+        (MAX_TX.saturating_sub(self.tx.len()), &mut self.tx)
     }
 
     /// Queues a packet for the stack.
@@ -44,11 +70,18 @@ impl phy::Device for PacketDevice {
         let (packet, ()) = self.rx.get(self.rx_taken)?;
         self.rx_taken += 1;
         // Not held back by a full `tx`: a packet has at most one answer, and the batch that brought it is bounded.
-        Some((RxToken(packet), TxToken(&mut self.tx)))
+        let answer = TxToken {
+            made: &mut self.made,
+            len: &mut self.made_len,
+        };
+        Some((RxToken(packet), answer))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
-        (self.tx.len() < MAX_TX).then_some(TxToken(&mut self.tx))
+        self.has_room().then_some(TxToken {
+            made: &mut self.made,
+            len: &mut self.made_len,
+        })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -72,12 +105,17 @@ impl phy::RxToken for RxToken<'_> {
 }
 
 #[derive(Debug)]
-pub(super) struct TxToken<'a>(&'a mut Batch<()>);
+pub(super) struct TxToken<'a> {
+    made: &'a mut Vec<u8>,
+    len: &'a mut Option<usize>,
+}
 
 impl phy::TxToken for TxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let result = f(&mut self.0.reserve(len)[..len]);
-        self.0.commit(len, ());
-        result
+        if self.made.len() < len {
+            self.made.resize(len, 0);
+        }
+        *self.len = Some(len);
+        f(&mut self.made[..len])
     }
 }

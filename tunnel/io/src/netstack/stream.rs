@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{End, RING, Sending, Shared};
+use super::connection::{End, Sending, Shared};
 
 /// A TCP connection through the tunnel.
 ///
@@ -60,8 +60,8 @@ impl AsyncRead for TunnelStream {
         let from_second = second.len().min(buffer.remaining());
         buffer.put_slice(&second[..from_second]);
         rings.incoming.drain(..from_first + from_second);
-        // Half a ring of room is worth a wake-up; less would make one for each small read.
-        let refill = rings.incoming_blocked && rings.incoming.len() <= RING / 2;
+        let room = self.shared.ring() - rings.incoming.len();
+        let refill = rings.incoming_blocked && room >= self.shared.worthwhile();
         if refill {
             rings.incoming_blocked = false;
         }
@@ -81,7 +81,7 @@ impl AsyncWrite for TunnelStream {
             Sending::Shut | Sending::Finished => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Sending::Broken => return Poll::Ready(Err(reset())),
         }
-        let len = bytes.len().min(RING - rings.outgoing.len());
+        let len = bytes.len().min(self.shared.ring() - rings.outgoing.len());
         if len == 0 && !bytes.is_empty() {
             rings.writer = Some(cx.waker().clone());
             return Poll::Pending;

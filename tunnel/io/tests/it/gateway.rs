@@ -253,3 +253,57 @@ async fn names_are_answered_over_udp_and_tcp() {
     }
     task.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_keys_are_good_while_they_change() {
+    let server = Server::echo().await;
+    let rule = named("name", 1, server.address, 443.into(), Ports::default());
+    let old = PrivateKey::generate();
+    let config = GatewayConfig {
+        private_key: old.clone(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        addresses: OWN.map(|address| address.parse().unwrap()).to_vec(),
+        mtu: 1420,
+    };
+    let gateway = Gateway::start(config, Policy::of_rules([rule], DnsPolicy::default()).unwrap()).unwrap();
+    let (stays, moves) = (Device::new(1), Device::new(2));
+    let admitted = || vec![admitted(stays.peer(), &[true]), admitted(moves.peer(), &[true])];
+    gateway.admit(admitted());
+    let at = "100.127.1.1:443".parse().unwrap();
+    let staying = stays.tunnel(&gateway, gateway.local_addr());
+    let moving = moves.tunnel(&gateway, gateway.local_addr());
+    up(&staying).await;
+    up(&moving).await;
+    let mut stream = staying.dialer().dial(at).await.unwrap();
+    moving.dialer().dial(at).await.map(drop).unwrap();
+    moving.shutdown().await;
+
+    let new = PrivateKey::generate();
+    gateway.set_keys(new.clone(), Some(old.clone()), admitted());
+    let moved = moves.tunnel_to_key(&gateway, new.public_key());
+    up(&moved).await;
+    let mut moved_stream = moved.dialer().dial(at).await.unwrap();
+    for stream in [&mut stream, &mut moved_stream] {
+        stream.write_all(b"ping").await.unwrap();
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut [0; 4])).await.unwrap().unwrap();
+    }
+    // A handshake on the old key is answered, too.
+    staying.rehandshake();
+    staying.dialer().dial(at).await.map(drop).unwrap();
+    let key_of = |name: &str| {
+        let peers = gateway.peers();
+        peers.iter().find(|peer| &*peer.name == name).unwrap().gateway_key
+    };
+    until("each is at its key", || {
+        key_of(&stays.name) == old.public_key() && key_of(&moves.name) == new.public_key()
+    })
+    .await;
+
+    gateway.set_keys(new, None, admitted());
+    moved_stream.write_all(b"ping").await.unwrap();
+    let answered = tokio::time::timeout(PATIENCE, moved_stream.read_exact(&mut [0; 4]));
+    answered.await.unwrap().unwrap();
+    moved.dialer().dial(at).await.map(drop).unwrap();
+    let dialer = staying.dialer().with_timeout(Duration::from_secs(1));
+    assert!(dialer.dial(at).await.is_err(), "the old key is good no more");
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use orfe_tunnel::{
     AllowedIp, Gateway, GatewayConfig, GatewayPeer, Phase, Policy, PolicyEntry, PolicyPort, PresharedKey,
-    PrivateKey, Tunnel, TunnelConfig, TunnelPeer, Upstream,
+    PrivateKey, PublicKey, Tunnel, TunnelConfig, TunnelPeer, Upstream,
 };
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
@@ -90,6 +90,11 @@ impl Device {
         self.start(gateway, gateway.local_addr(), None, "0.0.0.0/0")
     }
 
+    /// The same for a device that knows the gateway by another key than the one it was started with.
+    pub(crate) fn tunnel_to_key(&self, gateway: &Gateway, public_key: PublicKey) -> Tunnel {
+        self.start_with(public_key, gateway.local_addr(), None, "100.127.0.0/16")
+    }
+
     fn start(
         &self,
         gateway: &Gateway,
@@ -97,8 +102,18 @@ impl Device {
         preshared_key: Option<PresharedKey>,
         allowed: &str,
     ) -> Tunnel {
+        self.start_with(gateway.public_key(), endpoint, preshared_key, allowed)
+    }
+
+    fn start_with(
+        &self,
+        public_key: PublicKey,
+        endpoint: SocketAddr,
+        preshared_key: Option<PresharedKey>,
+        allowed: &str,
+    ) -> Tunnel {
         let peer = TunnelPeer {
-            public_key: gateway.public_key(),
+            public_key,
             preshared_key,
             endpoint,
             allowed_ips: vec![allowed.parse().unwrap()],

@@ -23,25 +23,27 @@ struct Wire {
     loss: u64,
     held: [Option<Vec<u8>>; 2],
     chance: u64,
-    _poll: mio::Poll,
+    _polls: [mio::Poll; 2],
 }
 
 impl Wire {
     fn new() -> Self {
-        let poll = mio::Poll::new().unwrap();
-        let wake = Arc::new(Wake::new(poll.registry(), Token(0)).unwrap());
+        let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
+        let [wake, other] = polls
+            .each_ref()
+            .map(|poll| Arc::new(Wake::new(poll.registry(), Token(0)).unwrap()));
         let now = Instant::now();
         let config = |address: &str, gateway: bool| StackConfig {
             addresses: vec![address.parse().unwrap()],
             mtu: 1280,
             any_address: gateway,
             max_connections: 4,
+            memory: 64 << 20,
             keep_alive: gateway.then_some(Duration::from_mins(1)),
         };
-        let stack = |config: StackConfig| Stack::new(&config, Arc::clone(&wake), now).unwrap();
         let (device, gateway) = (
-            stack(config("100.64.1.1", false)),
-            stack(config("100.64.0.1", true)),
+            Stack::new(&config("100.64.1.1", false), wake, now).unwrap(),
+            Stack::new(&config("100.64.0.1", true), other, now).unwrap(),
         );
         Self {
             device,
@@ -51,7 +53,7 @@ impl Wire {
             loss: 0,
             held: [None, None],
             chance: 1,
-            _poll: poll,
+            _polls: polls,
         }
     }
 
@@ -60,10 +62,10 @@ impl Wire {
         let destination: SocketAddr = "100.127.0.1:443".parse().unwrap();
         let (reply, mut connected) = oneshot::channel();
         self.device.connect(destination, reply);
-        self.device.egress(self.now);
+        self.device.work(self.now);
         let syn = self.device.transmit().get(0).unwrap().0.to_vec();
         self.device.clear_transmitted();
-        let flow = *self.device.connections.keys().next().unwrap();
+        let flow = *self.device.flows.keys().next().unwrap();
         let reversed = Flow {
             local: flow.remote,
             remote: flow.local,
@@ -79,8 +81,7 @@ impl Wire {
         while self.now < end {
             for stack in [&mut self.device, &mut self.gateway] {
                 stack.ingress(self.now);
-                stack.pump(self.now);
-                stack.egress(self.now);
+                stack.work(self.now);
             }
             let (open, loss, chance) = (self.open, self.loss, &mut self.chance);
             let mut fate = || {
@@ -265,6 +266,7 @@ fn a_configuration_that_cannot_work_is_refused() {
             mtu,
             any_address: false,
             max_connections: 1,
+            memory: 0,
             keep_alive: None,
         };
         Stack::new(&config, Arc::clone(&wake), Instant::now())

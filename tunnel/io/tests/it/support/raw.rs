@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use orfe_tunnel::{AllowedIp, Gateway, GatewayPeer, PrivateKey};
-use orfe_tunnel_core::{Batch, HandshakeLimits, Node, NodeConfig, PeerConfig};
+use orfe_tunnel_core::{Batch, Datagrams, HandshakeLimits, Node, NodeConfig, PeerConfig};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, IpRepr, UdpPacket, UdpRepr,
@@ -70,7 +70,7 @@ impl RawPeer {
         let mut buffer = [0; 2048];
         while start.elapsed() < PATIENCE {
             let now = Instant::now();
-            let mut out = Batch::new();
+            let mut out = Datagrams::new();
             if sent.is_none_or(|at| now.saturating_duration_since(at) >= AGAIN) {
                 sent = Some(now);
                 let mut packets = Batch::new();
@@ -82,7 +82,7 @@ impl RawPeer {
             let Ok((len, source)) = self.socket.recv_from(&mut buffer) else {
                 continue;
             };
-            let (mut datagrams, mut packets, mut out) = (Batch::new(), Batch::new(), Batch::new());
+            let (mut datagrams, mut packets, mut out) = (Batch::new(), Batch::new(), Datagrams::new());
             datagrams.push(&buffer[..len], source);
             self.node
                 .handle_datagrams(&datagrams, Instant::now(), &mut packets, &mut out);
@@ -96,13 +96,13 @@ impl RawPeer {
 
     /// Sends `packet` over the session that stands already.
     pub(crate) fn tell(&mut self, packet: &[u8]) {
-        let (mut packets, mut out) = (Batch::new(), Batch::new());
+        let (mut packets, mut out) = (Batch::new(), Datagrams::new());
         packets.push(packet, ());
         self.node.handle_packets(&packets, Instant::now(), &mut out);
         self.send(&out);
     }
 
-    fn send(&self, out: &Batch<SocketAddr>) {
+    fn send(&self, out: &Datagrams) {
         for (datagram, to) in out.iter() {
             self.socket.send_to(datagram, to).unwrap();
         }

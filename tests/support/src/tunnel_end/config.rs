@@ -1,0 +1,131 @@
+//! The configuration of `tunnel-end`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use orfe_tunnel::{AllowedIp, PrivateKey};
+use orfe_tunnel_core::{HandshakeLimits, Node, NodeConfig, PeerConfig};
+use serde::Deserialize;
+
+use super::Result;
+
+/// What stands on standard input.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Which data path.
+    pub mode: Mode,
+    /// Our key, base64.
+    private_key: String,
+    /// Where UDP is bound.
+    pub listen: SocketAddr,
+    /// Largest inner packet.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// Our inner addresses, `ADDRESS/PREFIX`.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// The device's name, in the modes that have one.
+    #[serde(default = "default_device")]
+    pub device: String,
+    /// Whether the device exchanges large packets with the kernel.
+    #[serde(default = "default_true")]
+    pub offload: bool,
+    /// The other ends; the first is the gateway of a device.
+    pub peers: Vec<Peer>,
+}
+
+/// Which data path an end has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A TUN device on the host.
+    Tun,
+}
+
+/// Another end.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its key, base64.
+    pub public_key: String,
+    /// Where it is, if this end is to start.
+    #[serde(default)]
+    pub endpoint: Option<SocketAddr>,
+    /// What it may use inside.
+    pub allowed_ips: Vec<String>,
+    /// Keepalive in seconds.
+    #[serde(default)]
+    pub keepalive: Option<u16>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("mode", &self.mode)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Our key.
+    pub fn private_key(&self) -> Result<PrivateKey> {
+        Ok(self.private_key.parse()?)
+    }
+
+    /// Our inner addresses with their prefix lengths.
+    pub fn inner(&self) -> Result<Vec<(IpAddr, u8)>> {
+        self.addresses
+            .iter()
+            .map(|text| {
+                let (address, prefix) = text.split_once('/').ok_or("an address without prefix length")?;
+                Ok((address.parse()?, prefix.parse()?))
+            })
+            .collect()
+    }
+
+    /// A node with all peers.
+    pub fn node(&self) -> Result<Node> {
+        let now = std::time::Instant::now();
+        let config = NodeConfig {
+            private_key: self.private_key()?,
+            mtu: usize::from(self.mtu),
+            limits: HandshakeLimits::default(),
+        };
+        let mut node = Node::new(config, now);
+        for peer in &self.peers {
+            let allowed_ips: Result<Vec<AllowedIp>> =
+                peer.allowed_ips.iter().map(|text| Ok(text.parse()?)).collect();
+            let config = PeerConfig {
+                public_key: peer.public_key.parse()?,
+                preshared_key: None,
+                endpoint: peer.endpoint,
+                allowed_ips: allowed_ips?,
+                keepalive: peer.keepalive.map(|seconds| Duration::from_secs(seconds.into())),
+            };
+            node.set_peer(config, now)?;
+        }
+        Ok(node)
+    }
+}
+
+fn default_mtu() -> u16 {
+    1420
+}
+
+fn default_device() -> String {
+    "tun%d".to_owned()
+}
+
+fn default_true() -> bool {
+    true
+}

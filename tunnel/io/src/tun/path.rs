@@ -1,0 +1,234 @@
+//! The data path from outside: started, told about changes, observed, stopped.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use orfe_tunnel_core::{Datagrams, Event, Node, PeerConfig, PeerError, PeerStats, PublicKey};
+use tokio::sync::{oneshot, watch};
+
+use super::device::TunDevice;
+use super::threads::{self, Inbound, Outbound};
+use crate::client::{Phase, TunnelStatus, phase};
+use crate::udp::{Sent, UdpPort};
+
+/// What a data path is made from.
+#[derive(Debug)]
+pub struct DataPathConfig {
+    /// The inner side.
+    pub device: TunDevice,
+    /// The outer side.
+    pub udp: UdpPort,
+    /// Keys, peers, timers. Its peers may change later.
+    pub node: Node,
+    /// The peer that [`DataPath::status`] is about.
+    pub gateway: PublicKey,
+    /// The TCP stack that [`TunnelStatus::stack`] names.
+    pub stack: &'static str,
+}
+
+/// A running data path. Dropping it ends the threads soon; [`DataPath::stop`] also waits for them.
+#[derive(Debug)]
+pub struct DataPath {
+    shared: Arc<Shared>,
+    status: watch::Receiver<TunnelStatus>,
+    /// Closing it ends both threads.
+    stop: Option<UnixStream>,
+    wake: UnixStream,
+    threads: Vec<JoinHandle<()>>,
+    ended: Vec<oneshot::Receiver<()>>,
+}
+
+/// What both threads and the handle work on.
+#[derive(Debug)]
+pub(super) struct Shared {
+    node: Mutex<Node>,
+    pub(super) device: TunDevice,
+    pub(super) udp: UdpPort,
+    gateway: PublicKey,
+    status: watch::Sender<TunnelStatus>,
+}
+
+impl DataPath {
+    /// Starts the two threads. A peer with endpoint and keepalive is greeted at once.
+    pub fn start(config: DataPathConfig) -> io::Result<Self> {
+        let now = Instant::now();
+        let endpoint = config
+            .node
+            .stats(&config.gateway)
+            .and_then(|stats| stats.endpoint)
+            .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let (publisher, status) = watch::channel(TunnelStatus {
+            phase: Phase::Connecting,
+            since: now,
+            last_handshake: None,
+            endpoint,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            stack: config.stack,
+            dropped: 0,
+            connections: 0,
+            buffered_bytes: 0,
+        });
+        let (stop, stopped) = UnixStream::pair()?;
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let shared = Arc::new(Shared {
+            node: Mutex::new(config.node),
+            device: config.device,
+            udp: config.udp,
+            gateway: config.gateway,
+            status: publisher,
+        });
+        let mut path = Self {
+            shared: Arc::clone(&shared),
+            status,
+            stop: Some(stop),
+            wake,
+            threads: Vec::new(),
+            ended: Vec::new(),
+        };
+        let outbound = Outbound::new(Arc::clone(&shared), stopped.try_clone()?);
+        let inbound = Inbound::new(shared, stopped, woken);
+        // The first failure drops the path, which ends what was started.
+        path.spawn("orfe-tun-udp", move || outbound.run())?;
+        path.spawn("orfe-udp-tun", move || inbound.run())?;
+        Ok(path)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let (sender, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            run();
+            // The receiver may be gone; then nobody waits.
+            let _ = sender.send(());
+        })?;
+        self.threads.push(thread);
+        self.ended.push(ended);
+        Ok(())
+    }
+
+    /// State and counters of the gateway, now and as they change. Counters lag by 0.25 s at most while something happens.
+    /// The sender goes when the path has ended.
+    pub fn status(&self) -> watch::Receiver<TunnelStatus> {
+        self.status.clone()
+    }
+
+    /// Where UDP is bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.shared.udp.local_addr()
+    }
+
+    /// What is known of each peer at this moment.
+    pub fn peers(&self) -> Vec<PeerStats> {
+        self.shared.node().all_stats().collect()
+    }
+
+    /// Sends to `peer` at `endpoint` from now on, and shakes hands there at once. False when there is no such peer.
+    pub fn set_endpoint(&self, peer: &PublicKey, endpoint: SocketAddr) -> bool {
+        let is_known = self.shared.node().set_endpoint(peer, endpoint);
+        self.rehandshake(peer);
+        is_known
+    }
+
+    /// Shakes hands with `peer` at once: after a resume, a change of network, or when it is known to have restarted.
+    pub fn rehandshake(&self, peer: &PublicKey) {
+        let mut out = Datagrams::new();
+        self.shared.node().rehandshake(peer, Instant::now(), &mut out);
+        // One small datagram: when the socket takes none now, the protocol's own retry follows.
+        let _ = self.shared.udp.send(&out, &mut Sent::default());
+        self.wake();
+    }
+
+    /// Adds a peer or changes it; see [`Node::set_peer`].
+    pub fn set_peer(&self, peer: PeerConfig) -> Result<(), PeerError> {
+        self.shared.node().set_peer(peer, Instant::now())?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Forgets a peer. False when there was none.
+    pub fn remove_peer(&self, peer: &PublicKey) -> bool {
+        self.shared.node().remove_peer(peer)
+    }
+
+    /// Takes packets of at most `mtu` bytes from now on; larger ones are answered with "too big".
+    pub fn set_mtu(&self, mtu: usize) {
+        self.shared.node().set_mtu(mtu);
+    }
+
+    /// Ends both threads and waits for them. The device goes with its last descriptor.
+    pub async fn stop(mut self) {
+        self.stop = None;
+        for ended in std::mem::take(&mut self.ended) {
+            // An error means that the thread panicked; it is over as well.
+            let _ = ended.await;
+        }
+        for thread in std::mem::take(&mut self.threads) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the data path panicked");
+            }
+        }
+    }
+
+    /// Has the second thread look at the node's timers anew.
+    fn wake(&self) {
+        // A full buffer means that the thread is being woken already.
+        let _ = rustix::io::write(&self.wake, &[0]);
+    }
+}
+
+impl Shared {
+    /// The node, for one batch.
+    pub(super) fn node(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends all of `out` and clears it, waiting for room as long as the path is not stopped.
+    pub(super) fn send(&self, out: &mut Datagrams, stopped: &UnixStream) {
+        let mut sent = Sent::default();
+        while self.udp.send(out, &mut sent).is_err() && threads::wait_writable(&self.udp, stopped) {}
+        out.clear();
+    }
+
+    /// Shows the gateway's state to the outside.
+    pub(super) fn publish(&self, node: &Node, now: Instant) {
+        let Some(stats) = node.stats(&self.gateway) else {
+            return;
+        };
+        let dropped = stats.dropped.total() + node.drops().total();
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            let phase = phase(&stats, now);
+            if status.phase != phase {
+                tracing::info!(from = ?status.phase, to = ?phase, "tunnel");
+                status.phase = phase;
+                status.since = now;
+            }
+            status.last_handshake = stats.last_handshake;
+            status.endpoint = stats.endpoint.unwrap_or(status.endpoint);
+            status.rx_bytes = stats.rx_bytes;
+            status.tx_bytes = stats.tx_bytes;
+            status.dropped = dropped;
+            *status != before
+        });
+    }
+}
+
+/// Says what happened to a peer.
+pub(super) fn report(event: &Event) {
+    match event {
+        Event::HandshakeCompleted { peer, endpoint } => {
+            tracing::debug!(%peer, %endpoint, "handshake completed");
+        }
+        Event::EndpointChanged { peer, to, .. } => {
+            tracing::info!(%peer, endpoint = %to, "a peer speaks from another address");
+        }
+        Event::SessionExpired { peer } => tracing::warn!(%peer, "a peer does not answer; trying again"),
+        _ => {}
+    }
+}
