@@ -158,7 +158,8 @@ pub struct TunnelStatus {
     pub endpoint: Option<SocketAddr>,
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// Which TCP stack carries the connections: `namespace`, `smoltcp`, or in TUN mode `host`.
+    /// Which TCP stack carries the connections: `namespace`, `smoltcp`, or in TUN mode `host`. Before there is one, what is
+    /// configured: `auto`, too.
     pub tcp_stack: String,
     /// Why that TCP stack and no other, in a sentence for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,9 @@
 //! are not for comparing.
 
 mod agent;
+mod handshake;
 mod proc;
+mod tunnel;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -25,6 +27,10 @@ pub(crate) struct Args {
 enum Bench {
     /// The agent at rest: memory, CPU, wake-ups, size of the binary
     Agent(agent::Args),
+    /// The tunnel against wireguard-go, boringtun-cli and onetun, on good paths and poor ones (root)
+    Tunnel(tunnel::Args),
+    /// What handshakes cost a gateway: rate for each core, memory for each peer, timers
+    Handshake(handshake::Args),
 }
 
 /// What a benchmark found.
@@ -36,8 +42,13 @@ struct Findings {
 
 /// Runs one benchmark.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let (name, rows) = match args.bench {
-        Bench::Agent(args) => ("agent", agent::run(args).await?),
+    let (name, rows, table) = match args.bench {
+        Bench::Agent(args) => ("agent", agent::run(args).await?, None),
+        Bench::Handshake(args) => ("handshake", handshake::run(args).await?, None),
+        Bench::Tunnel(args) => match tunnel::run(args).await? {
+            Some(outcome) => ("tunnel", outcome.rows, Some(outcome.text)),
+            None => return Ok(ExitCode::SUCCESS),
+        },
     };
     let findings = Findings {
         machine: proc::machine()?,
@@ -49,8 +60,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         .and_then(|()| std::fs::write(&file, serde_json::to_vec_pretty(&findings)?))
         .with_context(|| format!("cannot write {}", file.display()))?;
     let mut text = format!("\n{}\n", findings.machine);
-    for (key, value) in findings.rows.iter().flatten() {
-        writeln!(text, "  {key:<16} {value}")?;
+    match table {
+        Some(table) => text.push_str(&table),
+        None => {
+            for (key, value) in findings.rows.iter().flatten() {
+                writeln!(text, "  {key:<22} {value}")?;
+            }
+        }
     }
     writeln!(text, "written to {}", file.display())?;
     std::io::stdout().write_all(text.as_bytes())?;

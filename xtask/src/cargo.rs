@@ -1,6 +1,6 @@
 //! The cargo that runs us, for what we have it do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
@@ -11,6 +11,14 @@ pub(crate) fn workspace_root() -> Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("xtask lies in no workspace")
+}
+
+/// Where cargo builds the workspace.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => workspace_root()?.join(folder),
+        None => workspace_root()?.join("target"),
+    })
 }
 
 /// A `cargo` command that runs in the workspace, with the cargo that runs us.

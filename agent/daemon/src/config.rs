@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orfe_platform::paths::{Environment, Places, check_socket_path};
+use orfe_tunnel::TcpStack;
 use serde::Serialize;
 
 use crate::cli::PlaceArgs;
@@ -57,6 +58,8 @@ pub(crate) struct Config {
     pub path: Setting<OsString>,
     /// How long a drain may wait for the running job.
     pub drain_timeout: Setting<Duration>,
+    /// Which TCP stack carries the connections in the tunnel.
+    pub tcp_stack: Setting<TcpStack>,
     pub log_filter: Setting<String>,
     pub log_format: Setting<LogFormat>,
 }
@@ -137,6 +140,12 @@ impl Config {
                     .exit(Exit::Usage)
             })?;
         }
+        let tcp_stack = text("ORFE_TCP_STACK")?
+            .map(|name| parse_tcp_stack("the variable ORFE_TCP_STACK", &name))
+            .transpose()?;
+        let file_tcp_stack = (raw.tunnel.tcp_stack.as_deref())
+            .map(|name| parse_tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
+            .transpose()?;
         let log_format = text("ORFE_LOG_FORMAT")?
             .map(|format| parse_log_format(&format))
             .transpose()?;
@@ -158,6 +167,7 @@ impl Config {
                 raw.provisioner.drain_timeout_s.map(Duration::from_secs),
                 || DRAIN_TIMEOUT,
             ),
+            tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
             log_filter: pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned()),
             log_format: pick(None, log_format, raw.log.format, || LogFormat::Human),
             file,
@@ -189,6 +199,11 @@ impl Config {
                 "provisioner.drain_timeout_s",
                 self.drain_timeout.value.as_secs().to_string(),
                 self.drain_timeout.origin,
+            ),
+            (
+                "tunnel.tcp_stack",
+                self.tcp_stack.value.to_string(),
+                self.tcp_stack.origin,
             ),
             (
                 "log.filter",
@@ -233,6 +248,14 @@ fn path(value: Option<OsString>) -> Option<PathBuf> {
 fn text_variable(name: &str, value: Option<OsString>) -> Result<Option<String>, Failure> {
     let text = value.map(OsString::into_string).transpose();
     text.map_err(|_| Failure::new(format!("the variable {name} is not valid text")).exit(Exit::Usage))
+}
+
+fn parse_tcp_stack(place: &str, name: &str) -> Result<TcpStack, Failure> {
+    name.parse().map_err(|_| {
+        Failure::new(format!("{place} is `{name}`"))
+            .hint("`auto`, `namespace` and `smoltcp` are the choices".to_owned())
+            .exit(Exit::Usage)
+    })
 }
 
 fn parse_log_format(text: &str) -> Result<LogFormat, Failure> {

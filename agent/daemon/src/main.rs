@@ -18,6 +18,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // The daemon starts its own program as the helper of a tunnel; that one must have a single thread and no command line.
+    if let Some(code) = orfe_tunnel::run_namespace_helper_if_asked() {
+        return code;
+    }
     let cli = cli::Cli::parse();
     match commands::dispatch(cli) {
         Ok(code) => code,

@@ -10,10 +10,13 @@
 //! | `POST /v1/devices/{name}/tags` | a device's granted tags change; gateway and device learn it at once |
 //! | `POST /v1/peers`, `GET /v1/peers`, `GET /v1/peers/{name}` | people's WireGuard clients |
 //! | `POST /v1/peers/{name}/remove` | one is gone; its tunnel ends at once |
+//! | `GET /v1/gateway` | the gateway's keys and addresses |
+//! | `POST /v1/gateway/rotate`, `POST /v1/gateway/finish` | a new key beside the old one; the old one ends |
 //! | `POST /v1/dashboard-links` | a one-time link |
 //!
 //! Who may open the socket may do all of it: the file's mode is the check.
 
+mod gateway;
 mod peers;
 
 use std::sync::Arc;
@@ -30,10 +33,12 @@ use orfe_protocol::join_code::{JoinCode, JoinSecret, SpkiPin};
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::tag::{Tag, Tags};
 use orfe_store::{JoinCodeRow, NewJoinCode, StoreError};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::api;
 use crate::dashboard::Access;
+use crate::desired::Plan;
 use crate::fleet::DeviceRow;
 use crate::session::Closing;
 use crate::shared::Shared;
@@ -49,6 +54,8 @@ pub(crate) struct Admin {
     pub(crate) dashboard_url: String,
     /// Where the gateway's UDP port is, `host:port`; empty without a gateway.
     pub(crate) endpoint: String,
+    /// What holds for every device; a change of the gateway's key changes it.
+    pub(crate) plan: watch::Sender<Arc<Plan>>,
 }
 
 /// The routes.
@@ -60,6 +67,9 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/devices/{name}", get(show_device))
         .route("/v1/devices/{name}/revoke", post(revoke_device))
         .route("/v1/devices/{name}/tags", post(tag_device))
+        .route("/v1/gateway", get(gateway::show))
+        .route("/v1/gateway/rotate", post(gateway::rotate))
+        .route("/v1/gateway/finish", post(gateway::finish))
         .route("/v1/peers", get(peers::list).post(peers::add))
         .route("/v1/peers/{name}", get(peers::show))
         .route("/v1/peers/{name}/remove", post(peers::remove))

@@ -2,6 +2,7 @@
 //!
 //! Fields may be added; what is there keeps its name and meaning. Times are RFC 3339 in UTC.
 
+mod gateway;
 mod peer;
 
 use std::net::Ipv4Addr;
@@ -15,6 +16,7 @@ use orfe_protocol::observed::ObservedState;
 use orfe_protocol::tag::Tags;
 use serde::{Deserialize, Serialize};
 
+pub use self::gateway::{GatewayAnswer, OldKeyView, ROTATION_MAX_S, RotateKey};
 pub use self::peer::{
     ALLOWED_MAX, AddPeer, ClientConfig, DroppedPackets, PEER_TTL_MAX_S, PeerAnswer, PeerCounters, PeerList,
     PeerView,

@@ -6,6 +6,7 @@
 mod client;
 mod device;
 mod failure;
+mod gateway;
 mod join_code;
 mod peer;
 mod serve;
@@ -104,6 +105,9 @@ enum Command {
     /// People's plain WireGuard clients
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// The WireGuard gateway
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
     /// The dashboard
     #[command(subcommand)]
     Dashboard(DashboardCommand),
@@ -320,6 +324,31 @@ struct PeerAddArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum GatewayCommand {
+    /// Show the gateway's keys and addresses
+    Show(Format),
+    /// Give the gateway a new key, beside the old one at first
+    #[command(after_help = "\
+Examples:
+  orfe-registry gateway rotate-key --after 7d
+  orfe-registry gateway show                  # who still uses the old key
+  orfe-registry gateway rotate-key --finish
+
+Devices move over by themselves. People need a new configuration before the old
+key ends: `peer remove` and `peer add`, or the new PublicKey in theirs.")]
+    RotateKey {
+        /// End the old key now
+        #[arg(long, conflicts_with = "after")]
+        finish: bool,
+        /// End the old key by itself after this time [default: with --finish]
+        #[arg(long, value_name = "TIME")]
+        after: Option<Span>,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum DashboardCommand {
     /// Print a link into the dashboard that is good once, for 15 minutes
     Link(Format),
@@ -394,6 +423,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&self, args, out).await,
             Command::JoinCode(command) => join_code::run(&self.client()?, command, self.width(), out).await,
             Command::Device(command) => device::run(&self.client()?, command, self.width(), out).await,
+            Command::Gateway(command) => gateway::run(&self.client()?, command, self.width(), out).await,
             Command::Peer(command) => peer::run(&self.client()?, command, self.width(), out).await,
             Command::Dashboard(DashboardCommand::Link(format)) => {
                 let link: api::DashboardLink = self.client()?.post("/v1/dashboard-links", &()).await?;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::Fleet;
 use crate::joining::Joiner;
 use crate::policy::{SitePolicy, Who};
+use crate::rotation::GatewayKeys;
+use crate::state_folder::StateFolderError;
 
 /// Inner packets: 1500 less the outer IPv6 and UDP headers and WireGuard's own 32 bytes, as WireGuard itself has it.
 const MTU: usize = 1420;
@@ -46,10 +48,10 @@ pub enum GatewayError {
 /// The way to the running gateway.
 #[derive(Debug)]
 pub(crate) struct GatewayRole {
-    pub(crate) public_key: WireGuardPublicKey,
+    keys: Mutex<GatewayKeys>,
     pub(crate) local_addr: SocketAddr,
     pub(crate) policy: Arc<SitePolicy>,
-    peers: watch::Sender<Vec<Admitted>>,
+    told: watch::Sender<Told>,
     view: GatewayView,
     /// When the first of those that were admitted may not use the tunnel any more.
     expires_at: Mutex<Option<Timestamp>>,
@@ -67,16 +69,23 @@ pub(crate) struct Guests {
 #[derive(Debug)]
 pub(crate) struct GatewayTask {
     gateway: Gateway,
-    peers: watch::Receiver<Vec<Admitted>>,
+    told: watch::Receiver<Told>,
+}
+
+/// What the gateway is to be told: all of it, always, so that only the newest counts.
+#[derive(Debug, Clone)]
+struct Told {
+    keys: [Option<PrivateKey>; 2],
+    peers: Vec<Admitted>,
 }
 
 /// Binds UDP and starts the gateway, without peers.
 pub(crate) fn start(
-    key: &NoisePrivateKey,
+    keys: GatewayKeys,
     listen: SocketAddr,
     policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
-    let private_key: PrivateKey = key.to_base64().parse().map_err(|_| GatewayError::Key)?;
+    let private_key = tunnel_key(&keys.current).ok_or(GatewayError::Key)?;
     let config = GatewayConfig {
         private_key,
         listen,
@@ -87,12 +96,15 @@ pub(crate) fn start(
         address: listen,
         source,
     })?;
-    let (peers, receiver) = watch::channel(Vec::new());
+    let (told, receiver) = watch::channel(Told {
+        keys: tunnel_keys(&keys),
+        peers: Vec::new(),
+    });
     let role = GatewayRole {
-        public_key: WireGuardPublicKey::from_bytes(*gateway.public_key().as_bytes()),
+        keys: Mutex::new(keys),
         local_addr: gateway.local_addr(),
         policy,
-        peers,
+        told,
         view: gateway.view(),
         expires_at: Mutex::default(),
     };
@@ -100,7 +112,7 @@ pub(crate) fn start(
         role,
         GatewayTask {
             gateway,
-            peers: receiver,
+            told: receiver,
         },
     ))
 }
@@ -114,8 +126,60 @@ impl GatewayRole {
         let devices = guests.devices.iter().map(|device| self.device(device));
         let people = guests.people.iter().map(|peer| self.person(peer));
         let joiners = guests.joiners.iter().map(|joiner| self.joiner(joiner));
-        self.peers
-            .send_replace(devices.chain(people).chain(joiners).collect());
+        let peers = devices.chain(people).chain(joiners).collect();
+        self.told.send_modify(|told| told.peers = peers);
+    }
+
+    /// The key by which devices and people are to know the gateway.
+    pub(crate) fn public_key(&self) -> WireGuardPublicKey {
+        public(&self.keys().current)
+    }
+
+    /// The key before it while it is still good, and when it ends by itself.
+    pub(crate) fn old_key(&self) -> Option<(WireGuardPublicKey, Option<Timestamp>)> {
+        let old = self.keys().old.clone()?;
+        Some((public(&old.key), old.until))
+    }
+
+    /// Makes a new key; both are good from now on, until `until` or until it is finished. None while the change before
+    /// it is not finished.
+    pub(crate) fn rotate(
+        &self,
+        until: Option<Timestamp>,
+    ) -> Result<Option<WireGuardPublicKey>, StateFolderError> {
+        let mut keys = self.keys();
+        if keys.old.is_some() {
+            return Ok(None);
+        }
+        *keys = keys.rotated(until)?;
+        self.told.send_modify(|told| told.keys = tunnel_keys(&keys));
+        Ok(Some(public(&keys.current)))
+    }
+
+    /// Ends the old key. False when there is none.
+    pub(crate) fn finish_rotation(&self) -> Result<bool, StateFolderError> {
+        let mut keys = self.keys();
+        if keys.old.is_none() {
+            return Ok(false);
+        }
+        *keys = keys.finished()?;
+        self.told.send_modify(|told| told.keys = tunnel_keys(&keys));
+        Ok(true)
+    }
+
+    /// Ends an old key whose time has run out.
+    fn finish_if_overdue(&self, now: Timestamp) {
+        if !self.keys().is_overdue(now) {
+            return;
+        }
+        match self.finish_rotation() {
+            Ok(_) => tracing::info!("the gateway's old key has ended"),
+            Err(error) => tracing::error!(error = crate::chain(&error), "the gateway's old key stays"),
+        }
+    }
+
+    fn keys(&self) -> MutexGuard<'_, GatewayKeys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody who was admitted may not use the tunnel any more.
@@ -127,6 +191,18 @@ impl GatewayRole {
     /// What the gateway knows of the peer with this key.
     pub(crate) fn stats(&self, key: &WireGuardPublicKey) -> Option<PeerStats> {
         self.view.peer(&PublicKey::from(*key.as_bytes()))
+    }
+
+    /// The names of those who shook hands on this key of the gateway last, in the order of the alphabet.
+    pub(crate) fn users_of(&self, key: &WireGuardPublicKey) -> Vec<String> {
+        let key = PublicKey::from(*key.as_bytes());
+        let peers = self.view.peers();
+        let users = peers
+            .iter()
+            .filter(|peer| peer.gateway_key == key && peer.last_handshake.is_some());
+        let mut names: Vec<String> = users.map(|peer| peer.name.to_string()).collect();
+        names.sort_unstable();
+        names
     }
 
     fn device(&self, device: &Device) -> Admitted {
@@ -190,12 +266,16 @@ impl GatewayTask {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = self.peers.changed() => {
-                    let peers = self.peers.borrow_and_update().clone();
-                    self.gateway.admit(peers);
+                Ok(()) = self.told.changed() => {
+                    let Told { keys: [current, old], peers } = self.told.borrow_and_update().clone();
+                    match current {
+                        Some(current) => self.gateway.set_keys(current, old, peers),
+                        None => self.gateway.admit(peers),
+                    }
                 }
                 _ = look.tick() => {
                     fleet.handshakes(&self.handshakes());
+                    role.finish_if_overdue(Timestamp::now());
                     if role.is_outdated(Timestamp::now()) {
                         renew();
                     }
@@ -213,6 +293,20 @@ impl GatewayTask {
         });
         handshakes.collect()
     }
+}
+
+/// The current key, and the old one while it is good.
+fn tunnel_keys(keys: &GatewayKeys) -> [Option<PrivateKey>; 2] {
+    let old = keys.old.as_ref().and_then(|old| tunnel_key(&old.key));
+    [tunnel_key(&keys.current), old]
+}
+
+fn tunnel_key(key: &NoisePrivateKey) -> Option<PrivateKey> {
+    key.to_base64().parse().ok()
+}
+
+fn public(key: &NoisePrivateKey) -> WireGuardPublicKey {
+    WireGuardPublicKey::from_bytes(*key.public_key().as_bytes())
 }
 
 /// The wall clock's time at an instant of the monotonic clock.
@@ -241,12 +335,19 @@ mod tests {
         Arc::new(site)
     }
 
+    fn keys() -> (tempfile::TempDir, GatewayKeys) {
+        let folder = tempfile::tempdir().unwrap();
+        let key = NoisePrivateKey::generate().unwrap();
+        let keys = GatewayKeys::open(folder.path(), key).unwrap();
+        (folder, keys)
+    }
+
     #[tokio::test]
     async fn a_taken_port_is_named() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let key = NoisePrivateKey::generate().unwrap();
-        let error = start(&key, address, policy()).unwrap_err();
+        let (_folder, keys) = keys();
+        let error = start(keys, address, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
@@ -255,9 +356,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_gateway_has_the_public_half_of_the_key_and_stops_when_told() {
-        let key = NoisePrivateKey::generate().unwrap();
-        let (role, task) = start(&key, "127.0.0.1:0".parse().unwrap(), policy()).unwrap();
-        assert_eq!(role.public_key.as_bytes(), key.public_key().as_bytes());
+        let (_folder, keys) = keys();
+        let key = keys.current.public_key();
+        let (role, task) = start(keys, "127.0.0.1:0".parse().unwrap(), policy()).unwrap();
+        assert_eq!(role.public_key().as_bytes(), key.as_bytes());
         let patience = crate::fleet::Patience {
             hold_down: LOOK,
             start_grace: LOOK,

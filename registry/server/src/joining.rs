@@ -47,10 +47,6 @@ impl Joining {
         joining
     }
 
-    pub(crate) fn add(&self, id: JoinCodeId, joiner: Joiner) {
-        self.lock().insert(id, joiner);
-    }
-
     /// The code was used.
     pub(crate) fn claimed(&self, id: JoinCodeId, now: Timestamp) {
         if let Some(joiner) = self.lock().get_mut(&id) {

@@ -35,6 +35,7 @@ mod policy;
 mod recorder;
 mod registry;
 mod resolver;
+mod rotation;
 mod routes;
 mod session;
 mod shared;

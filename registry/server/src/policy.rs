@@ -78,11 +78,6 @@ impl SitePolicy {
         ]
     }
 
-    /// Where agents reach the registry inside the tunnel.
-    pub(crate) fn registry_inside(&self) -> SocketAddr {
-        SocketAddr::new(OWN_ADDRESS.into(), self.registry.port())
-    }
-
     /// As the gateway takes it. The last rule is the registry itself.
     pub(crate) fn for_gateway(&self) -> Result<Policy, PolicyError> {
         let registry = Rule {

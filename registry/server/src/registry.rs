@@ -45,6 +45,7 @@ use crate::people::People;
 use crate::policy::SitePolicy;
 use crate::recorder::Recorder;
 use crate::resolver;
+use crate::rotation::GatewayKeys;
 use crate::routes;
 use crate::shared::Shared;
 use crate::state_folder::{StateFolder, admin_socket};
@@ -84,8 +85,9 @@ impl Registry {
             None => tls::own(&folder.path, public_url.host_str().unwrap_or("localhost"))?,
         };
         let (gateway, gateway_task) = if config.tunnel {
+            let keys = GatewayKeys::open(&folder.path, folder.wireguard_key.clone())?;
             let policy = Arc::new(site_policy(&store, config, listeners.https).await?);
-            let (role, task) = gateway::start(&folder.wireguard_key, config.wireguard, policy)?;
+            let (role, task) = gateway::start(keys, config.wireguard, policy)?;
             (Some(Arc::new(role)), Some(task))
         } else {
             (None, None)
@@ -111,6 +113,7 @@ impl Registry {
             access: Access::new(Arc::new(Timestamp::now)),
             dashboard_url: format!("http://{}", listeners.dashboard),
             endpoint,
+            plan: plan.clone(),
         });
         let registry = Self {
             https: listeners.https,
@@ -346,7 +349,7 @@ fn make_plan(config: &Config, gateway: Option<&GatewayRole>, public_url: &Url) -
         let endpoint = endpoint(config, gateway, public_url);
         TunnelPlan {
             gateway: Gateway {
-                public_key: gateway.public_key,
+                public_key: gateway.public_key(),
                 endpoints: vec![endpoint],
                 websocket: None,
                 addresses: gateway.policy.own_addresses(),

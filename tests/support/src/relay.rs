@@ -1,4 +1,5 @@
-//! Relays between two programs, for the faults of a network: cut, silence, and back.
+//! Relays between two programs, for the faults of a network: cut, silence, and back; delay, loss and a bottleneck.
 
+pub mod impair;
 pub mod tcp;
 pub mod udp;

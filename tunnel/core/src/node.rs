@@ -267,7 +267,7 @@ impl<E: Engine> Node<E> {
     /// Sends what is for this peer to `endpoint` from now on. False when there is no such peer.
     pub fn set_endpoint(&mut self, public_key: &PublicKey, endpoint: SocketAddr) -> bool {
         let peer = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id));
-        peer.map(|peer| peer.endpoint = Some(endpoint)).is_some()
+        peer.map(|peer| peer.send_to(endpoint)).is_some()
     }
 
     /// Starts a handshake at once, whatever the state: after a change of network, or when the other end is known to

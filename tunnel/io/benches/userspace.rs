@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use orfe_tunnel::{
     AllowedIp, Gateway, GatewayConfig, GatewayPeer, Phase, Policy, PolicyEntry, PolicyPort, PrivateKey,
-    PublicKey, Tunnel, TunnelConfig, TunnelPeer, Upstream,
+    PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelPeer, Upstream,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -150,6 +150,8 @@ async fn device(direction: u16, span: Duration, streams: u64, path: relay::Path)
         },
         mtu: mtu(),
         bind: "127.0.0.1:0".parse().unwrap(),
+        tcp_stack: TcpStack::Smoltcp,
+        helper: TunnelConfig::this_program(),
     };
     let tunnel = Tunnel::start(config).unwrap();
     let mut status = tunnel.status();

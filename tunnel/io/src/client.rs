@@ -10,31 +10,39 @@
 //! The node keeps the session by itself while a keepalive is configured. Dials are let go on while `Connecting`: the SYN
 //! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
 
+mod choice;
+#[cfg(target_os = "linux")]
+mod namespaced;
+#[cfg(not(target_os = "linux"))]
+#[path = "client/no_namespace.rs"]
+mod namespaced;
+mod smoltcp;
+
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{
-    AllowedIp, Batch, Event, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerId, PeerStats, PresharedKey,
-    PrivateKey, PublicKey, REJECT_AFTER_TIME, SILENT_AFTER_TIME,
+    AllowedIp, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerStats, PresharedKey, PrivateKey, PublicKey,
+    REJECT_AFTER_TIME, SILENT_AFTER_TIME,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use crate::dial::{BoxFuture, BoxedStream, DialError, Dialer};
-use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Netstack, Stack, StackConfig, TunnelStream};
-use crate::udp::UdpOptions;
+use self::choice::Choice;
+use self::namespaced::{NamespaceDialer, NamespaceEnd};
+use self::smoltcp::{SmoltcpDialer, SmoltcpEnd};
+use crate::dial::{BoxFuture, BoxedDatagrams, BoxedStream, DialError, Dialer};
 
 /// Connections at once on a device.
 const MAX_CONNECTIONS: usize = 512;
-/// Bytes that their buffers may take together.
-const MEMORY: usize = 96 << 20;
 /// How long a dial waits for an answer unless [`TunnelDialer::with_timeout`] says otherwise.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// At most one handshake in this time is started by dials while the tunnel is down (`WireGuard`'s `REKEY_TIMEOUT`).
 const NUDGE_INTERVAL: Duration = Duration::from_secs(5);
-/// A handshake that was not answered is begun again after this long (`WireGuard`'s `REKEY_TIMEOUT`).
-const RETRY_TIME: Duration = Duration::from_secs(5);
 
 /// What a tunnel is made from.
 #[derive(Debug, Clone)]
@@ -49,11 +57,66 @@ pub struct TunnelConfig {
     pub mtu: usize,
     /// Where UDP is bound; port 0 lets the system choose.
     pub bind: SocketAddr,
+    /// Which TCP stack carries the connections.
+    pub tcp_stack: TcpStack,
+    /// The program that becomes the namespace helper, if one is needed. It has to call
+    /// [`run_namespace_helper_if_asked`](crate::run_namespace_helper_if_asked) first of all.
+    pub helper: PathBuf,
 }
 
 impl TunnelConfig {
     /// The MTU that passes everywhere, IPv6 outside and nested tunnels included.
     pub const DEFAULT_MTU: usize = 1280;
+
+    /// The running program, whatever has become of its file since.
+    pub fn this_program() -> PathBuf {
+        PathBuf::from("/proc/self/exe")
+    }
+}
+
+/// Which TCP stack carries the connections of a tunnel in userspace mode.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TcpStack {
+    /// The kernel's where a private network namespace may be made, smoltcp elsewhere.
+    #[default]
+    Auto,
+    /// The kernel's, in a private network namespace; no tunnel without it.
+    Namespace,
+    /// smoltcp.
+    Smoltcp,
+}
+
+impl TcpStack {
+    /// The name in configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Namespace => "namespace",
+            Self::Smoltcp => "smoltcp",
+        }
+    }
+}
+
+impl fmt::Display for TcpStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The text is the name of no TCP stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a TCP stack is `auto`, `namespace` or `smoltcp`")]
+pub struct ParseTcpStackError;
+
+impl FromStr for TcpStack {
+    type Err = ParseTcpStackError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Auto, Self::Namespace, Self::Smoltcp]
+            .into_iter()
+            .find(|stack| stack.as_str() == text)
+            .ok_or(ParseTcpStackError)
+    }
 }
 
 /// The gateway as a device knows it.
@@ -97,133 +160,210 @@ pub struct TunnelStatus {
     pub rx_bytes: u64,
     /// Inner bytes sent.
     pub tx_bytes: u64,
-    /// The TCP stack in use.
+    /// The TCP stack in use: `namespace` or `smoltcp`.
     pub stack: &'static str,
+    /// Why that one and no other, in a sentence for people.
+    pub stack_reason: Arc<str>,
+    /// The congestion control that the kernel granted; none where smoltcp has its own.
+    pub congestion_control: Option<Arc<str>>,
     /// Packets and datagrams dropped, for whatever reason.
     pub dropped: u64,
     /// Connections, those being opened or closed included.
     pub connections: usize,
-    /// Bytes that wait in buffers of connections.
+    /// Bytes that wait in buffers of connections; 0 where these are the kernel's.
     pub buffered_bytes: usize,
+}
+
+/// Why a tunnel was not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunnelError {
+    /// Something in the configuration contradicts itself.
+    #[error("the tunnel's configuration cannot work")]
+    Config(#[source] io::Error),
+    /// Threads or UDP.
+    #[error("the tunnel cannot be opened at {address}")]
+    Open {
+        /// Where UDP was to be bound.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A namespace was asked for and none can be had.
+    #[error(
+        "the tunnel's TCP stack is fixed to `namespace`, and there is no private network namespace: {reason}"
+    )]
+    NoNamespace {
+        /// Why not.
+        reason: String,
+        /// What a person can do about it.
+        hint: Option<&'static str>,
+    },
+}
+
+impl TunnelError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoNamespace { hint, .. } => *hint,
+            Self::Config(_) | Self::Open { .. } => None,
+        }
+    }
 }
 
 /// A running tunnel. Dropping it ends it; [`Tunnel::shutdown`] also waits for the end.
 #[derive(Debug)]
 pub struct Tunnel {
-    netstack: Netstack<Dial>,
-    wishes: Arc<Mutex<Wishes>>,
+    end: End,
     status: watch::Receiver<TunnelStatus>,
 }
 
+/// What carries the connections.
+#[derive(Debug)]
+enum End {
+    Smoltcp(SmoltcpEnd),
+    Namespace(NamespaceEnd),
+}
+
 impl Tunnel {
-    /// Binds UDP and starts the tunnel's thread. The first handshake is under way when this returns.
+    /// Binds UDP and starts the tunnel's threads. The first handshake is under way when this returns.
     ///
-    /// Fails with the system's error for the bind, or `InvalidInput` for a configuration that cannot work.
-    pub fn start(config: TunnelConfig) -> io::Result<Self> {
-        let now = Instant::now();
-        let node_config = NodeConfig {
-            private_key: config.private_key,
-            mtu: config.mtu,
-            limits: HandshakeLimits::default(),
-        };
-        let mut node = Node::new(node_config, now);
-        let gateway = config.peer.public_key;
-        let peer = PeerConfig {
-            public_key: gateway,
-            preshared_key: config.peer.preshared_key,
-            endpoint: Some(config.peer.endpoint),
-            allowed_ips: config.peer.allowed_ips,
-            keepalive: config.peer.keepalive,
-        };
-        node.set_peer(peer, now)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let stack = StackConfig {
-            addresses: config.addresses,
-            mtu: config.mtu,
-            any_address: false,
-            max_connections: MAX_CONNECTIONS,
-            memory: MEMORY,
-            keep_alive: None,
-        };
+    /// Making a namespace blocks for some 10 ms, and for 5 s at most where something is wrong with the system; then smoltcp
+    /// is taken unless the configuration rules that out. A runtime of tokio has to be entered.
+    pub fn start(config: TunnelConfig) -> Result<Self, TunnelError> {
+        let choice = Choice::make(&config)?;
+        let node = node(&config).map_err(TunnelError::Config)?;
         let (publisher, status) = watch::channel(TunnelStatus {
             phase: Phase::Connecting,
-            since: now,
+            since: Instant::now(),
             last_handshake: None,
             endpoint: config.peer.endpoint,
             rx_bytes: 0,
             tx_bytes: 0,
-            stack: "smoltcp",
+            stack: choice.stack(),
+            stack_reason: choice.reason(),
+            congestion_control: choice.congestion_control(),
             dropped: 0,
             connections: 0,
             buffered_bytes: 0,
         });
-        let wishes = Arc::new(Mutex::new(Wishes::default()));
-        let front = ClientFront {
-            gateway,
-            wishes: Arc::clone(&wishes),
-            status: publisher,
-            nudged: None,
-            asked: None,
+        let end = match choice {
+            Choice::Namespace { made, .. } => {
+                NamespaceEnd::start(&config, made, node, publisher).map(End::Namespace)
+            }
+            Choice::Smoltcp { .. } => SmoltcpEnd::start(&config, node, publisher).map(End::Smoltcp),
         };
-        let netstack = Netstack::start("orfe-tunnel", &UdpOptions::new(config.bind), node, &stack, |_| {
-            front
+        let end = end.map_err(|source| TunnelError::Open {
+            address: config.bind,
+            source,
         })?;
-        Ok(Self {
-            netstack,
-            wishes,
-            status,
-        })
+        Ok(Self { end, status })
     }
 
     /// Opens connections through this tunnel.
     pub fn dialer(&self) -> TunnelDialer {
         TunnelDialer {
-            handle: self.netstack.handle().clone(),
+            way: match &self.end {
+                End::Smoltcp(end) => Way::Smoltcp(end.dialer()),
+                End::Namespace(end) => Way::Namespace(end.dialer()),
+            },
             status: self.status.clone(),
             timeout: DIAL_TIMEOUT,
         }
     }
 
-    /// The tunnel's state, now and as it changes. The sender goes when the tunnel's thread ends.
+    /// The tunnel's state, now and as it changes. The sender goes when the tunnel has ended, be it by itself.
     pub fn status(&self) -> watch::Receiver<TunnelStatus> {
         self.status.clone()
     }
 
     /// Where UDP is bound.
     pub fn local_addr(&self) -> SocketAddr {
-        self.netstack.local_addr()
+        match &self.end {
+            End::Smoltcp(end) => end.local_addr(),
+            End::Namespace(end) => end.local_addr(),
+        }
     }
 
     /// Sends to the gateway at `endpoint` from now on, and shakes hands there at once.
     pub fn set_endpoint(&self, endpoint: SocketAddr) {
-        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
-        wishes.endpoint = Some(endpoint);
-        wishes.rehandshake = true;
-        drop(wishes);
-        self.netstack.handle().wake();
+        match &self.end {
+            End::Smoltcp(end) => end.set_endpoint(endpoint),
+            End::Namespace(end) => end.set_endpoint(endpoint),
+        }
     }
 
     /// Shakes hands at once: after a resume, a change of network, or when the gateway is known to have restarted.
     pub fn rehandshake(&self) {
-        self.wishes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .rehandshake = true;
-        self.netstack.handle().wake();
+        match &self.end {
+            End::Smoltcp(end) => end.rehandshake(),
+            End::Namespace(end) => end.rehandshake(),
+        }
     }
 
-    /// Resets all connections and waits for the tunnel's thread to end.
+    /// Resets all connections and waits for the tunnel's threads to end.
     pub async fn shutdown(self) {
-        self.netstack.shutdown().await;
+        match self.end {
+            End::Smoltcp(end) => end.shutdown().await,
+            End::Namespace(end) => end.shutdown().await,
+        }
     }
+}
+
+fn node(config: &TunnelConfig) -> io::Result<Node> {
+    let now = Instant::now();
+    let node_config = NodeConfig {
+        private_key: config.private_key.clone(),
+        mtu: config.mtu,
+        limits: HandshakeLimits::default(),
+    };
+    let mut node = Node::new(node_config, now);
+    let peer = PeerConfig {
+        public_key: config.peer.public_key,
+        preshared_key: config.peer.preshared_key.clone(),
+        endpoint: Some(config.peer.endpoint),
+        allowed_ips: config.peer.allowed_ips.clone(),
+        keepalive: config.peer.keepalive,
+    };
+    node.set_peer(peer, now)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok(node)
 }
 
 /// Opens connections through a [`Tunnel`].
 #[derive(Debug, Clone)]
 pub struct TunnelDialer {
-    handle: Handle<Dial>,
+    way: Way,
     status: watch::Receiver<TunnelStatus>,
     timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Smoltcp(SmoltcpDialer),
+    Namespace(NamespaceDialer),
+}
+
+/// Why a TCP stack opened no connection.
+#[derive(Debug)]
+enum DialFailure {
+    Refused,
+    TooMany,
+    /// By the stack's own patience.
+    TimedOut,
+    /// The stack has ended.
+    Gone,
+    Io(io::Error),
+}
+
+impl DialFailure {
+    fn unaddressable() -> Self {
+        Self::Io(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "the tunnel has no address of its family, or it cannot be dialled",
+        ))
+    }
 }
 
 impl TunnelDialer {
@@ -235,36 +375,32 @@ impl TunnelDialer {
     }
 
     /// Connects to `destination`. Dropping the future abandons the attempt.
-    pub async fn connect(&self, destination: SocketAddr) -> Result<TunnelStream, DialError> {
+    pub async fn connect(&self, destination: SocketAddr) -> Result<BoxedStream, DialError> {
         let down = DialError::TunnelDown { destination };
-        let is_down = self.phase() == Phase::Down;
-        let (reply, outcome) = oneshot::channel();
+        if self.phase() == Phase::Down {
+            match &self.way {
+                Way::Smoltcp(dialer) => dialer.nudge().await,
+                Way::Namespace(dialer) => dialer.nudge(),
+            }
+            return Err(down);
+        }
         let attempt = async {
-            let command = if is_down {
-                Dial::Nudge
-            } else {
-                Dial::Connect { destination, reply }
-            };
-            self.handle.send(command).await.ok()?;
-            if is_down { None } else { outcome.await.ok() }
+            match &self.way {
+                Way::Smoltcp(dialer) => dialer.connect(destination).await,
+                Way::Namespace(dialer) => dialer.connect(destination).await,
+            }
         };
         match tokio::time::timeout(self.timeout, attempt).await {
-            Ok(Some(Ok(stream))) => Ok(stream),
-            Ok(Some(Err(ConnectError::Refused))) => Err(DialError::Refused { destination }),
-            Ok(Some(Err(ConnectError::TooMany))) => Err(DialError::TooMany {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(DialFailure::Refused)) => Err(DialError::Refused { destination }),
+            Ok(Err(DialFailure::TooMany)) => Err(DialError::TooMany {
                 destination,
                 limit: MAX_CONNECTIONS,
             }),
-            Ok(Some(Err(ConnectError::Unaddressable))) => {
-                let source = io::Error::new(
-                    io::ErrorKind::AddrNotAvailable,
-                    "the tunnel has no address of its family, or it cannot be dialled",
-                );
-                Err(DialError::Io { destination, source })
-            }
-            Ok(None) => Err(down),
-            Err(_) if self.phase() != Phase::Up => Err(down),
-            Err(_) => Err(DialError::TimedOut {
+            Ok(Err(DialFailure::Io(source))) => Err(DialError::Io { destination, source }),
+            Ok(Err(DialFailure::Gone)) => Err(down),
+            Ok(Err(DialFailure::TimedOut)) | Err(_) if self.phase() != Phase::Up => Err(down),
+            Ok(Err(DialFailure::TimedOut)) | Err(_) => Err(DialError::TimedOut {
                 destination,
                 after: self.timeout,
             }),
@@ -278,118 +414,17 @@ impl TunnelDialer {
 
 impl Dialer for TunnelDialer {
     fn dial(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedStream, DialError>> {
-        Box::pin(async move { Ok(Box::new(self.connect(destination).await?) as BoxedStream) })
-    }
-}
-
-/// What dialers ask of the thread.
-#[derive(Debug)]
-enum Dial {
-    Connect {
-        destination: SocketAddr,
-        reply: oneshot::Sender<Result<TunnelStream, ConnectError>>,
-    },
-    /// Somebody wants the tunnel while it is down.
-    Nudge,
-}
-
-/// What was asked for since the thread last looked. The latest wish counts, so this cannot grow.
-#[derive(Debug, Default)]
-struct Wishes {
-    endpoint: Option<SocketAddr>,
-    rehandshake: bool,
-}
-
-#[derive(Debug)]
-struct ClientFront {
-    gateway: PublicKey,
-    wishes: Arc<Mutex<Wishes>>,
-    status: watch::Sender<TunnelStatus>,
-    nudged: Option<Instant>,
-    /// Since when a handshake had gone unanswered at the last look.
-    asked: Option<Instant>,
-}
-
-impl ClientFront {
-    /// A handshake that was answered tells the round trip before the first connection could.
-    fn measure(&mut self, ends: &mut Ends, now: Instant) {
-        let Some(stats) = ends.node.stats(&self.gateway) else {
-            return;
-        };
-        if let Some((asked, answered)) = self.asked.zip(stats.last_handshake)
-            && answered >= asked
-        {
-            let took = answered.saturating_duration_since(asked);
-            // A longer one had its first attempt lost, and says nothing.
-            if took < RETRY_TIME {
-                ends.stack.note_round_trip(took, now);
-            }
-        }
-        self.asked = stats.unanswered_since;
-    }
-}
-
-impl Front for ClientFront {
-    type Command = Dial;
-
-    fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool {
-        let wishes = std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(endpoint) = wishes.endpoint {
-            ends.node.set_endpoint(&self.gateway, endpoint);
-        }
-        if wishes.rehandshake {
-            ends.node.rehandshake(&self.gateway, now, &mut ends.out);
-        }
-        self.measure(ends, now);
-        false
+        Box::pin(self.connect(destination))
     }
 
-    fn handle_command(&mut self, command: Dial, ends: &mut Ends, now: Instant) {
-        match command {
-            Dial::Connect { destination, reply } => ends.stack.connect(destination, reply),
-            Dial::Nudge
-                if self
-                    .nudged
-                    .is_none_or(|at| now.saturating_duration_since(at) >= NUDGE_INTERVAL) =>
-            {
-                self.nudged = Some(now);
-                ends.node.rehandshake(&self.gateway, now, &mut ends.out);
-            }
-            Dial::Nudge => {}
-        }
-    }
-
-    fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, _now: Instant) {
-        for (packet, _) in packets.iter() {
-            ends.stack.push(packet);
-        }
-    }
-
-    fn handle_event(&mut self, event: Event) {
-        match event {
-            Event::HandshakeCompleted { endpoint, .. } => {
-                tracing::debug!(%endpoint, "handshake with the gateway completed");
-            }
-            Event::EndpointChanged { to, .. } => {
-                tracing::info!(endpoint = %to, "the gateway answers from another address");
-            }
-            Event::SessionExpired { .. } => tracing::warn!("the gateway does not answer; trying again"),
-            _ => {}
-        }
-    }
-
-    fn handle_closed(&mut self, _flow: Flow) {}
-
-    fn publish(&mut self, ends: &Ends, now: Instant) {
-        let Some(stats) = ends.node.stats(&self.gateway) else {
-            return;
-        };
-        let dropped = stats.dropped.total() + ends.node.drops().total();
-        self.status.send_if_modified(|status| {
-            let before = status.clone();
-            update(status, &stats, dropped, &ends.stack, now);
-            *status != before
-        });
+    fn bind_datagrams(&self, destination: SocketAddr) -> BoxFuture<'_, Result<BoxedDatagrams, DialError>> {
+        Box::pin(async move {
+            let bound = match &self.way {
+                Way::Smoltcp(_) => Err(io::ErrorKind::Unsupported.into()),
+                Way::Namespace(dialer) => dialer.bind_datagrams(destination).await,
+            };
+            bound.map_err(|source| DialError::Io { destination, source })
+        })
     }
 }
 
@@ -402,22 +437,6 @@ pub(crate) fn phase(stats: &PeerStats, now: Instant) -> Phase {
         Some(_) => Phase::Down,
         None => Phase::Connecting,
     }
-}
-
-fn update(status: &mut TunnelStatus, stats: &PeerStats, dropped: u64, stack: &Stack, now: Instant) {
-    let phase = phase(stats, now);
-    if status.phase != phase {
-        tracing::info!(from = ?status.phase, to = ?phase, "tunnel");
-        status.phase = phase;
-        status.since = now;
-    }
-    status.last_handshake = stats.last_handshake;
-    status.endpoint = stats.endpoint.unwrap_or(status.endpoint);
-    status.rx_bytes = stats.rx_bytes;
-    status.tx_bytes = stats.tx_bytes;
-    status.dropped = dropped;
-    status.connections = stack.connections();
-    status.buffered_bytes = stack.buffered();
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! kernel in a private namespace, or a plain socket answers. A dial either yields a stream on which the three-way
 //! handshake is complete, or one of the [`DialError`]s; a dial that is dropped is abandoned and frees what it held.
 
+use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +13,26 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::kernel_stream::{KernelSocket, KernelStream};
+
 /// A boxed future that may be sent between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A connection as the proxy sees it: bytes both ways, each way closed on its own (half-close).
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Any {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// A connection whose kind was chosen at run time.
 pub type BoxedStream = Box<dyn Stream>;
+
+/// The kernel's socket behind a stream, if there is one: between two of those the kernel can copy by itself.
+pub(crate) fn kernel_socket(stream: &BoxedStream) -> Option<&KernelSocket> {
+    let stream: &dyn Any = &**stream;
+    stream
+        .downcast_ref::<KernelStream>()
+        .map(|stream| &**stream.socket())
+}
 
 /// Opens TCP connections and UDP sockets.
 pub trait Dialer: Send + Sync + 'static {

@@ -195,6 +195,12 @@ impl GatewayView {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shown.peers.get(public_key).cloned()
     }
+
+    /// What is known of all peers.
+    pub fn peers(&self) -> Vec<PeerStats> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.peers.values().cloned().collect()
+    }
 }
 
 impl Gateway {

@@ -9,13 +9,30 @@
 mod client;
 pub mod dial;
 mod gateway;
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "made by the namespace alone")
+)]
+mod kernel_stream;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod netstack;
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "taken by connections of the namespace alone")
+)]
+mod places;
 pub mod proxy;
 #[cfg(unix)]
 pub mod tun;
 pub mod udp;
 
-pub use client::{Phase, Tunnel, TunnelConfig, TunnelDialer, TunnelPeer, TunnelStatus};
+use std::process::ExitCode;
+
+pub use client::{
+    ParseTcpStackError, Phase, TcpStack, Tunnel, TunnelConfig, TunnelDialer, TunnelError, TunnelPeer,
+    TunnelStatus,
+};
 pub use gateway::{
     Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
     ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
@@ -23,3 +40,14 @@ pub use gateway::{
 };
 pub use netstack::TunnelStream;
 pub use orfe_tunnel_core::{AllowedIp, ParseAllowedIpError, PresharedKey, PrivateKey, PublicKey};
+
+/// Makes this process the namespace helper when its command line says so, and returns when the helper is done.
+///
+/// The first thing in `main` of every program that starts a [`Tunnel`]: the helper is the same program started again, and has to
+/// have one thread. `None`: this is no helper, go on.
+pub fn run_namespace_helper_if_asked() -> Option<ExitCode> {
+    #[cfg(target_os = "linux")]
+    return namespace::run_helper_if_asked();
+    #[cfg(not(target_os = "linux"))]
+    None
+}

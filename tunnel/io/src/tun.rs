@@ -13,6 +13,8 @@
 //! descriptor was handed over. Without `IFF_VNET_HDR` everything is the same with batches of one packet.
 
 pub(crate) mod device;
+#[cfg(target_os = "linux")]
+pub mod host;
 pub(crate) mod offload;
 mod path;
 mod threads;

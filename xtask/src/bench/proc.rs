@@ -12,6 +12,8 @@ pub(super) struct Process(pub(super) u32);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) rss_bytes: u64,
+    /// The most it ever was.
+    pub(super) peak_rss_bytes: u64,
     /// CPU time of all threads that live now.
     pub(super) cpu_ns: u64,
     /// Voluntary context switches of all threads that live now.
@@ -23,6 +25,7 @@ impl Process {
         let folder = PathBuf::from(format!("/proc/{}", self.0));
         let mut reading = Reading {
             rss_bytes: field(&folder.join("status"), "VmRSS:")? * 1024,
+            peak_rss_bytes: field(&folder.join("status"), "VmHWM:")? * 1024,
             cpu_ns: 0,
             wakeups: 0,
         };
@@ -35,6 +38,50 @@ impl Process {
         }
         Ok(reading)
     }
+
+    /// The sum over the process and what it has started, as far as that still runs.
+    pub(super) fn read_with_children(self) -> Result<Reading> {
+        let mut sum = self.read()?;
+        for child in children(self.0) {
+            // It may have ended since.
+            if let Ok(reading) = Process(child).read_with_children() {
+                sum.rss_bytes += reading.rss_bytes;
+                sum.peak_rss_bytes += reading.peak_rss_bytes;
+                sum.cpu_ns += reading.cpu_ns;
+                sum.wakeups += reading.wakeups;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// The processes that any thread of `pid` has started and that still run.
+pub(super) fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let lists =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
+/// Segments that the TCP of the process's network namespace has sent again so far.
+pub(super) fn resent_segments(pid: u32) -> Option<u64> {
+    parse_resent(&std::fs::read_to_string(format!("/proc/{pid}/net/snmp")).ok()?)
+}
+
+/// `RetransSegs` of `/proc/net/snmp`: a line of names, and below it one of numbers.
+pub(super) fn parse_resent(snmp: &str) -> Option<u64> {
+    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let column = names.split_whitespace().position(|name| name == "RetransSegs")?;
+    numbers.split_whitespace().nth(column)?.parse().ok()
 }
 
 /// The first number of the line that begins with `name`.
@@ -64,4 +111,22 @@ pub(super) fn machine() -> Result<String> {
     let kernel =
         std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
     Ok(format!("{model}, {cores} cores, Linux {}", kernel.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resent_segments_are_found_by_their_name() {
+        let snmp = "Ip: Forwarding\nIp: 1\nTcp: RtoMin OutSegs RetransSegs InErrs\nTcp: 200 17 4 0\n";
+        assert_eq!(parse_resent(snmp), Some(4));
+        assert_eq!(parse_resent("Tcp: OutSegs\nTcp: 17\n"), None);
+    }
+
+    #[test]
+    fn this_process_is_read() {
+        let reading = Process(std::process::id()).read_with_children().unwrap();
+        assert!(reading.rss_bytes > 0 && reading.peak_rss_bytes >= reading.rss_bytes);
+    }
 }

@@ -11,6 +11,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 
 use crate::cargo;
 
@@ -45,14 +46,31 @@ impl Programs {
 /// Builds the binaries of `request` and returns where they lie.
 pub(crate) async fn build(request: &Request<'_>) -> Result<Programs> {
     let mut command = cargo::command()?;
-    command.args(["build", "--bins", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--bins"]);
     for package in request.packages {
         command.args(["--package", package]);
     }
     if request.release {
         command.arg("--release");
     }
+    run(command).await
+}
+
+/// Builds these optimised programs of `package`, and none of its others.
+#[cfg(target_os = "linux")]
+pub(crate) async fn build_optimised(package: &str, programs: &[&str]) -> Result<Programs> {
+    let mut command = cargo::command()?;
+    command.args(["build", "--release", "--package", package]);
+    for program in programs {
+        command.args(["--bin", program]);
+    }
+    run(command).await
+}
+
+/// Runs `cargo build`, and finds what came out.
+async fn run(mut command: Command) -> Result<Programs> {
     let mut child = command
+        .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;

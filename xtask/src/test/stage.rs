@@ -24,18 +24,20 @@ pub(crate) enum Stage {
     Docs,
     Deny,
     Tests,
+    Model,
     E2e,
 }
 
 impl Stage {
     /// In the order in which they run: what is cheap and fails often comes first.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Fmt,
         Self::Arch,
         Self::Clippy,
         Self::Docs,
         Self::Deny,
         Self::Tests,
+        Self::Model,
         Self::E2e,
     ];
 
@@ -47,6 +49,7 @@ impl Stage {
             Self::Docs => "docs",
             Self::Deny => "deny",
             Self::Tests => "tests",
+            Self::Model => "model",
             Self::E2e => "e2e",
         }
     }
@@ -59,6 +62,7 @@ impl Stage {
             Self::Docs => "the documentation builds without a warning",
             Self::Deny => "licences, bans and sources of the dependencies",
             Self::Tests => "the tests of every crate",
+            Self::Model => "WireGuard over hours of simulated time, against a reference",
             Self::E2e => "the whole system: the demo, its faults, what it leaves behind",
         }
     }
@@ -117,6 +121,13 @@ impl Stage {
             Self::Tests => {
                 let all = ["--workspace", "--exclude", "orfe-arch", "--exclude", "orfe-e2e"];
                 tests(cargo_test(environment, &all)?).await?
+            }
+            // A workspace of its own, in which a feature replaces the clock of the WireGuard engine.
+            Self::Model => {
+                let model = ["--manifest-path", "tests/wireguard-model/Cargo.toml", "--locked"];
+                let mut command = cargo_test(environment, &model)?;
+                command.env("CARGO_TARGET_DIR", cargo::target_folder()?.join("model"));
+                tests(command).await?
             }
             Self::E2e => tests(cargo_test(environment, &["--package", "orfe-e2e"])?).await?,
         };

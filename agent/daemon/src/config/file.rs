@@ -16,6 +16,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) provisioner: RawProvisioner,
     #[serde(default)]
+    pub(super) tunnel: RawTunnel,
+    #[serde(default)]
     pub(super) log: RawLog,
 }
 
@@ -25,6 +27,13 @@ pub(super) struct RawProvisioner {
     pub(super) coder: Option<PathBuf>,
     pub(super) path: Option<String>,
     pub(super) drain_timeout_s: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTunnel {
+    /// A name; see [`orfe_tunnel::TcpStack`].
+    pub(super) tcp_stack: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

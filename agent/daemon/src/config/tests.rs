@@ -105,6 +105,24 @@ fn an_odd_log_format_names_the_choices() {
 }
 
 #[test]
+fn the_tcp_stack_is_one_of_three() {
+    let config = resolve(&PlaceArgs::default(), &[HOME, ("ORFE_TCP_STACK", "namespace")]).unwrap();
+    assert_eq!(
+        (config.tcp_stack.value, config.tcp_stack.origin),
+        (TcpStack::Namespace, Origin::Environment)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, "[tunnel]\ntcp_stack = \"gvisor\"\n").unwrap();
+    let flags = PlaceArgs {
+        config: Some(file),
+        ..PlaceArgs::default()
+    };
+    let text = crate::failure::render(&resolve(&flags, &[HOME]).unwrap_err().into());
+    assert!(text.contains("`gvisor`") && text.contains("`smoltcp`"), "{text}");
+}
+
+#[test]
 fn a_drain_without_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.toml");

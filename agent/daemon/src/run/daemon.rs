@@ -120,6 +120,7 @@ impl Daemon {
         daemon.spawn(
             TunnelTask {
                 key: wireguard_key,
+                tcp_stack: daemon.config.tcp_stack.value,
                 desired: tunnel_desired,
                 dialer,
                 inputs: inputs.clone(),

@@ -13,9 +13,14 @@ use orfe_core::agent::Input;
 use orfe_protocol::desired::Tunnel as Desired;
 use orfe_protocol::observed::{TunnelPhase, TunnelStatus};
 use orfe_tunnel::dial::Dialer;
-use orfe_tunnel::{AllowedIp, Phase, PrivateKey, PublicKey, Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{
+    AllowedIp, Phase, PrivateKey, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer,
+    TunnelStatus as State,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+
+use crate::failure::{self, Failure};
 
 /// Wait before the gateway's name is resolved again, or the socket opened again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -26,6 +31,7 @@ const LOOK_UP: Duration = Duration::from_secs(30);
 /// The ends of the channels that the task speaks through.
 pub(super) struct TunnelTask {
     pub(super) key: PrivateKey,
+    pub(super) tcp_stack: TcpStack,
     pub(super) desired: watch::Receiver<Option<Desired>>,
     pub(super) dialer: watch::Sender<Option<Arc<dyn Dialer>>>,
     pub(super) inputs: mpsc::Sender<Input>,
@@ -44,10 +50,102 @@ impl TunnelTask {
                 }
                 continue;
             };
+            let mut watched = self.desired.clone();
             tokio::select! {
-                () = keep(&self.key, &desired, &self.dialer, &self.inputs, self.desired.clone()) => {}
-                changed = replaced(&mut self.desired, &desired) => if !changed { return },
+                () = self.keep(&desired, self.desired.clone()) => {}
+                changed = replaced(&mut watched, &desired) => if !changed { return },
             }
+        }
+    }
+
+    /// Keeps one tunnel until it is dropped.
+    async fn keep(&self, desired: &Desired, mut instances: watch::Receiver<Option<Desired>>) {
+        let since = Instant::now();
+        self.tell(Some(waiting(desired, since, self.tcp_stack))).await;
+        let tunnel = self.start(desired, since).await;
+        self.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
+        let started = Instant::now();
+        let mut states = tunnel.status();
+        let mut told = None;
+        let mut instance = desired.gateway.instance;
+        let mut look_up = tokio::time::interval(LOOK_UP);
+        loop {
+            let state = states.borrow_and_update().clone();
+            let news = (state.phase, state.last_handshake, state.endpoint);
+            if told != Some(news) {
+                let recovered = state.phase == Phase::Up && matches!(told, Some((Phase::Down, ..)));
+                let changed = told.is_none_or(|(phase, _, endpoint)| (phase, endpoint) != (news.0, news.2));
+                told = Some(news);
+                let update = status(desired, &state);
+                if changed {
+                    tracing::info!(
+                        phase = update.phase.as_str(),
+                        endpoint = %state.endpoint,
+                        tcp_stack = state.stack,
+                        "tunnel"
+                    );
+                }
+                self.tell(Some(update)).await;
+                if recovered {
+                    // What was open before the path died may be dead without knowing it.
+                    let _ = self.inputs.send(Input::PathChanged).await;
+                }
+            }
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() {
+                    tracing::warn!("the tunnel has ended by itself; starting it again");
+                    self.dialer.send_replace(None);
+                    if started.elapsed() < RETRY {
+                        // Something ends it again and again.
+                        sleep(RETRY).await;
+                    }
+                    return;
+                },
+                changed = instances.changed() => {
+                    let current = instances.borrow_and_update().as_ref().map(|desired| desired.gateway.instance);
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Some(current) = current && current != instance {
+                        tracing::info!("the gateway began a new life; shaking hands");
+                        instance = current;
+                        tunnel.rehandshake();
+                    }
+                }
+                _ = look_up.tick() => if state.phase != Phase::Up
+                    && let Some(endpoint) = resolve(desired).await
+                    && endpoint != state.endpoint
+                {
+                    tunnel.set_endpoint(endpoint);
+                },
+            }
+        }
+    }
+
+    /// Starts the tunnel; tries until it works.
+    async fn start(&self, desired: &Desired, since: Instant) -> Tunnel {
+        loop {
+            if let Some(endpoint) = resolve(desired).await {
+                let config = config(&self.key, desired, endpoint, self.tcp_stack);
+                // Making a namespace blocks for as long as the system takes.
+                match tokio::task::spawn_blocking(move || Tunnel::start(config)).await {
+                    Ok(Ok(tunnel)) => return tunnel,
+                    Ok(Err(error)) => {
+                        let obstacle = describe(error);
+                        tracing::warn!("{obstacle}");
+                        let waiting = waiting(desired, since, self.tcp_stack);
+                        self.tell(Some(TunnelStatus {
+                            obstacle: Some(obstacle),
+                            ..waiting
+                        }))
+                        .await;
+                    }
+                    Err(error) => tracing::error!(%error, "starting the tunnel was cut short"),
+                }
+            } else {
+                tracing::warn!(endpoints = ?desired.gateway.endpoints, "the gateway's name does not resolve");
+            }
+            sleep(RETRY).await;
         }
     }
 
@@ -69,87 +167,14 @@ fn same_tunnel(one: &Desired, other: &Desired) -> bool {
     one == *other
 }
 
-/// Keeps one tunnel until it is dropped.
-async fn keep(
-    key: &PrivateKey,
-    desired: &Desired,
-    dialer: &watch::Sender<Option<Arc<dyn Dialer>>>,
-    inputs: &mpsc::Sender<Input>,
-    mut instances: watch::Receiver<Option<Desired>>,
-) {
-    let since = Instant::now();
-    let waiting = status(desired, TunnelPhase::Connecting, since, None, None);
-    let _ = inputs.send(Input::Tunnel(Some(waiting))).await;
-    let tunnel = start(key, desired).await;
-    dialer.send_replace(Some(Arc::new(tunnel.dialer())));
-    let mut states = tunnel.status();
-    let mut told = None;
-    let mut instance = desired.gateway.instance;
-    let mut look_up = tokio::time::interval(LOOK_UP);
-    loop {
-        let state = states.borrow_and_update().clone();
-        let news = (state.phase, state.last_handshake, state.endpoint);
-        if told != Some(news) {
-            let recovered = state.phase == Phase::Up && matches!(told, Some((Phase::Down, ..)));
-            let changed = told.is_none_or(|(phase, _, endpoint)| (phase, endpoint) != (news.0, news.2));
-            told = Some(news);
-            let last = state.last_handshake;
-            let update = status(
-                desired,
-                phase(state.phase),
-                state.since,
-                last,
-                Some(state.endpoint),
-            );
-            if changed {
-                tracing::info!(phase = update.phase.as_str(), endpoint = %state.endpoint, "tunnel");
-            }
-            let _ = inputs.send(Input::Tunnel(Some(update))).await;
-            if recovered {
-                // What was open before the path died may be dead without knowing it.
-                let _ = inputs.send(Input::PathChanged).await;
-            }
-        }
-        tokio::select! {
-            changed = states.changed() => if changed.is_err() {
-                tracing::warn!("the tunnel's thread ended; starting it again");
-                dialer.send_replace(None);
-                return;
-            },
-            changed = instances.changed() => {
-                let current = instances.borrow_and_update().as_ref().map(|desired| desired.gateway.instance);
-                if changed.is_err() {
-                    return;
-                }
-                if let Some(current) = current && current != instance {
-                    tracing::info!("the gateway began a new life; shaking hands");
-                    instance = current;
-                    tunnel.rehandshake();
-                }
-            }
-            _ = look_up.tick() => if state.phase != Phase::Up
-                && let Some(endpoint) = resolve(desired).await
-                && endpoint != state.endpoint
-            {
-                tunnel.set_endpoint(endpoint);
-            },
-        }
-    }
-}
-
-/// Starts the tunnel; tries until it works.
-async fn start(key: &PrivateKey, desired: &Desired) -> Tunnel {
-    loop {
-        if let Some(endpoint) = resolve(desired).await {
-            match Tunnel::start(config(key, desired, endpoint)) {
-                Ok(tunnel) => return tunnel,
-                Err(error) => tracing::warn!(%error, "the tunnel cannot be started"),
-            }
-        } else {
-            tracing::warn!(endpoints = ?desired.gateway.endpoints, "the gateway's name does not resolve");
-        }
-        sleep(RETRY).await;
-    }
+/// What is wrong, why, and what can be done about it.
+fn describe(error: TunnelError) -> String {
+    let hint = error.hint().map(str::to_owned);
+    failure::one_line(
+        &Failure::new("the tunnel cannot be started")
+            .hint(hint)
+            .because(error),
+    )
 }
 
 /// The first address of the first endpoint that resolves.
@@ -164,7 +189,7 @@ async fn resolve(desired: &Desired) -> Option<SocketAddr> {
     None
 }
 
-fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr) -> TunnelConfig {
+fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr, tcp_stack: TcpStack) -> TunnelConfig {
     let any: IpAddr = if endpoint.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
@@ -186,6 +211,8 @@ fn config(key: &PrivateKey, desired: &Desired, endpoint: SocketAddr) -> TunnelCo
         },
         mtu: TunnelConfig::DEFAULT_MTU,
         bind: SocketAddr::new(any, 0),
+        tcp_stack,
+        helper: TunnelConfig::this_program(),
     }
 }
 
@@ -197,18 +224,22 @@ const fn phase(phase: Phase) -> TunnelPhase {
     }
 }
 
-fn status(
-    desired: &Desired,
-    phase: TunnelPhase,
-    since: Instant,
-    last_handshake: Option<Instant>,
-    endpoint: Option<SocketAddr>,
-) -> TunnelStatus {
+/// Before there is a tunnel.
+fn waiting(desired: &Desired, since: Instant, tcp_stack: TcpStack) -> TunnelStatus {
     TunnelStatus {
-        last_handshake_at: last_handshake.map(wall),
-        endpoint,
         addresses: desired.addresses.clone(),
-        ..TunnelStatus::new(phase, wall(since), "smoltcp")
+        ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), tcp_stack.as_str())
+    }
+}
+
+fn status(desired: &Desired, state: &State) -> TunnelStatus {
+    TunnelStatus {
+        last_handshake_at: state.last_handshake.map(wall),
+        endpoint: Some(state.endpoint),
+        addresses: desired.addresses.clone(),
+        tcp_stack_reason: Some(state.stack_reason.to_string()),
+        congestion_control: state.congestion_control.as_ref().map(ToString::to_string),
+        ..TunnelStatus::new(phase(state.phase), wall(state.since), state.stack)
     }
 }
 

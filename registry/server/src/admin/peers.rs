@@ -64,7 +64,7 @@ fn refusal(error: PeerError) -> ApiError {
 
 fn check(request: &api::AddPeer, gateway: &GatewayRole) -> Result<(), ApiError> {
     let bad = |message: String, hint: &str| Err(ApiError::new(StatusCode::BAD_REQUEST, message, hint));
-    if request.wireguard_public_key == gateway.public_key {
+    if request.wireguard_public_key == gateway.public_key() {
         return bad(
             "that is the gateway's own public key".to_owned(),
             "see `--public-key`",
@@ -168,7 +168,7 @@ fn answer(admin: &Admin, gateway: &GatewayRole, peer: &Peer) -> api::PeerAnswer 
             addresses: vec![format!("{}/32", peer.inner_address), format!("{v6}/128")],
             dns: vec![IpAddr::V4(PEOPLES_ADDRESS)],
             dns_is_whole: gateway.policy.resolves_everything(),
-            gateway_public_key: gateway.public_key,
+            gateway_public_key: gateway.public_key(),
             endpoint: admin.endpoint.clone(),
             allowed_ips: gateway.policy.allowed_ips(peer),
             keepalive_s: KEEPALIVE_S,

@@ -9,7 +9,7 @@ use orfe_protocol::desired::DesiredState;
 use orfe_protocol::message::FromRegistry;
 use orfe_registry::api::{PeerAnswer, PeerList};
 use orfe_registry::config::Config;
-use orfe_tunnel::{Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{TcpStack, Tunnel, TunnelConfig, TunnelPeer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -76,6 +76,8 @@ fn client(conf: &str) -> Tunnel {
         peer,
         mtu: TunnelConfig::DEFAULT_MTU,
         bind: "127.0.0.1:0".parse().unwrap(),
+        tcp_stack: TcpStack::Smoltcp,
+        helper: TunnelConfig::this_program(),
     };
     Tunnel::start(config).unwrap()
 }
@@ -332,5 +334,73 @@ async fn a_change_of_tags_reaches_gateway_and_device_at_once() {
     let shown = site.cli(&["device", "show", "laptop"]).await.unwrap();
     assert!(shown.contains("refused"), "{shown}");
     tunnel.shutdown().await;
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_gateways_key_changes_without_anybody_being_shut_out() {
+    let site = site().await;
+    let listen = site.registry.ready().wireguard.unwrap();
+    let conf = site.cli(&["peer", "add", "alice", "--no-qr"]).await.unwrap();
+    let (mut agent, identity) = Agent::joined(&site).await;
+    let before = desired(&mut agent).await.tunnel.unwrap();
+    let alice = client(&conf);
+    assert!(reaches(&alice, "100.127.1.0:443").await);
+
+    site.cli(&["gateway", "rotate-key", "--after", "7d"])
+        .await
+        .unwrap();
+    let after = desired(&mut agent).await.tunnel.unwrap();
+    assert_ne!(after.gateway.public_key, before.gateway.public_key);
+    let laptop = crate::tunnel::start(&identity, &after);
+    assert!(
+        reaches(&laptop, "100.127.1.0:443").await,
+        "the new key is good at once"
+    );
+    assert!(reaches(&alice, "100.127.1.0:443").await, "and so is the old one");
+    let shown = async {
+        loop {
+            let shown = site.cli(&["gateway", "show"]).await.unwrap();
+            if shown.contains("still used by peer alice\n") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, shown)
+        .await
+        .expect("alice is on the old key, the laptop is not");
+    let again = site
+        .cli(&["gateway", "rotate-key"])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(again.contains("not finished"), "{again}");
+
+    // A restart in the middle changes nothing. The port is the same, as it is in a deployment.
+    let mut site = site;
+    site.config.wireguard = listen;
+    let site = site.restarted().await;
+    alice.rehandshake();
+    laptop.rehandshake();
+    assert!(reaches(&alice, "100.127.1.0:443").await);
+    assert!(reaches(&laptop, "100.127.1.0:443").await);
+
+    site.cli(&["gateway", "rotate-key", "--finish"]).await.unwrap();
+    let ended = async {
+        while reaches(&alice, "100.127.1.0:443").await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert!(reaches(&laptop, "100.127.1.0:443").await);
+    let none = site
+        .cli(&["gateway", "rotate-key", "--finish"])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(none.contains("no change of keys is under way"), "{none}");
+    alice.shutdown().await;
+    laptop.shutdown().await;
     site.registry.shutdown().await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use orfe_protocol::desired::{DesiredState, Tunnel as DesiredTunnel};
 use orfe_protocol::message::FromRegistry;
 use orfe_registry::config::PolicyEntry;
-use orfe_tunnel::{AllowedIp, PublicKey, Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{AllowedIp, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelPeer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -27,6 +27,8 @@ pub(crate) fn start(identity: &Identity, desired: &DesiredTunnel) -> Tunnel {
         },
         mtu: TunnelConfig::DEFAULT_MTU,
         bind: "127.0.0.1:0".parse().unwrap(),
+        tcp_stack: TcpStack::Smoltcp,
+        helper: TunnelConfig::this_program(),
     };
     Tunnel::start(config).unwrap()
 }

@@ -3,6 +3,8 @@
 //! Two ways in: `demo` runs `cargo xtask demo` as a person would, `fleet` starts the same programs by
 //! itself, with relays in the two links of the device, so that a test can cut them.
 //!
+//! `tunnel` drives the data plane alone, between two machines made of network namespaces.
+//!
 //! What the tests look at is what anybody could look at: exit codes, `status --json`, the registry's list,
 //! processes, files, and what the stand-in wrote down about its visitors.
 
@@ -26,3 +28,5 @@ mod programs;
 mod secrets;
 #[cfg(test)]
 mod terminator;
+#[cfg(all(test, target_os = "linux"))]
+mod tunnel;

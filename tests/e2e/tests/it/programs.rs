@@ -38,3 +38,8 @@ fn build() {
         "the programs under test do not build"
     );
 }
+
+/// The folder of the workspace's `Cargo.toml`.
+pub(crate) fn workspace_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

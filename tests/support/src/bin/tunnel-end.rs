@@ -6,8 +6,14 @@
 use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    orfe_tunnel::run_namespace_helper_if_asked().unwrap_or_else(run)
+}
+
+// As the agent itself: the main thread and one worker.
+#[cfg(target_os = "linux")]
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+async fn run() -> ExitCode {
     orfe_test_support::tunnel_end::run().await
 }
 

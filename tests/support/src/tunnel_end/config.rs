@@ -1,5 +1,6 @@
 //! The configuration of `tunnel-end`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -33,6 +34,44 @@ pub struct Config {
     pub offload: bool,
     /// The other ends; the first is the gateway of a device.
     pub peers: Vec<Peer>,
+    /// The local proxy, in the modes without a device.
+    #[serde(default)]
+    pub proxy: Option<LocalProxy>,
+    /// What a gateway lets its peers reach.
+    #[serde(default)]
+    pub policy: Vec<Named>,
+}
+
+/// The local proxy of an end without a device.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalProxy {
+    /// Where it listens, on loopback.
+    pub listen: SocketAddr,
+    /// The names that it reaches through the tunnel.
+    pub names: BTreeMap<String, Reached>,
+}
+
+/// What a name stands for inside the tunnel.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reached {
+    /// Its address.
+    pub address: IpAddr,
+    /// The ports that may be reached there.
+    pub ports: Vec<u16>,
+}
+
+/// One entry of a gateway's policy.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// What it is called.
+    pub name: String,
+    /// Its address inside the tunnel.
+    pub address: IpAddr,
+    /// Where its ports lead.
+    pub ports: BTreeMap<u16, SocketAddr>,
 }
 
 /// Which data path an end has.
@@ -41,6 +80,12 @@ pub struct Config {
 pub enum Mode {
     /// A TUN device on the host.
     Tun,
+    /// No device: smoltcp's TCP, behind a local proxy.
+    Smoltcp,
+    /// The cluster's end, with a policy.
+    Gateway,
+    /// No device: the kernel's TCP in a private network namespace behind a local proxy.
+    Namespace,
 }
 
 /// Another end.
@@ -73,6 +118,13 @@ impl std::fmt::Debug for Peer {
         f.debug_struct("Peer")
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// The interval of keepalives.
+    pub fn keepalive(&self) -> Option<Duration> {
+        self.keepalive.map(|seconds| Duration::from_secs(seconds.into()))
     }
 }
 
@@ -110,7 +162,7 @@ impl Config {
                 preshared_key: None,
                 endpoint: peer.endpoint,
                 allowed_ips: allowed_ips?,
-                keepalive: peer.keepalive.map(|seconds| Duration::from_secs(seconds.into())),
+                keepalive: peer.keepalive(),
             };
             node.set_peer(config, now)?;
         }

@@ -202,8 +202,8 @@ impl<E: Engine> Node<E> {
         // Whatever is authentic shows that the peer is there, be it data on the old session.
         peer.unanswered_since = None;
         let public_key = peer.config.public_key;
-        if peer.endpoint != Some(source) {
-            let from = peer.endpoint.replace(source);
+        let from = peer.endpoint;
+        if peer.heard_from(source) {
             push_event(
                 &mut self.events,
                 Event::EndpointChanged {

@@ -72,6 +72,8 @@ pub(super) struct Peer<E> {
     pub(super) config: PeerConfig,
     pub(super) engine: Option<E>,
     pub(super) endpoint: Option<SocketAddr>,
+    /// Where the peer is as we were told, when it was last heard from elsewhere.
+    elsewhere: Option<SocketAddr>,
     pub(super) last_handshake: Option<Instant>,
     /// When the first handshake was started after which nothing authentic has come.
     pub(super) unanswered_since: Option<Instant>,
@@ -97,6 +99,7 @@ impl<E: Engine> Peer<E> {
             config,
             engine: None,
             endpoint,
+            elsewhere: None,
             last_handshake: None,
             unanswered_since: None,
             confirmed_index: None,
@@ -122,8 +125,36 @@ impl<E: Engine> Peer<E> {
             self.failed_attempts = 0;
             self.next_attempt = config.keepalive.map(|_| now);
         }
-        self.endpoint = config.endpoint.or(self.endpoint);
-        self.config = config;
+        self.config.endpoint = config.endpoint.or(self.config.endpoint);
+        if let Some(endpoint) = config.endpoint {
+            self.send_to(endpoint);
+        }
+        self.config = PeerConfig {
+            endpoint: self.config.endpoint,
+            ..config
+        };
+    }
+
+    /// We are told where the peer is.
+    pub(super) fn send_to(&mut self, endpoint: SocketAddr) {
+        self.config.endpoint = Some(endpoint);
+        self.endpoint = Some(endpoint);
+        self.elsewhere = None;
+    }
+
+    /// The peer was heard from `source`; true when that is news.
+    pub(super) fn heard_from(&mut self, source: SocketAddr) -> bool {
+        self.elsewhere = self.config.endpoint.filter(|told| *told != source);
+        self.endpoint.replace(source) != Some(source)
+    }
+
+    /// A handshake stays unanswered: the next goes to the other place where the peer may be. Somebody on the path can
+    /// hold a datagram back and deliver it from an address of his own; without this he would own the tunnel's
+    /// direction for good.
+    pub(super) fn try_elsewhere(&mut self) {
+        if self.elsewhere.is_some() {
+            std::mem::swap(&mut self.elsewhere, &mut self.endpoint);
+        }
     }
 
     /// The engine, made on first use.

@@ -105,6 +105,7 @@ impl<E: Engine> Node<E> {
                 Tick::Send(len) => {
                     let is_retry = Message::parse(&buffer[..len]) == Some(Message::Initiation);
                     if is_retry && peer.endpoint.is_some() {
+                        peer.try_elsewhere();
                         let jitter = self.rng.random_range(Duration::ZERO..RETRY_JITTER);
                         peer.delayed = Some((now + jitter, buffer[..len].to_vec()));
                         peer.note_initiation(now);

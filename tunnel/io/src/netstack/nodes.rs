@@ -48,11 +48,7 @@ impl From<Node> for Nodes {
 impl Nodes {
     /// Answers for these keys, one or two, from now on; no others. Peers that a key did not have before must be set again.
     /// When the first node goes, the answer has the peers' new numbers by the old ones.
-    pub(crate) fn set_keys(
-        &mut self,
-        keys: &[PrivateKey],
-        now: Instant,
-    ) -> Option<HashMap<PeerId, PeerId>> {
+    pub(crate) fn set_keys(&mut self, keys: &[PrivateKey], now: Instant) -> Option<HashMap<PeerId, PeerId>> {
         let is_wanted = |node: &Node| keys.iter().any(|key| key.public_key() == node.public_key());
         self.second = self.second.take().filter(|second| is_wanted(&second.node));
         let mut renumbered = None;
@@ -215,7 +211,12 @@ impl Nodes {
         let Some(second) = &mut self.second else {
             return self.first.handle_packets(packets, now, out);
         };
-        let Second { node, outgoing, at_home, .. } = second;
+        let Second {
+            node,
+            outgoing,
+            at_home,
+            ..
+        } = second;
         outgoing.iter_mut().for_each(Batch::clear);
         for (packet, _) in packets.iter() {
             let peer = packet::destination(packet).and_then(|address| node.route(address));
@@ -234,7 +235,9 @@ impl Second {
     }
 
     fn note_home(&mut self, peer: &PublicKey, is_here: bool) {
-        let Some(number) = self.node.peer_id(peer) else { return };
+        let Some(number) = self.node.peer_id(peer) else {
+            return;
+        };
         if is_here {
             self.at_home.insert(number);
         } else {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use super::reach::{self, Destination};
 use super::receive::{HeadError, read_head};
 use super::refusal::Refusal;
 use super::routes::{Decision, Way};
-use super::splice::{Until, splice};
+use super::splice::{Side, Until, splice};
 use super::upstream::status_of;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -152,7 +152,7 @@ async fn carry<D>(
     cut: &CancellationToken,
 ) -> CloseReason
 where
-    D: AsyncRead + AsyncWrite + Unpin,
+    D: Side,
 {
     let carried = async {
         match &request.kind {
@@ -189,7 +189,7 @@ async fn carry_forward<D>(
     tracked: &Tracked,
 ) -> CloseReason
 where
-    D: AsyncRead + AsyncWrite + Unpin,
+    D: Side,
 {
     let head = match way {
         Way::Upstream(proxy) => forward.absolute_form(proxy.authorization()),
@@ -231,7 +231,7 @@ async fn switched<D>(
     tracked: &Tracked,
 ) -> Result<bool, CloseReason>
 where
-    D: AsyncRead + AsyncWrite + Unpin,
+    D: Side,
 {
     const BAD_ANSWER: CloseReason = CloseReason::Refused(Refusal::BadAnswer("the destination"));
     loop {

@@ -2,17 +2,71 @@
 //!
 //! Each direction has one buffer and reads only after it has written, so a side that does not read stops the other one
 //! and memory stays bounded. The end of one direction is passed on as the end of that direction alone.
+//!
+//! Where both sides are the kernel's own sockets and nothing has to be looked at on the way, the buffer is a pipe of the kernel
+//! (`kernel`): the bytes do not pass through this process. What the outside sees is the same.
 
+mod kernel;
+
+use std::io;
 use std::sync::atomic::AtomicU64;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use super::body::{Body, Malformed};
 use super::connections::{CloseReason, Counters};
+use crate::dial::{BoxedStream, kernel_socket};
+use crate::kernel_stream::{KernelSocket, shut};
 
 /// Bytes of the buffer of one direction: with two for each connection, 64 MiB at the default limit of 1024 connections
 /// if all of them are in use at once, and two system calls for each 32 KiB.
 const BUFFER: usize = 32 * 1024;
+
+/// What one side of a connection is, below the buffer for its head.
+pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// The kernel's socket that its bytes come from and go to, if it is one.
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        None
+    }
+}
+
+impl Side for TcpStream {
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        Some(Kernel::Plain(self))
+    }
+}
+
+impl Side for BoxedStream {
+    fn kernel(&self) -> Option<Kernel<'_>> {
+        kernel_socket(self).map(Kernel::Dialled)
+    }
+}
+
+/// A socket of the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kernel<'a> {
+    Plain(&'a TcpStream),
+    /// Dialled through the tunnel.
+    Dialled(&'a KernelSocket),
+}
+
+impl Kernel<'_> {
+    fn stream(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Dialled(socket) => socket.stream(),
+        }
+    }
+
+    /// Sends FIN behind what was written; reading goes on.
+    fn shut(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => shut(stream),
+            Self::Dialled(socket) => socket.shut(),
+        }
+    }
+}
 
 /// When a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,20 +88,36 @@ enum Fault {
 
 /// Copies both ways. `body` bounds what the client may send.
 pub(super) async fn splice<C, D>(
-    client: &mut C,
-    destination: &mut D,
+    client: &mut BufReader<C>,
+    destination: &mut BufReader<D>,
     counters: &Counters,
     body: Body,
     until: Until,
 ) -> CloseReason
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    D: AsyncRead + AsyncWrite + Unpin,
+    C: Side,
+    D: Side,
 {
+    if body == Body::Unbounded
+        && let (Some(near), Some(far)) = (client.get_ref().kernel(), destination.get_ref().kernel())
+    {
+        let up = kernel::copy(client.buffer(), near, far, &counters.up);
+        let down = kernel::copy(destination.buffer(), far, near, &counters.down);
+        return both(up, down, until).await;
+    }
     let (client_reader, client_writer) = tokio::io::split(client);
     let (destination_reader, destination_writer) = tokio::io::split(destination);
     let up = copy(client_reader, destination_writer, body, &counters.up);
     let down = copy(destination_reader, client_writer, Body::Unbounded, &counters.down);
+    both(up, down, until).await
+}
+
+/// Runs both directions as far as `until` says.
+async fn both(
+    up: impl Future<Output = Result<(), Fault>>,
+    down: impl Future<Output = Result<(), Fault>>,
+    until: Until,
+) -> CloseReason {
     tokio::pin!(up, down);
     let (mut up_ended, mut down_ended) = (false, false);
     while !(down_ended && (up_ended || until == Until::AnswerEnds)) {
@@ -101,6 +171,9 @@ mod tests {
 
     use super::*;
 
+    impl Side for DuplexStream {}
+    impl Side for tokio::io::Join<&mut DuplexStream, Broken> {}
+
     /// Runs a splice between two pipes; `play` has the outer ends.
     async fn with_splice<F>(
         body: Body,
@@ -110,8 +183,9 @@ mod tests {
     where
         F: Future<Output = ()>,
     {
-        let (client, mut near) = duplex(64);
-        let (destination, mut far) = duplex(64);
+        let (client, near) = duplex(64);
+        let (destination, far) = duplex(64);
+        let (mut near, mut far) = (BufReader::new(near), BufReader::new(far));
         let counters = Counters::default();
         let (reason, ()) = tokio::join!(
             splice(&mut near, &mut far, &counters, body, until),
@@ -187,10 +261,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_destination_that_takes_no_more_may_still_answer() {
-        let (mut client, mut near) = duplex(64);
+        let (mut client, near) = duplex(64);
+        let mut near = BufReader::new(near);
         let (mut far, mut answer) = tokio::io::duplex(64);
         // A writer that fails beside a reader that goes on.
-        let mut destination = tokio::io::join(&mut far, Broken);
+        let mut destination = BufReader::new(tokio::io::join(&mut far, Broken));
         let counters = Counters::default();
         let play = async {
             client.write_all(b"upload").await.expect("write");

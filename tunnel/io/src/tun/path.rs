@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use orfe_tunnel_core::{Datagrams, Event, Node, PeerConfig, PeerError, PeerStats, PublicKey};
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::device::TunDevice;
 use super::threads::{self, Inbound, Outbound};
@@ -36,10 +37,17 @@ pub struct DataPath {
     shared: Arc<Shared>,
     status: watch::Receiver<TunnelStatus>,
     /// Closing it ends both threads.
-    stop: Option<UnixStream>,
+    stop: Mutex<Option<UnixStream>>,
     wake: UnixStream,
-    threads: Vec<JoinHandle<()>>,
-    ended: Vec<oneshot::Receiver<()>>,
+    threads: Mutex<Vec<Thread>>,
+    ended: CancellationToken,
+}
+
+/// A thread, and word of its end.
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 /// What both threads and the handle work on.
@@ -49,7 +57,8 @@ pub(super) struct Shared {
     pub(super) device: TunDevice,
     pub(super) udp: UdpPort,
     gateway: PublicKey,
-    status: watch::Sender<TunnelStatus>,
+    /// Until the path has ended.
+    status: Mutex<Option<watch::Sender<TunnelStatus>>>,
 }
 
 impl DataPath {
@@ -61,7 +70,7 @@ impl DataPath {
             .stats(&config.gateway)
             .and_then(|stats| stats.endpoint)
             .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let (publisher, status) = watch::channel(TunnelStatus {
+        let publisher = watch::Sender::new(TunnelStatus {
             phase: Phase::Connecting,
             since: now,
             last_handshake: None,
@@ -69,10 +78,21 @@ impl DataPath {
             rx_bytes: 0,
             tx_bytes: 0,
             stack: config.stack,
+            stack_reason: "".into(),
+            congestion_control: None,
             dropped: 0,
             connections: 0,
             buffered_bytes: 0,
         });
+        Self::start_telling(config, publisher)
+    }
+
+    /// The same with a state that somebody else has a part in. Its sender goes when the path is stopped.
+    pub(crate) fn start_telling(
+        config: DataPathConfig,
+        publisher: watch::Sender<TunnelStatus>,
+    ) -> io::Result<Self> {
+        let status = publisher.subscribe();
         let (stop, stopped) = UnixStream::pair()?;
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -82,15 +102,15 @@ impl DataPath {
             device: config.device,
             udp: config.udp,
             gateway: config.gateway,
-            status: publisher,
+            status: Mutex::new(Some(publisher)),
         });
-        let mut path = Self {
+        let path = Self {
             shared: Arc::clone(&shared),
             status,
-            stop: Some(stop),
+            stop: Mutex::new(Some(stop)),
             wake,
-            threads: Vec::new(),
-            ended: Vec::new(),
+            threads: Mutex::default(),
+            ended: CancellationToken::new(),
         };
         let outbound = Outbound::new(Arc::clone(&shared), stopped.try_clone()?);
         let inbound = Inbound::new(shared, stopped, woken);
@@ -100,15 +120,16 @@ impl DataPath {
         Ok(path)
     }
 
-    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let (sender, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let any_ended = self.ended.clone().drop_guard();
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             run();
+            drop(any_ended);
             // The receiver may be gone; then nobody waits.
             let _ = sender.send(());
         })?;
-        self.threads.push(thread);
-        self.ended.push(ended);
+        lock(&self.threads).push(Thread { handle, ended });
         Ok(())
     }
 
@@ -161,18 +182,23 @@ impl DataPath {
         self.shared.node().set_mtu(mtu);
     }
 
-    /// Ends both threads and waits for them. The device goes with its last descriptor.
-    pub async fn stop(mut self) {
-        self.stop = None;
-        for ended in std::mem::take(&mut self.ended) {
+    /// Resolves when a thread has ended, be it by itself because the device is gone.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Ends both threads and waits for them; what the device still held is sent. The device goes with its last descriptor.
+    pub async fn stop(&self) {
+        drop(lock(&self.stop).take());
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
             // An error means that the thread panicked; it is over as well.
-            let _ = ended.await;
-        }
-        for thread in std::mem::take(&mut self.threads) {
-            if thread.join().is_err() {
+            let _ = thread.ended.await;
+            if thread.handle.join().is_err() {
                 tracing::error!("a thread of the data path panicked");
             }
         }
+        drop(lock(&self.shared.status).take());
     }
 
     /// Has the second thread look at the node's timers anew.
@@ -185,7 +211,7 @@ impl DataPath {
 impl Shared {
     /// The node, for one batch.
     pub(super) fn node(&self) -> MutexGuard<'_, Node> {
-        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.node)
     }
 
     /// Sends all of `out` and clears it, waiting for room as long as the path is not stopped.
@@ -201,7 +227,11 @@ impl Shared {
             return;
         };
         let dropped = stats.dropped.total() + node.drops().total();
-        self.status.send_if_modified(|status| {
+        let publisher = lock(&self.status);
+        let Some(publisher) = &*publisher else {
+            return;
+        };
+        publisher.send_if_modified(|status| {
             let before = status.clone();
             let phase = phase(&stats, now);
             if status.phase != phase {
@@ -217,6 +247,11 @@ impl Shared {
             *status != before
         });
     }
+}
+
+/// What is locked here is whole between any two statements, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says what happened to a peer.

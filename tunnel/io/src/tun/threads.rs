@@ -23,6 +23,9 @@ const WRITE_BYTES: usize = 65_536;
 /// How often counters are shown while they change.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Batches that are sent at the end, at most.
+const MAX_DRAINED: usize = 64;
+
 /// What a wait ended with.
 struct Ready {
     is_stopped: bool,
@@ -83,6 +86,7 @@ impl Outbound {
                         PollFd::new(&self.shared.device, PollFlags::IN),
                     ];
                     if wait(&mut fds, None).is_stopped {
+                        self.drain();
                         return;
                     }
                 }
@@ -90,6 +94,16 @@ impl Outbound {
                     tracing::error!(%error, "the tunnel's device cannot be read any more; was it deleted?");
                     return;
                 }
+            }
+        }
+    }
+
+    /// Sends what the device holds at the end: resets of connections, so that the other end hears of it.
+    fn drain(&mut self) {
+        // Somebody may go on sending into the device; what is there now is all that is waited for.
+        for _ in 0..MAX_DRAINED {
+            if self.round().is_err() {
+                return;
             }
         }
     }

@@ -7,12 +7,13 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
 use orfe_tunnel::dial::{DialError, Dialer};
 use orfe_tunnel::{
-    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, Policy, Ports, PrivateKey, Rule, Via,
+    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, Policy, Ports, PrivateKey, PublicKey,
+    Rule, TcpStack, Tunnel, TunnelConfig, TunnelPeer, Via,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
-use crate::support::raw::{RawPeer, datagram, echo_request};
+use crate::raw::{RawPeer, datagram, echo_request};
 use crate::support::servers::Server;
 use crate::support::{Device, PATIENCE, logging, until, up};
 
@@ -254,6 +255,27 @@ async fn names_are_answered_over_udp_and_tcp() {
     task.abort();
 }
 
+/// The end of a device that knows the gateway by another key than the one it was started with.
+fn tunnel_to_key(device: &Device, gateway: &Gateway, public_key: PublicKey) -> Tunnel {
+    let peer = TunnelPeer {
+        public_key,
+        preshared_key: None,
+        endpoint: gateway.local_addr(),
+        allowed_ips: vec!["100.127.0.0/16".parse().unwrap()],
+        keepalive: Some(Duration::from_secs(25)),
+    };
+    let config = TunnelConfig {
+        private_key: device.key.clone(),
+        addresses: vec![device.address],
+        peer,
+        mtu: TunnelConfig::DEFAULT_MTU,
+        bind: "127.0.0.1:0".parse().unwrap(),
+        tcp_stack: TcpStack::Smoltcp,
+        helper: TunnelConfig::this_program(),
+    };
+    Tunnel::start(config).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_keys_are_good_while_they_change() {
     let server = Server::echo().await;
@@ -280,12 +302,15 @@ async fn both_keys_are_good_while_they_change() {
 
     let new = PrivateKey::generate();
     gateway.set_keys(new.clone(), Some(old.clone()), admitted());
-    let moved = moves.tunnel_to_key(&gateway, new.public_key());
+    let moved = tunnel_to_key(&moves, &gateway, new.public_key());
     up(&moved).await;
     let mut moved_stream = moved.dialer().dial(at).await.unwrap();
     for stream in [&mut stream, &mut moved_stream] {
         stream.write_all(b"ping").await.unwrap();
-        tokio::time::timeout(PATIENCE, stream.read_exact(&mut [0; 4])).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut [0; 4]))
+            .await
+            .unwrap()
+            .unwrap();
     }
     // A handshake on the old key is answered, too.
     staying.rehandshake();
@@ -301,7 +326,8 @@ async fn both_keys_are_good_while_they_change() {
 
     gateway.set_keys(new, None, admitted());
     moved_stream.write_all(b"ping").await.unwrap();
-    let answered = tokio::time::timeout(PATIENCE, moved_stream.read_exact(&mut [0; 4]));
+    let mut answer = [0; 4];
+    let answered = tokio::time::timeout(PATIENCE, moved_stream.read_exact(&mut answer));
     answered.await.unwrap().unwrap();
     moved.dialer().dial(at).await.map(drop).unwrap();
     let dialer = staying.dialer().with_timeout(Duration::from_secs(1));

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use orfe_tunnel::TcpStack;
 use orfe_tunnel::dial::{DialError, Dialer};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::servers::{Server, pattern};
-use crate::support::{connected, inner, until};
+use crate::support::{connected, inner, tcp_stack, until};
 
 /// What one connection may hold at one end: two smoltcp buffers of 512 KiB and two rings of 64 KiB.
 const PER_CONNECTION: usize = 2 * ((512 + 64) << 10);
@@ -23,10 +24,12 @@ async fn a_reader_that_never_reads_stops_its_writer() {
         taken += result.unwrap();
         assert!(taken < 64 << 20, "the writer is never stopped");
     }
-    until("the buffers are full", || {
-        tunnel.status().borrow().buffered_bytes >= 512 << 10
-    })
-    .await;
+    if tcp_stack() == TcpStack::Smoltcp {
+        until("the buffers are full", || {
+            tunnel.status().borrow().buffered_bytes >= 512 << 10
+        })
+        .await;
+    }
     let (device, at_gateway) = (
         tunnel.status().borrow().buffered_bytes,
         gateway.stats().buffered_bytes,

@@ -17,6 +17,10 @@ mod limits;
 mod namespace;
 mod peers;
 mod proxy;
+mod raw;
 mod support;
 mod transfer;
 mod whole_way;
+
+/// The TCP stack of the devices' tunnels; `it_namespace` runs the same tests on the other one.
+const TCP_STACK: orfe_tunnel::TcpStack = orfe_tunnel::TcpStack::Smoltcp;

@@ -39,12 +39,13 @@ async fn a_removed_peer_loses_access_and_others_do_not() {
     let mut kept_stream = kept_tunnel.dialer().dial(inner(443)).await.unwrap();
     echo(&mut removed_stream).await;
     echo(&mut kept_stream).await;
-    let handshake = gateway
-        .peers()
-        .iter()
-        .find(|peer| *peer.name == *kept.name)
-        .unwrap()
-        .last_handshake;
+    let handshake = || {
+        let peers = gateway.peers();
+        let peer = peers.iter().find(|peer| *peer.name == *kept.name);
+        peer.unwrap().last_handshake
+    };
+    until("its handshake is shown", || handshake().is_some()).await;
+    let handshake = handshake();
 
     gateway.set_peers(vec![kept.peer()]);
     until("its connection is gone", || gateway.stats().connections == 1).await;

@@ -1,6 +1,5 @@
 //! A gateway, devices, TCP servers and an impairing UDP relay, all on loopback.
 
-pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod servers;
 
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use orfe_tunnel::{
     AllowedIp, Gateway, GatewayConfig, GatewayPeer, Phase, Policy, PolicyEntry, PolicyPort, PresharedKey,
-    PrivateKey, PublicKey, Tunnel, TunnelConfig, TunnelPeer, Upstream,
+    PrivateKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer, Upstream,
 };
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
@@ -22,6 +21,44 @@ pub(crate) const INNER: &str = "100.127.0.1";
 /// The inner destination with this port.
 pub(crate) fn inner(port: u16) -> SocketAddr {
     SocketAddr::new(INNER.parse().unwrap(), port)
+}
+
+/// The namespace helper of these tests.
+pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_tunnel-test-helper");
+
+/// The TCP stack of the devices' tunnels: the one that this test program is for. Where the system refuses it, that is said
+/// and the tests hold the other one to the same.
+pub(crate) fn tcp_stack() -> TcpStack {
+    static ONCE: OnceLock<TcpStack> = OnceLock::new();
+    *ONCE.get_or_init(|| match crate::TCP_STACK {
+        TcpStack::Namespace => {
+            let device = Device::new(250);
+            let config = TunnelConfig {
+                private_key: device.key,
+                addresses: vec![device.address],
+                peer: TunnelPeer {
+                    public_key: PrivateKey::generate().public_key(),
+                    preshared_key: None,
+                    endpoint: "127.0.0.1:9".parse().unwrap(),
+                    allowed_ips: Vec::new(),
+                    keepalive: None,
+                },
+                mtu: TunnelConfig::DEFAULT_MTU,
+                bind: "127.0.0.1:0".parse().unwrap(),
+                tcp_stack: TcpStack::Namespace,
+                helper: HELPER.into(),
+            };
+            match Tunnel::start(config) {
+                Ok(_) => TcpStack::Namespace,
+                Err(error @ TunnelError::NoNamespace { .. }) => {
+                    eprintln!("SKIPPED: the namespace TCP stack, smoltcp is tested again: {error}");
+                    TcpStack::Smoltcp
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        other => other,
+    })
 }
 
 /// A gateway whose policy maps ports of [`INNER`] to upstreams.
@@ -90,11 +127,6 @@ impl Device {
         self.start(gateway, gateway.local_addr(), None, "0.0.0.0/0")
     }
 
-    /// The same for a device that knows the gateway by another key than the one it was started with.
-    pub(crate) fn tunnel_to_key(&self, gateway: &Gateway, public_key: PublicKey) -> Tunnel {
-        self.start_with(public_key, gateway.local_addr(), None, "100.127.0.0/16")
-    }
-
     fn start(
         &self,
         gateway: &Gateway,
@@ -102,18 +134,8 @@ impl Device {
         preshared_key: Option<PresharedKey>,
         allowed: &str,
     ) -> Tunnel {
-        self.start_with(gateway.public_key(), endpoint, preshared_key, allowed)
-    }
-
-    fn start_with(
-        &self,
-        public_key: PublicKey,
-        endpoint: SocketAddr,
-        preshared_key: Option<PresharedKey>,
-        allowed: &str,
-    ) -> Tunnel {
         let peer = TunnelPeer {
-            public_key,
+            public_key: gateway.public_key(),
             preshared_key,
             endpoint,
             allowed_ips: vec![allowed.parse().unwrap()],
@@ -125,6 +147,8 @@ impl Device {
             peer,
             mtu: TunnelConfig::DEFAULT_MTU,
             bind: "127.0.0.1:0".parse().unwrap(),
+            tcp_stack: tcp_stack(),
+            helper: HELPER.into(),
         };
         Tunnel::start(config).unwrap()
     }

@@ -114,7 +114,11 @@ async fn what_policy_does_not_name_is_refused() {
         .dial(server.address)
         .await
         .map(drop);
-    assert!(matches!(error, Err(DialError::TimedOut { .. })), "{error:?}");
+    // One stack tries, the other knows that loopback is behind no tunnel.
+    assert!(
+        matches!(error, Err(DialError::TimedOut { .. } | DialError::Io { .. })),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,8 @@
 //! alices-laptop   healthy
 //!
 //! registry     connected      https://orfe.example.com:7443
-//! tunnel       up for 3 min   handshake 12 s ago, smoltcp
+//! tunnel       up for 3 min   handshake 12 s ago
+//!              TCP stack namespace with bbr: this system allows it
 //! provisioner  connected      alices-laptop-0, for 3 min
 //!
 //! ✓ tunnel     the tunnel to the gateway is up
@@ -163,10 +164,24 @@ fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
         .map(|endpoint| format!(", gateway {endpoint}"))
         .unwrap_or_default();
     format!(
-        "{} for {}, {handshake}{endpoint}, {}",
+        "{} for {}, {handshake}{endpoint}\n{}",
         tunnel.phase.as_str(),
         age(tunnel.since, now),
-        tunnel.tcp_stack
+        describe_tcp_stack(tunnel)
+    )
+}
+
+/// `TCP stack namespace with bbr: why that one`
+fn describe_tcp_stack(tunnel: &TunnelStatus) -> String {
+    let part = |before: &str, part: &Option<String>| {
+        let part = part.as_deref().map(|part| format!("{before}{part}"));
+        part.unwrap_or_default()
+    };
+    format!(
+        "TCP stack {}{}{}",
+        tunnel.tcp_stack,
+        part(" with ", &tunnel.congestion_control),
+        part(": ", &tunnel.tcp_stack_reason)
     )
 }
 

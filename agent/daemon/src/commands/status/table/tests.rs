@@ -15,7 +15,8 @@ fn status() -> Status {
              "hint": "templates that make containers need a running Docker engine", "since": at},
         ],
         "tunnel": {"phase": "up", "since": at, "last_handshake_at": "2026-11-20T12:02:48Z",
-                   "endpoint": "203.0.113.7:51820", "addresses": ["100.64.0.1"], "tcp_stack": "smoltcp"},
+                   "endpoint": "203.0.113.7:51820", "addresses": ["100.64.0.1"], "tcp_stack": "namespace", "congestion_control": "bbr",
+                   "tcp_stack_reason": "this system allows a private network namespace"},
         "provisioners": [{"slot": 0, "name": "alices-laptop-0", "state": "connected", "since": at, "pid": 7, "restarts": 1}],
         "tags": {"arch": "amd64", "gpu": "none", "os": "linux"},
         "facts": {"hostname": "h", "os": "linux", "os_version": "Debian GNU/Linux 12 (bookworm)", "arch": "amd64",
@@ -39,8 +40,9 @@ fn a_healthy_device() {
     alices-laptop   healthy
 
     registry     connected, https://orfe.example.com:7443/
-    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820,
-                 smoltcp
+    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820
+                 TCP stack namespace with bbr: this system allows a private network
+                 namespace
     provisioner  alices-laptop-0, connected for 3 min, restarted once
 
     ✓ tunnel     the tunnel to the gateway is up
@@ -65,18 +67,37 @@ fn what_is_wrong_stands_where_it_is_wrong() {
         "Coder forbids this provisioner (403): External provisioner daemons is an Enterprise feature.".into(),
     );
     let page = page(&status);
-    insta::assert_snapshot!(page.lines().take(12).collect::<Vec<_>>().join("\n"), @r"
+    insta::assert_snapshot!(page.lines().take(13).collect::<Vec<_>>().join("\n"), @r"
     alices-laptop   unhealthy
 
     registry     waiting, https://orfe.example.com:7443/
                  cannot reach the registry at orfe.example.com:7443: connection
                  refused
-    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820,
-                 smoltcp
+    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820
+                 TCP stack namespace with bbr: this system allows a private network
+                 namespace
     provisioner  alices-laptop-0, rejected for 3 min, restarted once
                  Coder forbids this provisioner (403): External provisioner daemons
                  is an Enterprise feature.
                  its output: /var/lib/orfe/slots/0/provisioner.log
+    ");
+}
+
+#[test]
+fn the_tcp_stack_is_named_with_its_reason() {
+    let mut status = status();
+    let tunnel = status.tunnel.as_mut().unwrap();
+    tunnel.tcp_stack = "smoltcp".into();
+    tunnel.congestion_control = None;
+    tunnel.tcp_stack_reason = Some(
+        "no private network namespace here: making a namespace was refused (Operation not permitted)".into(),
+    );
+    let page = page(&status);
+    insta::assert_snapshot!(page.lines().skip(3).take(4).collect::<Vec<_>>().join("\n"), @r"
+    tunnel       up for 3 min, handshake 12 s ago, gateway 203.0.113.7:51820
+                 TCP stack smoltcp: no private network namespace here: making a
+                 namespace was refused (Operation not permitted)
+    provisioner  alices-laptop-0, connected for 3 min, restarted once
     ");
 }
 

@@ -10,7 +10,7 @@ use smoltcp::wire::{
     Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, IpRepr, UdpPacket, UdpRepr,
 };
 
-use super::PATIENCE;
+use crate::support::PATIENCE;
 
 /// How long one read waits; the protocol's timers run in between.
 const TURN: Duration = Duration::from_millis(50);

@@ -1,0 +1,250 @@
+//! What handshakes cost a gateway: CPU time of its core for many peers, each of which shakes hands once.
+//!
+//! Only the gateway's own work is timed, by its thread's CPU clock, and all of it: source limiter, MAC and cookie check,
+//! finding the peer by its key, the handshake itself with its answer, and the first data that proves it. Limits are raised
+//! so that none of it is refused. The system calls of UDP are not in it; they are some microseconds each.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use orfe_tunnel_core::{
+    AllowedIp, Batch, Datagrams, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey, PublicKey,
+};
+use serde::{Deserialize, Serialize};
+
+/// Datagrams that the gateway is given at once, as many as one receiving call returns.
+const BATCH: usize = 32;
+/// Rounds of the timers of all peers.
+const TICKS: u32 = 20;
+/// Between them. The timers of a node that rests run once a second.
+const TICK: Duration = Duration::from_secs(1);
+const MTU: usize = 1280;
+
+/// What was found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Peers, and handshakes.
+    pub peers: u32,
+    /// Handshakes that one core completes in a second.
+    pub handshakes_per_core_s: f64,
+    /// CPU time of the one datagram that opens a handshake, in microseconds.
+    pub us_per_initiation: f64,
+    /// CPU time of the first data, which proves it, in microseconds.
+    pub us_per_first_data: f64,
+    /// Memory of a peer with a session.
+    pub kib_per_peer: f64,
+    /// CPU time of one round of timers of one idle peer, in nanoseconds.
+    pub ns_per_idle_tick: f64,
+    /// Share of a core that the timers of all peers take while nothing happens, in percent.
+    pub idle_timers_percent: f64,
+}
+
+/// A device, and where it speaks from.
+struct Device {
+    node: Node,
+    address: SocketAddr,
+}
+
+/// Lets `peers` devices shake hands with one gateway, all in this process.
+pub fn measure(peers: u32) -> io::Result<Report> {
+    let now = Instant::now();
+    let (mut gateway, mut devices) = both(peers, now)?;
+    let gateway_key = gateway.public_key();
+    let mut out = Datagrams::new();
+
+    let mut initiations = Vec::new();
+    for device in &mut devices {
+        out.clear();
+        device.node.rehandshake(&gateway_key, now, &mut out);
+        initiations.push((first(&out)?, device.address));
+    }
+    let before = resident()?;
+    let (answers, initiating) = serve(&mut gateway, &initiations, now)?;
+    let memory = resident()?.saturating_sub(before);
+
+    let mut proofs = Vec::new();
+    for (answer, to) in answers {
+        let device = &mut devices[index_of(to)];
+        let mut batch = Batch::new();
+        batch.push(&answer, gateway_address());
+        out.clear();
+        device
+            .node
+            .handle_datagrams(&batch, now, &mut Batch::new(), &mut out);
+        proofs.push((first(&out)?, device.address));
+    }
+    let (_, proving) = serve(&mut gateway, &proofs, now)?;
+    let completed = completed(&gateway, &devices);
+    if completed != peers {
+        return Err(io::Error::other(format!(
+            "only {completed} of {peers} handshakes were completed"
+        )));
+    }
+
+    let per_tick = idle(&mut gateway, now);
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(peers);
+    Ok(Report {
+        peers,
+        handshakes_per_core_s: f64::from(peers) / (initiating + proving).as_secs_f64(),
+        us_per_initiation: each(initiating),
+        us_per_first_data: each(proving),
+        kib_per_peer: memory as f64 / 1024.0 / f64::from(peers),
+        ns_per_idle_tick: each(per_tick) * 1e3,
+        idle_timers_percent: per_tick.as_secs_f64() / TICK.as_secs_f64() * 100.0,
+    })
+}
+
+fn both(peers: u32, now: Instant) -> io::Result<(Node, Vec<Device>)> {
+    let unlimited = HandshakeLimits {
+        per_second: u32::MAX,
+        per_source: u32::MAX,
+        per_source_burst: u32::MAX,
+    };
+    let node = |private_key| {
+        let config = NodeConfig {
+            private_key,
+            mtu: MTU,
+            limits: unlimited,
+        };
+        Node::new(config, now)
+    };
+    let key = PrivateKey::generate();
+    let mut gateway = node(key.clone());
+    let mut devices = Vec::new();
+    for number in 0..peers {
+        let own = PrivateKey::generate();
+        let inner =
+            AllowedIp::host(Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + number).into());
+        set_peer(&mut gateway, own.public_key(), None, inner, now)?;
+        let mut device = node(own);
+        let behind = AllowedIp::host(Ipv4Addr::new(100, 127, 0, 1).into());
+        set_peer(
+            &mut device,
+            key.public_key(),
+            Some(gateway_address()),
+            behind,
+            now,
+        )?;
+        devices.push(Device {
+            node: device,
+            address: (
+                Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number),
+                51820,
+            )
+                .into(),
+        });
+    }
+    Ok((gateway, devices))
+}
+
+fn set_peer(
+    node: &mut Node,
+    public_key: PublicKey,
+    endpoint: Option<SocketAddr>,
+    network: AllowedIp,
+    now: Instant,
+) -> io::Result<()> {
+    let config = PeerConfig {
+        public_key,
+        preshared_key: None,
+        endpoint,
+        allowed_ips: vec![network],
+        keepalive: None,
+    };
+    node.set_peer(config, now).map(drop).map_err(io::Error::other)
+}
+
+/// Datagrams with where they go, or where they come from.
+type Addressed = Vec<(Vec<u8>, SocketAddr)>;
+
+/// Gives the gateway all of these, in batches; its answers, and the CPU time that it took.
+fn serve(gateway: &mut Node, datagrams: &Addressed, now: Instant) -> io::Result<(Addressed, Duration)> {
+    let (mut batch, mut packets, mut out) = (Batch::new(), Batch::new(), Datagrams::new());
+    let mut answers = Addressed::new();
+    let mut spent = Duration::ZERO;
+    for some in datagrams.chunks(BATCH) {
+        batch.clear();
+        packets.clear();
+        out.clear();
+        for (datagram, from) in some {
+            batch.push(datagram, *from);
+        }
+        let begun = cpu_time();
+        gateway.handle_datagrams(&batch, now, &mut packets, &mut out);
+        spent += cpu_time() - begun;
+        answers.extend(out.iter().map(|(answer, to)| (answer.to_vec(), to)));
+    }
+    Ok((answers, spent))
+}
+
+/// CPU time of one round of the timers of all peers.
+fn idle(gateway: &mut Node, now: Instant) -> Duration {
+    let mut out = Datagrams::new();
+    // The first rounds are those of a node at which something happened a moment ago.
+    let later = now + Duration::from_secs(10);
+    gateway.handle_timeout(later, &mut out);
+    let begun = cpu_time();
+    for tick in 1..=TICKS {
+        out.clear();
+        gateway.handle_timeout(later + TICK * tick, &mut out);
+    }
+    (cpu_time() - begun) / TICKS
+}
+
+fn completed(gateway: &Node, devices: &[Device]) -> u32 {
+    let proved = devices.iter().filter(|device| {
+        let stats = gateway.stats(&device.node.public_key());
+        stats.is_some_and(|stats| stats.last_handshake.is_some())
+    });
+    proved.count() as u32
+}
+
+const fn gateway_address() -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 51820)
+}
+
+/// The number of the device at this address.
+fn index_of(address: SocketAddr) -> usize {
+    match address.ip() {
+        std::net::IpAddr::V4(v4) => (v4.to_bits() - Ipv4Addr::new(10, 0, 0, 0).to_bits()) as usize,
+        std::net::IpAddr::V6(_) => usize::MAX,
+    }
+}
+
+fn first(out: &Datagrams) -> io::Result<Vec<u8>> {
+    out.iter()
+        .next()
+        .map(|(datagram, _)| datagram.to_vec())
+        .ok_or_else(|| io::Error::other("a device had nothing to say"))
+}
+
+/// CPU time of this thread so far.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_handshake_is_completed_and_counted() {
+        let report = measure(50).unwrap();
+        assert_eq!(report.peers, 50);
+        assert!(report.handshakes_per_core_s > 0.0 && report.us_per_initiation > report.us_per_first_data);
+        assert!(report.ns_per_idle_tick > 0.0);
+    }
+}

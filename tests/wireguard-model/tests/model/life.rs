@@ -1,0 +1,147 @@
+//! Sessions over hours: rekeying, silence, sleep.
+
+use std::time::Duration;
+
+use orfe_tunnel_core::{Event, REJECT_AFTER_TIME};
+use orfe_wireguard_model::{DEVICE, GATEWAY, Weather, World};
+
+const KEEPALIVE: Option<Duration> = Some(Duration::from_secs(25));
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_busy_session_is_renewed_about_every_two_minutes_and_loses_nothing() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.advance(SECOND);
+    for _ in 0..3_600 {
+        let up = world.send(DEVICE, 400);
+        let down = world.send(GATEWAY, 400);
+        world.advance(SECOND);
+        assert!(world.delivered.contains_key(&up), "lost at {:?}", world.now());
+        assert!(world.delivered.contains_key(&down), "lost at {:?}", world.now());
+    }
+    let handshakes = world.handshakes(DEVICE);
+    assert!(
+        (28..=31).contains(&handshakes.len()),
+        "{} in an hour",
+        handshakes.len()
+    );
+    for pair in handshakes.windows(2) {
+        let age = pair[1] - pair[0];
+        assert!(
+            (Duration::from_secs(115)..Duration::from_secs(130)).contains(&age),
+            "a session lived {age:?}"
+        );
+    }
+}
+
+#[test]
+fn an_idle_session_is_kept_and_speaks_little() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.advance(Duration::from_secs(3_600));
+    // 30 handshakes of three datagrams, a keepalive each 25 s and, from either end, answers to them.
+    let datagrams = world.network.carried();
+    assert!(
+        (200..=600).contains(&datagrams),
+        "{datagrams} datagrams in an hour"
+    );
+    let handshakes = world.handshakes(DEVICE);
+    assert!((28..=31).contains(&handshakes.len()), "{}", handshakes.len());
+    let number = world.send(GATEWAY, 100);
+    world.advance(SECOND);
+    assert!(
+        world.delivered.contains_key(&number),
+        "the gateway reaches an idle device at once"
+    );
+}
+
+#[test]
+fn without_keepalive_an_unused_tunnel_is_silent_and_comes_back_with_the_first_packet() {
+    let mut world = World::new(None, None);
+    world.advance(Duration::from_secs(600));
+    assert!(world.handshakes(DEVICE).is_empty(), "nothing asked for a session");
+    let first = world.send(DEVICE, 100);
+    world.advance(SECOND);
+    assert!(world.delivered.contains_key(&first), "it waited for its session");
+    world.advance(Duration::from_secs(900));
+    let second = world.send(DEVICE, 100);
+    world.advance(SECOND);
+    assert!(world.delivered.contains_key(&second));
+}
+
+#[test]
+fn after_a_night_of_sleep_the_device_is_back_by_itself() {
+    for slept in [90, 200, 600, 8 * 3_600] {
+        let mut world = World::new(KEEPALIVE, None);
+        world.advance(Duration::from_secs(30));
+        world.sleep(Duration::from_secs(slept));
+        world.advance(Duration::from_secs(40));
+        let number = world.send(GATEWAY, 100);
+        world.advance(SECOND);
+        assert!(world.delivered.contains_key(&number), "not back {slept} s later");
+        let age = world.now() - *world.handshakes(DEVICE).last().unwrap();
+        assert!(age < REJECT_AFTER_TIME, "{age:?}");
+    }
+}
+
+#[test]
+fn told_to_shake_hands_after_sleep_the_device_is_back_at_once() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.advance(Duration::from_secs(30));
+    world.sleep(Duration::from_secs(3_600));
+    world.rehandshake();
+    world.advance(Duration::from_millis(100));
+    let number = world.send(GATEWAY, 100);
+    world.advance(Duration::from_millis(100));
+    assert!(world.delivered.contains_key(&number));
+}
+
+#[test]
+fn a_gateway_that_is_cut_off_for_long_is_found_again() {
+    for cut_off in [20, 100, 600, 3_600] {
+        let mut world = World::new(KEEPALIVE, None);
+        world.advance(Duration::from_secs(30));
+        world.network.weather = Weather {
+            lose_every: 1,
+            ..Weather::default()
+        };
+        for _ in 0..cut_off {
+            world.send(DEVICE, 100);
+            world.advance(SECOND);
+        }
+        world.network.weather = Weather::default();
+        // A retry every 5 s, or after it gave up a pause of 30 s at the most.
+        world.advance(Duration::from_secs(36));
+        let number = world.send(DEVICE, 100);
+        world.advance(SECOND);
+        assert!(
+            world.delivered.contains_key(&number),
+            "not back after {cut_off} s"
+        );
+    }
+}
+
+#[test]
+fn a_dead_gateway_is_told_once_and_tried_for_ever() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.network.weather = Weather {
+        lose_every: 1,
+        ..Weather::default()
+    };
+    world.advance(Duration::from_secs(3_600));
+    let given_up = world.ends[DEVICE]
+        .events
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::SessionExpired { .. }))
+        .count();
+    // Attempts of 90 s with pauses of 30 s at the most between them.
+    assert!((29..=41).contains(&given_up), "{given_up} attempts in an hour");
+}
+
+#[test]
+fn a_preshared_key_that_both_know_carries_packets() {
+    let mut world = World::new(KEEPALIVE, Some([7; 32]));
+    world.advance(SECOND);
+    let number = world.send(DEVICE, 100);
+    world.advance(SECOND);
+    assert!(world.delivered.contains_key(&number));
+}

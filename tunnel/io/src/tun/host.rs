@@ -1,0 +1,224 @@
+//! TUN mode: the tunnel as a network device of this host (Linux).
+//!
+//! What is changed, and how it goes away again:
+//!
+//! | change | by | goes with |
+//! |---|---|---|
+//! | device, addresses, MTU, queue length | tun-rs (ioctl) | the process: the device lives as long as its descriptor |
+//! | routes to the given networks | `route_manager` (netlink) | the device |
+//! | split DNS, only when asked for | `resolvectl` | the device; also taken back by [`HostTunnel::stop`] |
+//! | forwarding of bridges, a masquerading table | `/proc/sys`, `nft` | [`HostTunnel::stop`], or after a crash the next start |
+//!
+//! The last row outlives a killed process, so each such change is written to a journal before it is made; see
+//! the module `journal`. Routes go through a library because that is well-formed netlink with errors as numbers, and one
+//! that tun-rs brings along. The table goes through `nft`, whose language is the stable interface and whose transactions
+//! are atomic: either the whole table is there or nothing of it.
+//!
+//! `/etc/resolv.conf` is never written. `ip_forward` is never switched on for the whole host: forwarding is enabled for
+//! the bridges and the device alone, and the table drops what would go into the tunnel from anywhere else.
+
+mod change;
+mod dns;
+mod forwarding;
+mod journal;
+mod routes;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use orfe_tunnel_core::{AllowedIp, Node, PublicKey};
+
+use self::change::Change;
+use self::journal::Journal;
+use super::{DataPath, DataPathConfig, TunDevice, TunOptions};
+use crate::udp::UdpPort;
+
+/// What TUN mode is made from.
+#[derive(Debug)]
+pub struct HostTunnelConfig {
+    /// The device. Its addresses are single hosts of the tunnel (`/32`, `/128`) or networks.
+    pub device: TunOptions,
+    /// What is reached through the tunnel. None of them may contain the gateway's outer address.
+    pub networks: Vec<AllowedIp>,
+    /// Names that are looked up through the tunnel; `None` leaves DNS as it is.
+    pub dns: Option<SplitDns>,
+    /// Bridges whose containers may use the tunnel, such as `docker0`, with this host's address in it.
+    pub bridges: Vec<String>,
+    /// Where the journal is kept: a folder that only this user writes to.
+    pub state: PathBuf,
+    /// The outer side.
+    pub udp: UdpPort,
+    /// Keys and peers.
+    pub node: Node,
+    /// The peer at the other end.
+    pub gateway: PublicKey,
+}
+
+/// Which names are asked of whom.
+#[derive(Debug, Clone)]
+pub struct SplitDns {
+    /// Name servers inside the tunnel.
+    pub servers: Vec<IpAddr>,
+    /// Domains with all names below them.
+    pub domains: Vec<String>,
+}
+
+/// Why TUN mode could not be set up. Everything that had been changed is taken back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostTunnelError {
+    /// The device could not be made.
+    #[error(
+        "TUN device `{name}` cannot be made: {source}; it needs /dev/net/tun and CAP_NET_ADMIN. Userspace mode needs neither"
+    )]
+    Device {
+        /// Its name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The gateway would be reached through the tunnel that leads to it.
+    #[error(
+        "network {network} contains the gateway's own address {endpoint}; leave it out of the routed networks"
+    )]
+    Loop {
+        /// The network.
+        network: AllowedIp,
+        /// The gateway's outer address.
+        endpoint: IpAddr,
+    },
+    /// A route was refused.
+    #[error(
+        "route to {network} through `{device}` cannot be set: {source}; is there another tunnel to the same network?"
+    )]
+    Route {
+        /// The network.
+        network: AllowedIp,
+        /// The device.
+        device: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A name that is no interface's.
+    #[error("`{name}` is no name of a network interface: 1 to 15 letters, digits, `-`, `_` or `.`")]
+    InterfaceName {
+        /// The name.
+        name: String,
+    },
+    /// DNS cannot be split here.
+    #[error("split DNS cannot be set up for `{device}`: {reason}. Leave `dns` out, or run systemd-resolved")]
+    Dns {
+        /// The device.
+        device: String,
+        /// Why.
+        reason: String,
+    },
+    /// Containers cannot be let into the tunnel.
+    #[error("containers cannot be let into the tunnel: {reason}. Leave the bridges out, or install nftables")]
+    Forwarding {
+        /// Why.
+        reason: String,
+    },
+    /// The journal cannot be kept, and without it nothing is changed.
+    #[error("journal of changes to this host: {source}")]
+    Journal {
+        /// What the system said.
+        #[from]
+        source: journal::JournalError,
+    },
+    /// The threads could not be started.
+    #[error("the data path cannot be started: {0}")]
+    Start(#[source] io::Error),
+}
+
+/// A tunnel as a device of this host.
+#[derive(Debug)]
+pub struct HostTunnel {
+    path: DataPath,
+    journal: Journal,
+}
+
+impl HostTunnel {
+    /// Takes away what an earlier process left, makes the device, starts the data path, and changes the host.
+    ///
+    /// Blocks for some milliseconds, for `nft` and `resolvectl`.
+    pub fn start(config: HostTunnelConfig) -> Result<Self, HostTunnelError> {
+        let mut journal = Journal::open(&config.state)?;
+        check(&config)?;
+        let name = config.device.name.clone();
+        let device = TunDevice::create(&config.device).map_err(|source| HostTunnelError::Device {
+            name: name.clone(),
+            source,
+        })?;
+        let path = DataPath::start(DataPathConfig {
+            device,
+            udp: config.udp,
+            node: config.node,
+            gateway: config.gateway,
+            stack: "host",
+        })
+        .map_err(HostTunnelError::Start)?;
+        // On an error the path is dropped, which ends the device, and the journal is undone.
+        let changed = routes::add(&name, &config.networks)
+            .and_then(|()| match &config.dns {
+                Some(dns) => dns::split(&name, dns, &mut journal),
+                None => Ok(()),
+            })
+            .and_then(|()| forwarding::allow(&name, &config.bridges, &mut journal));
+        match changed {
+            Ok(()) => Ok(Self { path, journal }),
+            Err(error) => {
+                journal.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// The data path.
+    pub fn path(&self) -> &DataPath {
+        &self.path
+    }
+
+    /// Takes back what was changed, and ends the data path and the device.
+    pub async fn stop(self) {
+        let mut journal = self.journal;
+        // Programs are run for it; the state of a few files does not matter to anyone who waits.
+        if tokio::task::spawn_blocking(move || journal.undo()).await.is_err() {
+            tracing::error!("the changes to this host were not all taken back; the next start does");
+        }
+        self.path.stop().await;
+    }
+}
+
+/// Takes away what a killed process left on this host. [`HostTunnel::start`] does so, too; this is for an agent that no
+/// longer uses TUN mode.
+pub fn clean_up(state: &Path) -> Result<(), HostTunnelError> {
+    Journal::open(state)?;
+    Ok(())
+}
+
+fn check(config: &HostTunnelConfig) -> Result<(), HostTunnelError> {
+    for name in config.bridges.iter().chain([&config.device.name]) {
+        if !change::is_interface(name) {
+            return Err(HostTunnelError::InterfaceName { name: name.clone() });
+        }
+    }
+    let endpoint = config
+        .node
+        .stats(&config.gateway)
+        .and_then(|stats| stats.endpoint)
+        .map(|endpoint| endpoint.ip());
+    if let Some(endpoint) = endpoint
+        && let Some(network) = config
+            .networks
+            .iter()
+            .find(|network| AllowedIp::new(endpoint, network.prefix()).is_ok_and(|own| own == **network))
+    {
+        return Err(HostTunnelError::Loop {
+            network: *network,
+            endpoint,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Containers of bridges on this host, let into the tunnel behind this host's own address there.
+
+use std::fmt::Write as _;
+
+use super::HostTunnelError;
+use super::change::{Change, read_forwarding, run, write_forwarding};
+use super::journal::Journal;
+
+/// Lets what comes from `bridges` into the tunnel, and only that. IPv4: Docker's bridges have no IPv6 unless they were
+/// given some, and Linux forwards IPv6 for all interfaces or for none.
+pub(super) fn allow(device: &str, bridges: &[String], journal: &mut Journal) -> Result<(), HostTunnelError> {
+    if bridges.is_empty() {
+        return Ok(());
+    }
+    let table = Change::table(device);
+    let rules = rules(&table, device, bridges);
+    journal.note(table)?;
+    run("nft", &["-f", "-"], &rules).map_err(|error| HostTunnelError::Forwarding {
+        reason: error.to_string(),
+    })?;
+    // Packets come in through a bridge, and their answers through the device.
+    for interface in bridges.iter().map(String::as_str).chain([device]) {
+        let failed = |error: std::io::Error| HostTunnelError::Forwarding {
+            reason: format!("forwarding for `{interface}`: {error}"),
+        };
+        if read_forwarding(interface).map_err(failed)? {
+            continue;
+        }
+        journal.note(Change::Forwarding {
+            interface: interface.to_owned(),
+            was: false,
+        })?;
+        write_forwarding(interface, true).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Our table, made anew in one transaction.
+fn rules(table: &Change, device: &str, bridges: &[String]) -> String {
+    let Change::Table { name } = table else {
+        return String::new();
+    };
+    let names: Vec<String> = bridges.iter().map(|bridge| format!("\"{bridge}\"")).collect();
+    let bridges = names.join(", ");
+    let mut rules = format!("table inet {name}\ndelete table inet {name}\n");
+    // Writing to a string does not fail.
+    let _ = write!(
+        rules,
+        "table inet {name} {{
+    chain forward {{
+        type filter hook forward priority filter - 5; policy accept;
+        oifname \"{device}\" iifname != {{ {bridges} }} drop
+        iifname \"{device}\" ct state established,related accept
+        iifname \"{device}\" drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat - 5; policy accept;
+        oifname \"{device}\" iifname {{ {bridges} }} masquerade
+    }}
+}}
+"
+    );
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_bridges_are_named() {
+        let rules = rules(
+            &Change::table("orfe0"),
+            "orfe0",
+            &["docker0".to_owned(), "br-1".to_owned()],
+        );
+        assert!(
+            rules.starts_with("table inet orfe_orfe0\ndelete table inet orfe_orfe0\ntable inet orfe_orfe0 {")
+        );
+        assert!(rules.contains("oifname \"orfe0\" iifname != { \"docker0\", \"br-1\" } drop"));
+        assert!(rules.contains("oifname \"orfe0\" iifname { \"docker0\", \"br-1\" } masquerade"));
+    }
+}

@@ -1,0 +1,149 @@
+//! The journal: what this process has changed and has not taken back yet.
+//!
+//! One change a line, in a file that is replaced as a whole and synced *before* the change is made. Whoever opens it next
+//! takes back what stands in it, latest first: after a crash that is the next process. A lock beside it keeps two
+//! processes from taking back each other's changes.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use orfe_platform::private::{self, PrivateFileError};
+
+use super::Change;
+
+const FILE: &str = "tun-changes";
+const LOCK: &str = "tun-changes.lock";
+/// Far more than a host has bridges.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// Why the journal cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another process has it.
+    #[error("{} is held by another process; only one tunnel on this host can use it", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// The lock cannot be made.
+    #[error("{}: {source}", path.display())]
+    Lock {
+        /// The lock.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Changes that are made and not taken back.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    changes: Vec<Change>,
+    /// Held as long as the journal is open; the system gives it back whatever happens to us.
+    _lock: File,
+}
+
+impl Journal {
+    /// Opens the journal of a state folder and takes back what an earlier process left.
+    pub(super) fn open(state: &Path) -> Result<Self, JournalError> {
+        private::create_dir(state)?;
+        let path = state.join(LOCK);
+        let lock = private::open_append(&path)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => JournalError::Busy { path: path.clone() },
+            TryLockError::Error(source) => JournalError::Lock {
+                path: path.clone(),
+                source,
+            },
+        })?;
+        let path = state.join(FILE);
+        let text = match private::read(&path, MAX_BYTES) {
+            Err(error) if error.is_not_found() => Vec::new(),
+            other => other?,
+        };
+        let mut journal = Self {
+            path,
+            changes: Vec::new(),
+            _lock: lock,
+        };
+        for line in String::from_utf8_lossy(&text).lines() {
+            match line.parse() {
+                Ok(change) => journal.changes.push(change),
+                Err(error) => {
+                    tracing::warn!(%error, path = %journal.path.display(), "a line of the journal is left out")
+                }
+            }
+        }
+        if !journal.changes.is_empty() {
+            tracing::info!(
+                changes = journal.changes.len(),
+                "an earlier process left changes to this host; taking them back"
+            );
+            journal.undo();
+        }
+        Ok(journal)
+    }
+
+    /// Notes a change that is about to be made.
+    pub(super) fn note(&mut self, change: Change) -> Result<(), JournalError> {
+        self.changes.push(change);
+        self.write()
+    }
+
+    /// Takes back all changes, latest first. What fails is said and kept for the next time.
+    pub(super) fn undo(&mut self) {
+        let mut left = Vec::new();
+        while let Some(change) = self.changes.pop() {
+            if let Err(error) = change.undo() {
+                tracing::warn!(%change, %error, "a change to this host could not be taken back; the next start tries again");
+                left.push(change);
+            }
+        }
+        left.reverse();
+        self.changes = left;
+        if let Err(error) = self.write() {
+            tracing::warn!(%error, "the journal of changes to this host still names what is gone");
+        }
+    }
+
+    fn write(&self) -> Result<(), JournalError> {
+        let text: String = self.changes.iter().map(|change| format!("{change}\n")).collect();
+        Ok(private::write(&self.path, text.as_bytes())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change() -> Change {
+        // An interface that does not exist: taking it back finds nothing to do.
+        Change::Forwarding {
+            interface: "no-such-link".to_owned(),
+            was: false,
+        }
+    }
+
+    #[test]
+    fn what_was_noted_is_taken_back_by_the_next_and_by_nobody_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let mut first = Journal::open(&state).unwrap();
+        first.note(change()).unwrap();
+        assert!(matches!(Journal::open(&state), Err(JournalError::Busy { .. })));
+        drop(first);
+        assert_eq!(
+            std::fs::read_to_string(state.join(FILE)).unwrap(),
+            "forwarding no-such-link 0\n"
+        );
+        let second = Journal::open(&state).unwrap();
+        assert!(second.changes.is_empty());
+        assert_eq!(std::fs::read_to_string(state.join(FILE)).unwrap(), "");
+    }
+}

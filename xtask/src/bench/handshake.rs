@@ -1,0 +1,54 @@
+//! What handshakes cost a gateway, in CPU time of its core.
+
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail};
+use orfe_test_support::handshakes::Report;
+use serde_json::{Map, Value};
+
+use crate::demo::artifacts;
+
+const PROGRAM: &str = "tunnel-handshakes";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Peers; each shakes hands once in each round
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    peers: u32,
+    /// Times that it is done, each in a process of its own; the median of the rates is taken
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+/// Measures one row: the round whose rate is the median.
+pub(super) async fn run(args: Args) -> Result<Vec<Map<String, Value>>> {
+    let built = artifacts::build_optimised("orfe-test-support", &[PROGRAM]).await?;
+    let mut reports = Vec::new();
+    for _ in 0..args.rounds {
+        let output = tokio::process::Command::new(built.path(PROGRAM)?)
+            .arg(args.peers.to_string())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("cannot run the measurement")?;
+        if !output.status.success() {
+            bail!(
+                "the measurement failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        let report: Report = serde_json::from_slice(&output.stdout).context("an odd report")?;
+        reports.push(report);
+    }
+    reports.sort_by(|a, b| a.handshakes_per_core_s.total_cmp(&b.handshakes_per_core_s));
+    let median = reports.get(reports.len() / 2).context("nothing was measured")?;
+    let Value::Object(mut row) = serde_json::to_value(median)? else {
+        bail!("the report is no object");
+    };
+    let mut all = Map::new();
+    all.insert("config".to_owned(), "gateway core, limits raised, no UDP".into());
+    all.append(&mut row);
+    all.insert("rounds".to_owned(), args.rounds.into());
+    Ok(vec![all])
+}
