@@ -3,6 +3,7 @@
 //! A value comes from a flag, else the environment, else the configuration file, else the default. Standard output
 //! holds only what was asked for; remarks, warnings and errors go to standard error.
 
+mod args;
 mod client;
 mod device;
 mod failure;
@@ -21,12 +22,12 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use orfe_platform::paths::{Environment, Places};
 use orfe_protocol::id::JoinCodeId;
-use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::tag::Tag;
 use serde::Serialize;
 use url::Url;
 
+use self::args::{GatewayCommand, PeerAddArgs, PeerCommand};
 use self::client::Client;
 pub use self::failure::Failure;
 use crate::api;
@@ -256,95 +257,6 @@ Gateway and device learn of it at once.")]
     Revoke {
         /// Name of the device
         name: DeviceName,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum PeerCommand {
-    /// Let a person's WireGuard client in, and print its configuration
-    #[command(after_help = "\
-Examples:
-  orfe-registry peer add alice
-  orfe-registry peer add alice -o alice.conf
-  wg genkey | tee private.key | wg pubkey   # on Alice's machine, then here:
-  orfe-registry peer add alice --public-key KEY
-
-Without --public-key a key pair is made here; its private half is shown in the
-configuration, once, and kept nowhere.")]
-    Add(PeerAddArgs),
-    /// List the peers
-    List(Format),
-    /// Show one peer with its counters
-    Show {
-        /// Name of the peer
-        name: DeviceName,
-        #[command(flatten)]
-        format: Format,
-    },
-    /// Take a peer's access away; its tunnel ends at once
-    Remove {
-        /// Name of the peer
-        name: DeviceName,
-    },
-}
-
-#[derive(Debug, Args)]
-struct PeerAddArgs {
-    /// Whom or what it is; 2 to 59 of a-z, 0-9 and `-`
-    name: DeviceName,
-    /// Public key, when the client has made its own pair
-    #[arg(long, value_name = "KEY")]
-    public_key: Option<WireGuardPublicKey>,
-    /// Make a preshared key, too
-    #[arg(long)]
-    preshared_key: bool,
-    /// How long it may come in, such as 30d [default: until removed]
-    #[arg(long, value_name = "TIME")]
-    ttl: Option<Span>,
-    /// Reach only this entry of the policy; may be repeated
-    #[arg(long, value_name = "NAME|NETWORK")]
-    allowed: Vec<String>,
-    /// Whom or what it is for
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    note: String,
-    /// Leave the gateway's DNS out of the configuration
-    #[arg(long)]
-    no_dns: bool,
-    /// Write the configuration there, readable by this user only
-    #[arg(short, long, value_name = "FILE", conflicts_with = "json")]
-    output: Option<PathBuf>,
-    /// Print a QR code for a phone [default: on a terminal]
-    #[arg(long, conflicts_with_all = ["no_qr", "json"])]
-    qr: bool,
-    /// Print no QR code
-    #[arg(long)]
-    no_qr: bool,
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Debug, Subcommand)]
-enum GatewayCommand {
-    /// Show the gateway's keys and addresses
-    Show(Format),
-    /// Give the gateway a new key, beside the old one at first
-    #[command(after_help = "\
-Examples:
-  orfe-registry gateway rotate-key --after 7d
-  orfe-registry gateway show                  # who still uses the old key
-  orfe-registry gateway rotate-key --finish
-
-Devices move over by themselves. People need a new configuration before the old
-key ends: `peer remove` and `peer add`, or the new PublicKey in theirs.")]
-    RotateKey {
-        /// End the old key now
-        #[arg(long, conflicts_with = "after")]
-        finish: bool,
-        /// End the old key by itself after this time [default: with --finish]
-        #[arg(long, value_name = "TIME")]
-        after: Option<Span>,
-        #[command(flatten)]
-        format: Format,
     },
 }
 

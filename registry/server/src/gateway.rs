@@ -254,6 +254,19 @@ fn hosts<const N: usize>(addresses: [IpAddr; N]) -> Vec<AllowedIp> {
 }
 
 impl GatewayTask {
+    /// Tells the gateway what stands now. Called once before the registry is ready, too: a device whose first handshake came
+    /// before its admission would try again only after 5 s.
+    pub(crate) fn tell(&mut self) {
+        let Told {
+            keys: [current, old],
+            peers,
+        } = self.told.borrow_and_update().clone();
+        match current {
+            Some(current) => self.gateway.set_keys(current, old, peers),
+            None => self.gateway.admit(peers),
+        }
+    }
+
     /// Keeps the gateway until the registry stops. `renew` declares anew who may use the tunnel.
     pub(crate) async fn run(
         mut self,
@@ -266,13 +279,7 @@ impl GatewayTask {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = self.told.changed() => {
-                    let Told { keys: [current, old], peers } = self.told.borrow_and_update().clone();
-                    match current {
-                        Some(current) => self.gateway.set_keys(current, old, peers),
-                        None => self.gateway.admit(peers),
-                    }
-                }
+                Ok(()) = self.told.changed() => self.tell(),
                 _ = look.tick() => {
                     fleet.handshakes(&self.handshakes());
                     role.finish_if_overdue(Timestamp::now());

@@ -216,7 +216,8 @@ impl Registry {
             log_served("admin socket", served.await);
         });
         tasks.spawn(sweep(shared.fleet.clone(), stop.clone()));
-        if let (Some(task), Some(role)) = (gateway_task, &shared.gateway) {
+        if let (Some(mut task), Some(role)) = (gateway_task, &shared.gateway) {
+            task.tell();
             let renewing = shared.clone();
             let renew = move || renewing.admit_to_gateway();
             tasks.spawn(task.run(role.clone(), shared.fleet.clone(), renew, stop.clone()));

@@ -115,7 +115,7 @@ impl PeerDropCounts {
     }
 }
 
-/// What is known of a peer. Counters lag by 0.1 s at most.
+/// What is known of a peer. Counters lag by 0.1 s while the peer sends; what is dropped unread of it, by 10 s.
 #[derive(Debug, Clone)]
 pub struct PeerStats {
     /// Its key.

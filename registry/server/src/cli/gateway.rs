@@ -84,11 +84,22 @@ mod tests {
             endpoint: "orfe.example.com:51820".into(),
             addresses: vec!["100.127.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()],
         };
-        insta::assert_snapshot!(page(&answer, Some(80)), @"");
+        insta::assert_snapshot!(page(&answer, Some(80)), @r"
+        public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+        endpoint      orfe.example.com:51820
+        addresses     100.127.0.1, 10.10.0.1
+        old key       AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
+        old key ends  2027-01-15T08:00:00Z
+        still used by laptop, peer alice
+        ");
         let one = GatewayAnswer {
             old_key: None,
             ..answer
         };
-        insta::assert_snapshot!(page(&one, None), @"");
+        insta::assert_snapshot!(page(&one, None), @r"
+        public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+        endpoint      orfe.example.com:51820
+        addresses     100.127.0.1, 10.10.0.1
+        ");
     }
 }

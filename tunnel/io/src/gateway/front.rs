@@ -1,5 +1,8 @@
 //! The gateway's decisions about packets, on the netstack's thread.
 
+mod connections;
+mod other;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{Peer, Resets};
-use super::datagrams::{DatagramFlow, QUEUE};
-use super::dns::{self, Answer};
-use super::packet::{Datagram, Inner, datagram_to_remote};
+use super::packet::Inner;
 use super::policy::{Access, DNS_PORT, Policy, Service, Target, Transport};
-use super::segment::{Kind, Segment};
-use super::upstream::{By, Forward, Forwarders};
+use super::segment::Segment;
+use super::upstream::Forwarders;
 use super::{Admitted, Desired, GatewayStats, Shown};
 use crate::netstack::{Ends, Flow, Front, TunnelStream};
 
@@ -214,6 +215,8 @@ impl GatewayFront {
             .map(|(mut id, mut peer)| {
                 new(&mut id);
                 peer.is_changed = false;
+                // Answers that are still to come know the old number and will not find the peer; they are asked for again.
+                peer.questions = 0;
                 (id, peer)
             })
             .collect();
@@ -227,50 +230,6 @@ impl GatewayFront {
             });
         }
         self.policy.target(access, transport, flow.local)
-    }
-
-    fn cut(&mut self, lost: &HashSet<Flow>, ends: &mut Ends) {
-        if lost.is_empty() {
-            return;
-        }
-        ends.stack.abort_where(|flow| lost.contains(flow));
-        for flow in lost {
-            // Open ones go when the stack lets go of them.
-            if let Some(syn) = self.forget_dialling(flow) {
-                ends.stack.push(&syn);
-            }
-        }
-    }
-
-    /// Forgets a connection whose upstream is being dialled; its SYN, given to the stack, is answered with a reset.
-    fn forget_dialling(&mut self, flow: &Flow) -> Option<Vec<u8>> {
-        let entry = self.flows.get_mut(flow)?;
-        let Stage::Dialling { syn, cancel } = &mut entry.stage else {
-            return None;
-        };
-        cancel.cancel();
-        let syn = std::mem::take(syn);
-        self.dialling -= 1;
-        self.forget(flow);
-        Some(syn)
-    }
-
-    fn forget(&mut self, flow: &Flow) {
-        if let Some(entry) = self.flows.remove(flow)
-            && let Some(peer) = self.peers.get_mut(&entry.peer)
-        {
-            peer.connections -= 1;
-            self.note_change(entry.peer);
-        }
-    }
-
-    fn forget_datagrams(&mut self, flow: &Flow) {
-        if let Some(entry) = self.datagrams.remove(flow)
-            && let Some(peer) = self.peers.get_mut(&entry.peer)
-        {
-            peer.flows -= 1;
-            self.note_change(entry.peer);
-        }
     }
 
     fn note_change(&mut self, id: PeerId) {
@@ -295,248 +254,6 @@ impl GatewayFront {
     fn count(&mut self, id: PeerId, counter: impl FnOnce(&mut Peer) -> &mut u64) {
         if let Some(peer) = self.peers.get_mut(&id) {
             *counter(peer) += 1;
-        }
-    }
-
-    /// What is not TCP: datagrams, and echo requests to the gateway itself.
-    fn handle_other(&mut self, id: PeerId, inner: Inner<'_>, packet: &[u8], now: Instant) {
-        if let Some(datagram) = inner.datagram() {
-            self.handle_datagram(id, datagram, inner, packet, now);
-        } else if self.own.contains(&inner.destination)
-            && let Some(reply) = inner.echo_reply()
-        {
-            self.answers.push(&reply, ());
-        } else {
-            self.count(id, |peer| &mut peer.unsupported);
-        }
-    }
-
-    fn handle_datagram(
-        &mut self,
-        id: PeerId,
-        datagram: Datagram<'_>,
-        inner: Inner<'_>,
-        packet: &[u8],
-        now: Instant,
-    ) {
-        let flow = datagram.flow;
-        if let Some(entry) = self.datagrams.get(&flow) {
-            let is_taken = entry.peer == id && entry.queue.try_send(datagram.payload.to_vec()).is_ok();
-            if !is_taken {
-                self.count(id, |peer| &mut peer.overflow);
-            }
-            return;
-        }
-        let Some(peer) = self.peers.get(&id) else { return };
-        match self.target(&peer.access, Transport::Udp, flow) {
-            Some(Target {
-                service: Service::Dns,
-                ..
-            }) => self.handle_question(id, datagram),
-            Some(target) if peer.flows < MAX_FLOWS_PER_PEER && self.datagrams.len() < MAX_FLOWS => {
-                self.begin_datagrams(id, datagram, target);
-            }
-            named => {
-                let device = &peer.name;
-                tracing::debug!(%device, destination = %flow.local, named = named.is_some(), "datagram refused");
-                self.count(id, |peer| &mut peer.refused);
-                if self.resets.admit(now) {
-                    self.answers.push(&inner.prohibited(packet), ());
-                }
-            }
-        }
-    }
-
-    fn begin_datagrams(&mut self, id: PeerId, datagram: Datagram<'_>, target: Target) {
-        let Service::Upstream(upstream) = target.service.clone() else {
-            return;
-        };
-        let (queue, receiver) = mpsc::channel(QUEUE);
-        // The queue is new and has room.
-        let _ = queue.try_send(datagram.payload.to_vec());
-        self.attempts += 1;
-        let attempt = self.attempts;
-        self.forwarders.carry(DatagramFlow {
-            flow: datagram.flow,
-            attempt,
-            name: target.name.clone(),
-            upstream,
-            queue: receiver,
-        });
-        let entry = DatagramEntry {
-            peer: id,
-            target,
-            attempt,
-            queue,
-        };
-        self.datagrams.insert(datagram.flow, entry);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.flows += 1;
-            peer.forwarded += 1;
-        }
-    }
-
-    fn handle_question(&mut self, id: PeerId, datagram: Datagram<'_>) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        match dns::answer(datagram.payload, &self.policy, &peer.access) {
-            Answer::Reply(reply) => self.answer(datagram.flow, &reply),
-            Answer::Ask(question) => {
-                let has_room = peer.questions < MAX_QUESTIONS_PER_PEER && self.questions < MAX_QUESTIONS;
-                match self.policy.dns().resolver.filter(|_| has_room) {
-                    Some(resolver) => {
-                        peer.questions += 1;
-                        self.questions += 1;
-                        self.forwarders.ask(datagram.flow, id, resolver, question);
-                    }
-                    None => peer.overflow += 1,
-                }
-            }
-            Answer::Ignore => peer.unsupported += 1,
-        }
-    }
-
-    /// Sends a datagram back to the peer's end of a flow.
-    fn answer(&mut self, flow: Flow, payload: &[u8]) {
-        if let Some(packet) = datagram_to_remote(flow, payload) {
-            self.answers.push(&packet, ());
-        }
-    }
-
-    fn handle_segment(&mut self, id: PeerId, segment: Segment, packet: &[u8], ends: &mut Ends, now: Instant) {
-        match self.flows.get_mut(&segment.flow) {
-            Some(entry) if entry.peer != id => self.count(id, |peer| &mut peer.unsupported),
-            Some(Entry {
-                stage: Stage::Open, ..
-            }) => ends.stack.push(packet),
-            Some(Entry {
-                stage: Stage::Dialling { syn, .. },
-                ..
-            }) => match segment.kind {
-                // A retransmission, or a new attempt from the same port: the latest counts.
-                Kind::Syn => packet.clone_into(syn),
-                Kind::Reset => drop(self.forget_dialling(&segment.flow)),
-                Kind::Other => self.count(id, |peer| &mut peer.unsupported),
-            },
-            None => self.handle_stranger(id, segment, packet, ends, now),
-        }
-    }
-
-    /// A segment of no known connection.
-    fn handle_stranger(
-        &mut self,
-        id: PeerId,
-        segment: Segment,
-        packet: &[u8],
-        ends: &mut Ends,
-        now: Instant,
-    ) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        if segment.kind == Kind::Syn {
-            let has_room = peer.connections < MAX_CONNECTIONS_PER_PEER && self.dialling < MAX_DIALLING;
-            match self.target(&peer.access, Transport::Tcp, segment.flow) {
-                Some(target) if has_room => return self.begin(id, segment.flow, target, packet),
-                named => {
-                    let device = &peer.name;
-                    tracing::debug!(%device, destination = %segment.flow.local, named = named.is_some(), "refused");
-                    self.count(id, |peer| &mut peer.refused);
-                }
-            }
-        } else {
-            self.count(id, |peer| &mut peer.unsupported);
-        }
-        if segment.kind != Kind::Reset && self.resets.admit(now) {
-            // The stack knows no such connection, and so answers with a reset.
-            ends.stack.push(packet);
-        }
-    }
-
-    /// Starts to dial for a SYN.
-    fn begin(&mut self, id: PeerId, flow: Flow, target: Target, syn: &[u8]) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        peer.connections += 1;
-        self.attempts += 1;
-        let attempt = self.attempts;
-        let by = match target.service.clone() {
-            Service::Upstream(upstream) => By::Upstream(upstream),
-            Service::Dns => By::Dns {
-                policy: Arc::clone(&self.policy),
-                access: peer.access.clone(),
-            },
-        };
-        let cancel = self.forwarders.start(Forward {
-            flow,
-            attempt,
-            device: Arc::clone(&peer.name),
-            name: target.name.clone(),
-            by,
-        });
-        let stage = Stage::Dialling {
-            syn: syn.to_vec(),
-            cancel,
-        };
-        self.dialling += 1;
-        self.flows.insert(
-            flow,
-            Entry {
-                peer: id,
-                target,
-                attempt,
-                stage,
-            },
-        );
-    }
-
-    fn admit(
-        &mut self,
-        flow: Flow,
-        attempt: u64,
-        reply: oneshot::Sender<TunnelStream>,
-        ends: &mut Ends,
-        now: Instant,
-    ) {
-        let Some(entry) = self.flows.get_mut(&flow).filter(|entry| entry.attempt == attempt) else {
-            return;
-        };
-        let Stage::Dialling { syn, .. } = &mut entry.stage else {
-            return;
-        };
-        let syn = std::mem::take(syn);
-        if let Some(stream) = ends.stack.accept(flow, &syn, now) {
-            entry.stage = Stage::Open;
-            self.dialling -= 1;
-            if let Some(peer) = self.peers.get_mut(&entry.peer) {
-                peer.forwarded += 1;
-            }
-            // If the forwarder is gone, dropping the stream resets the connection.
-            drop(reply.send(stream));
-        } else {
-            tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
-            self.refuse(flow, attempt, ends, |peer| &mut peer.refused);
-            ends.stack.push(&syn);
-        }
-    }
-
-    fn refuse(
-        &mut self,
-        flow: Flow,
-        attempt: u64,
-        ends: &mut Ends,
-        counter: impl FnOnce(&mut Peer) -> &mut u64,
-    ) {
-        let Some(entry) = self.flows.get(&flow).filter(|entry| entry.attempt == attempt) else {
-            return;
-        };
-        if let Some(peer) = self.peers.get_mut(&entry.peer) {
-            *counter(peer) += 1;
-        }
-        if let Some(syn) = self.forget_dialling(&flow)
-            && !syn.is_empty()
-        {
-            ends.stack.push(&syn);
         }
     }
 
@@ -600,7 +317,7 @@ impl Front for GatewayFront {
             Command::Resolved { flow, peer, answer } => {
                 self.questions -= 1;
                 if let Some(known) = self.peers.get_mut(&peer) {
-                    known.questions -= 1;
+                    known.questions = known.questions.saturating_sub(1);
                     self.answer(flow, &answer);
                 }
             }
