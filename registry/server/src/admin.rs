@@ -355,7 +355,7 @@ impl Admin {
                 .gateway
                 .as_deref()
                 .and_then(|gateway| gateway.stats(&device.wireguard_key))
-                .map(peers::counters),
+                .map(|stats| peers::counters(&stats)),
             goodbye: self.shared.fleet.goodbye(row.id),
             observed: row.observed.as_deref().cloned(),
         })

@@ -200,11 +200,11 @@ fn view(admin: &Admin, peer: &Peer, now: Timestamp) -> api::PeerView {
         expires_at: peer.expires_at,
         counters: gateway
             .and_then(|gateway| gateway.stats(&peer.wireguard_key))
-            .map(counters),
+            .map(|stats| counters(&stats)),
     }
 }
 
-pub(super) fn counters(stats: PeerStats) -> api::PeerCounters {
+pub(super) fn counters(stats: &PeerStats) -> api::PeerCounters {
     api::PeerCounters {
         endpoint: stats.endpoint,
         last_handshake_at: stats.last_handshake.and_then(wall),

@@ -39,6 +39,7 @@ configuration, once, and kept nowhere.")]
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct PeerAddArgs {
     /// Whom or what it is; 2 to 59 of a-z, 0-9 and `-`
     pub(super) name: DeviceName,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 
 const POLICY: &str = r#"
 [[policy.allow]]
@@ -30,7 +30,7 @@ fn site() -> SitePolicy {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registry.toml");
     std::fs::write(&path, POLICY).unwrap();
-    let config = Config::resolve(Some(&path), Default::default(), Some("/x".into())).unwrap();
+    let config = Config::resolve(Some(&path), Overrides::default(), Some("/x".into())).unwrap();
     let addresses = [
         ("coder.internal", Ipv4Addr::new(100, 127, 1, 0)),
         ("data.internal", Ipv4Addr::new(100, 127, 1, 1)),

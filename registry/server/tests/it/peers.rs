@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use orfe_protocol::desired::DesiredState;
 use orfe_protocol::message::FromRegistry;
+use orfe_protocol::name::HostName;
 use orfe_registry::api::{PeerAnswer, PeerList};
-use orfe_registry::config::Config;
+use orfe_registry::config::{Config, Overrides};
 use orfe_tunnel::{TcpStack, Tunnel, TunnelConfig, TunnelPeer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -37,7 +38,7 @@ async fn site() -> Site {
          [[policy.allow]]\nnetwork = \"10.20.0.0/16\"\nports = [\"1-65535\"]\nfor = [\"team=ml\"]\n"
     );
     std::fs::write(&path, policy).unwrap();
-    let policy = Config::resolve(Some(&path), Default::default(), Some("/unused".into()))
+    let policy = Config::resolve(Some(&path), Overrides::default(), Some("/unused".into()))
         .unwrap()
         .policy;
     Site::with(|config| {
@@ -126,7 +127,13 @@ async fn a_person_reaches_what_policy_gives_people_until_removed() {
         }
     };
     tokio::time::timeout(PATIENCE, counted).await.unwrap();
-    let handshake = bob.status().borrow().last_handshake;
+    let mut status = bob.status();
+    let shaken = status.wait_for(|status| status.last_handshake.is_some());
+    let handshake = tokio::time::timeout(PATIENCE, shaken)
+        .await
+        .unwrap()
+        .unwrap()
+        .last_handshake;
     site.cli(&["peer", "remove", "alice"]).await.unwrap();
     assert!(
         !reaches(&alice, "100.127.1.0:443").await,
@@ -314,7 +321,7 @@ async fn a_change_of_tags_reaches_gateway_and_device_at_once() {
         .unwrap()
         .names
         .keys()
-        .map(|name| name.as_str())
+        .map(HostName::as_str)
         .collect();
     assert_eq!(names, ["coder.internal", "data.internal"]);
     assert_eq!(after.tunnel.as_ref().unwrap().networks[0].network, "10.20.0.0/16");

@@ -60,24 +60,24 @@ pub(super) fn answer(bytes: &[u8], policy: &Policy, access: &Access) -> Answer {
     }
     let query = match message.queries.as_slice() {
         [query] if message.metadata.op_code == OpCode::Query => query.clone(),
-        [_] => return reply(failure(&message, ResponseCode::NotImp)),
-        _ => return reply(failure(&message, ResponseCode::FormErr)),
+        [_] => return reply(&failure(&message, ResponseCode::NotImp)),
+        _ => return reply(&failure(&message, ResponseCode::FormErr)),
     };
     if query.query_class != DNSClass::IN {
-        return reply(failure(&message, ResponseCode::Refused));
+        return reply(&failure(&message, ResponseCode::Refused));
     }
     let name = query.name.to_ascii().to_ascii_lowercase();
     let name = name.trim_end_matches('.');
     if let Some(addresses) = policy.addresses(access, name) {
-        return reply(of_policy(&message, &query, &addresses));
+        return reply(&of_policy(&message, &query, &addresses));
     }
     if policy.addresses(&Access::Everything, name).is_some() {
-        return reply(failure(&message, ResponseCode::NXDomain));
+        return reply(&failure(&message, ResponseCode::NXDomain));
     }
     let dns = policy.dns();
     let is_forwarded = dns.suffixes.iter().any(|suffix| is_below(name, suffix));
     if dns.resolver.is_none() || !is_forwarded {
-        return reply(failure(&message, ResponseCode::Refused));
+        return reply(&failure(&message, ResponseCode::Refused));
     }
     let edns = message.edns.as_ref();
     Answer::Ask(Box::new(Question {
@@ -133,7 +133,7 @@ fn edns(dnssec_ok: bool) -> Edns {
     edns
 }
 
-fn reply(message: Message) -> Answer {
+fn reply(message: &Message) -> Answer {
     message.to_vec().map_or(Answer::Ignore, Answer::Reply)
 }
 

@@ -147,6 +147,9 @@ fn a_configuration_is_what_clients_read() {
     ");
 }
 
+/// Each character stands for two modules, one above the other; a camera sees more than one pixel of each.
+const PIXELS: usize = 4;
+
 #[test]
 fn the_qr_code_is_the_configuration() {
     let keys = conf::Keys {
@@ -155,8 +158,6 @@ fn the_qr_code_is_the_configuration() {
     };
     let conf = conf::render(&answer(), &keys, true);
     let drawn = conf::qr(&conf).unwrap();
-    // Each character stands for two modules, one above the other; a camera sees more than one pixel of each.
-    const PIXELS: usize = 4;
     let rows: Vec<Vec<char>> = drawn.lines().map(|line| line.chars().collect()).collect();
     let is_light = |x: usize, y: usize| {
         let shown = rows[y / 2].get(x).copied().unwrap_or(' ');
