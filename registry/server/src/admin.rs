@@ -7,9 +7,17 @@
 //! | `POST /v1/join-codes/{id}/revoke` | makes one worthless |
 //! | `GET /v1/devices`, `GET /v1/devices/{name}` | devices |
 //! | `POST /v1/devices/{name}/revoke` | a device may not come back; its session and tunnel end at once |
+//! | `POST /v1/devices/{name}/tags` | a device's granted tags change; gateway and device learn it at once |
+//! | `POST /v1/peers`, `GET /v1/peers`, `GET /v1/peers/{name}` | people's WireGuard clients |
+//! | `POST /v1/peers/{name}/remove` | one is gone; its tunnel ends at once |
+//! | `GET /v1/gateway` | the gateway's keys and addresses |
+//! | `POST /v1/gateway/rotate`, `POST /v1/gateway/finish` | a new key beside the old one; the old one ends |
 //! | `POST /v1/dashboard-links` | a one-time link |
 //!
 //! Who may open the socket may do all of it: the file's mode is the check.
+
+mod gateway;
+mod peers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +31,14 @@ use jiff::Timestamp;
 use orfe_protocol::id::JoinCodeId;
 use orfe_protocol::join_code::{JoinCode, JoinSecret, SpkiPin};
 use orfe_protocol::name::DeviceName;
+use orfe_protocol::tag::{Tag, Tags};
 use orfe_store::{JoinCodeRow, NewJoinCode, StoreError};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::api;
 use crate::dashboard::Access;
+use crate::desired::Plan;
 use crate::fleet::DeviceRow;
 use crate::session::Closing;
 use crate::shared::Shared;
@@ -41,6 +52,10 @@ pub(crate) struct Admin {
     pub(crate) access: Access,
     /// Where the dashboard is, such as `http://127.0.0.1:7480`.
     pub(crate) dashboard_url: String,
+    /// Where the gateway's UDP port is, `host:port`; empty without a gateway.
+    pub(crate) endpoint: String,
+    /// What holds for every device; a change of the gateway's key changes it.
+    pub(crate) plan: watch::Sender<Arc<Plan>>,
 }
 
 /// The routes.
@@ -51,6 +66,13 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/devices", get(list_devices))
         .route("/v1/devices/{name}", get(show_device))
         .route("/v1/devices/{name}/revoke", post(revoke_device))
+        .route("/v1/devices/{name}/tags", post(tag_device))
+        .route("/v1/gateway", get(gateway::show))
+        .route("/v1/gateway/rotate", post(gateway::rotate))
+        .route("/v1/gateway/finish", post(gateway::finish))
+        .route("/v1/peers", get(peers::list).post(peers::add))
+        .route("/v1/peers/{name}", get(peers::show))
+        .route("/v1/peers/{name}/remove", post(peers::remove))
         .route("/v1/dashboard-links", post(create_link))
         .with_state(admin)
 }
@@ -135,6 +157,7 @@ async fn create_join_code(
         expires_at: created_at
             .saturating_add(Duration::from_secs(request.ttl_s))
             .unwrap_or(Timestamp::MAX),
+        tunnel_key: None,
     };
     let secret = JoinSecret::generate().map_err(random)?;
     let row = new(&secret);
@@ -215,6 +238,8 @@ async fn revoke_join_code(
     {
         return Err(ApiError::no_join_code(&text));
     }
+    admin.shared.joining.revoked(id);
+    admin.shared.admit_to_gateway();
     tracing::info!(join_code = %id, "join code revoked");
     Ok(Json(api::Done {
         version: api::VERSION,
@@ -266,6 +291,33 @@ async fn revoke_device(
     }))
 }
 
+async fn tag_device(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    Json(request): Json<api::ChangeTags>,
+) -> Result<Json<api::DeviceAnswer>, ApiError> {
+    let row = admin.row(&name).ok_or_else(|| ApiError::no_device(&name))?;
+    let kept = row
+        .granted_tags
+        .iter()
+        .filter(|(key, _)| !request.remove.iter().any(|removed| removed == key));
+    let kept: Tags = kept
+        .filter_map(|(key, value)| Tag::new(key, value).ok())
+        .collect();
+    let tags = kept.overlaid(&request.set);
+    if !admin.shared.store.devices().set_tags(row.id, &tags).await? {
+        return Err(ApiError::no_device(&name));
+    }
+    tracing::info!(device = %row.name, %tags, "device's tags changed");
+    let session = admin.shared.fleet.retagged(row.id, tags);
+    // The gateway first, so that the device finds open what it is told of.
+    admin.shared.admit_to_gateway();
+    if let Some(session) = session {
+        session.tell();
+    }
+    show_device(State(admin), Path(name)).await
+}
+
 async fn create_link(State(admin): State<Arc<Admin>>) -> Json<api::DashboardLink> {
     Json(api::DashboardLink {
         version: api::VERSION,
@@ -298,6 +350,12 @@ impl Admin {
             last_seen_at: row.last_seen_at,
             session_since: row.session_since,
             tunnel_handshake_at: row.tunnel_handshake_at,
+            counters: self
+                .shared
+                .gateway
+                .as_deref()
+                .and_then(|gateway| gateway.stats(&device.wireguard_key))
+                .map(|stats| peers::counters(&stats)),
             goodbye: self.shared.fleet.goodbye(row.id),
             observed: row.observed.as_deref().cloned(),
         })

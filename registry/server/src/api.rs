@@ -2,6 +2,9 @@
 //!
 //! Fields may be added; what is there keeps its name and meaning. Times are RFC 3339 in UTC.
 
+mod gateway;
+mod peer;
+
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -12,6 +15,12 @@ use orfe_protocol::name::DeviceName;
 use orfe_protocol::observed::ObservedState;
 use orfe_protocol::tag::Tags;
 use serde::{Deserialize, Serialize};
+
+pub use self::gateway::{GatewayAnswer, OldKeyView, ROTATION_MAX_S, RotateKey};
+pub use self::peer::{
+    ALLOWED_MAX, AddPeer, ClientConfig, DroppedPackets, PEER_TTL_MAX_S, PeerAnswer, PeerCounters, PeerList,
+    PeerView,
+};
 
 /// Version of everything here.
 pub const VERSION: u32 = 1;
@@ -106,6 +115,9 @@ pub struct DeviceView {
     pub last_seen_at: Option<Timestamp>,
     pub session_since: Option<Timestamp>,
     pub tunnel_handshake_at: Option<Timestamp>,
+    /// What the gateway counts for it; none while it does not know it.
+    #[serde(default)]
+    pub counters: Option<PeerCounters>,
     /// Why it went, when it is offline and said so.
     pub goodbye: Option<GoodbyeReason>,
     /// What it said of itself last.
@@ -120,6 +132,21 @@ impl DeviceView {
             None => self.granted_tags.clone(),
         }
     }
+}
+
+/// Granted tags that are to change: those in `set` get a value, those in `remove` go.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTags {
+    pub set: Tags,
+    pub remove: Vec<String>,
+}
+
+/// That something is gone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    pub version: u32,
+    pub removed: String,
 }
 
 /// That something was done.

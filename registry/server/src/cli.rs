@@ -3,10 +3,13 @@
 //! A value comes from a flag, else the environment, else the configuration file, else the default. Standard output
 //! holds only what was asked for; remarks, warnings and errors go to standard error.
 
+mod args;
 mod client;
 mod device;
 mod failure;
+mod gateway;
 mod join_code;
+mod peer;
 mod serve;
 mod table;
 mod terminal;
@@ -24,6 +27,7 @@ use orfe_protocol::tag::Tag;
 use serde::Serialize;
 use url::Url;
 
+use self::args::{GatewayCommand, PeerAddArgs, PeerCommand};
 use self::client::Client;
 pub use self::failure::Failure;
 use crate::api;
@@ -99,6 +103,12 @@ enum Command {
     /// Devices of the fleet
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// People's plain WireGuard clients
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// The WireGuard gateway
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
     /// The dashboard
     #[command(subcommand)]
     Dashboard(DashboardCommand),
@@ -224,6 +234,25 @@ enum DeviceCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Change the tags that were granted to a device
+    #[command(after_help = "\
+Examples:
+  orfe-registry device tag gpu-box team=ml location=lab
+  orfe-registry device tag gpu-box --remove team
+
+Gateway and device learn of it at once.")]
+    Tag {
+        /// Name of the device
+        name: DeviceName,
+        /// Tags to set
+        #[arg(value_name = "KEY=VALUE")]
+        tags: Vec<Tag>,
+        /// Key of a tag to take away; may be repeated
+        #[arg(long, value_name = "KEY")]
+        remove: Vec<String>,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Let a device never come back; its session and tunnel end at once
     Revoke {
         /// Name of the device
@@ -259,7 +288,18 @@ A whole configuration file:
   [[policy.allow]]
   name = \"coder.example.com\"
   ports = [443]
-  upstream = \"coder.coder.svc:443\"   # default: the same name and port")]
+  upstream = \"coder.coder.svc:443\"   # default: the same name and port
+
+  [[policy.allow]]
+  network = \"10.20.0.0/16\"
+  ports = [22, \"8000-8010\"]          # TCP
+  udp_ports = [53]
+  for = [\"team=ml\", \"team=ops,location=lab\"]  # default: all devices
+  for_peers = [\"alice\"]              # default: all when `for` is absent
+
+  [dns]
+  suffixes = [\"svc.cluster.local\"]   # \".\" for every name
+  resolver = \"10.96.0.10:53\"         # default: the system's first")]
     Check,
 }
 
@@ -297,6 +337,8 @@ impl Cli {
             Command::Serve(args) => serve::run(&self, args, out).await,
             Command::JoinCode(command) => join_code::run(&self.client()?, command, self.width(), out).await,
             Command::Device(command) => device::run(&self.client()?, command, self.width(), out).await,
+            Command::Gateway(command) => gateway::run(&self.client()?, command, self.width(), out).await,
+            Command::Peer(command) => peer::run(&self.client()?, command, self.width(), out).await,
             Command::Dashboard(DashboardCommand::Link(format)) => {
                 let link: api::DashboardLink = self.client()?.post("/v1/dashboard-links", &()).await?;
                 if format.json {

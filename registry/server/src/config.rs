@@ -6,6 +6,7 @@
 
 mod error;
 pub(crate) mod file;
+pub mod policy;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use url::Url;
 
 pub use self::error::ConfigError;
 use self::file::ConfigFile;
+pub use self::policy::{DnsConfig, PolicyEntry};
 
 /// Largest PSK or certificate file that is read, in bytes.
 const FILE_MAX: u64 = 128 * 1024;
@@ -59,6 +61,7 @@ pub struct Config {
     /// Further ways to the gateway's UDP port that devices try after the first, such as one at port 443.
     pub wireguard_also: Vec<HostPort>,
     pub policy: Vec<PolicyEntry>,
+    pub dns: DnsConfig,
     pub session: SessionConfig,
 }
 
@@ -73,15 +76,6 @@ impl std::fmt::Debug for TlsPem {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("TlsPem([redacted])")
     }
-}
-
-/// One name that devices may reach through the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyEntry {
-    pub name: HostName,
-    pub ports: Vec<u16>,
-    /// Where the gateway really connects to; none: the same name and port.
-    pub upstream: Option<HostPort>,
 }
 
 /// How sessions are kept.
@@ -197,6 +191,7 @@ impl Config {
             tunnel_websocket: true,
             wireguard_also: Vec::new(),
             policy: Vec::new(),
+            dns: DnsConfig::default(),
             session: SessionConfig::default(),
         }
     }
@@ -236,7 +231,14 @@ impl Config {
             tunnel: raw.tunnel.enabled,
             tunnel_websocket: raw.tunnel.websocket,
             wireguard_also: raw.tunnel.also_endpoints.clone(),
-            policy: raw.policy.allow.iter().map(file::AllowTable::entry).collect(),
+            // Each was checked when the file was read.
+            policy: raw
+                .policy
+                .allow
+                .iter()
+                .filter_map(|allow| allow.get_ref().entry().ok())
+                .collect(),
+            dns: raw.dns.config(),
             session: session(&raw),
         };
         config.check()?;
@@ -258,19 +260,10 @@ impl Config {
         if !(1..=SLOTS_MAX).contains(&self.slots) {
             return Err(ConfigError::Slots { slots: self.slots });
         }
-        for (index, entry) in self.policy.iter().enumerate() {
-            if entry.ports.is_empty() || entry.ports.contains(&0) {
-                return Err(ConfigError::PolicyPorts {
-                    name: entry.name.clone(),
-                });
-            }
-            if self.policy[..index].iter().any(|other| other.name == entry.name) {
-                return Err(ConfigError::PolicyTwice {
-                    name: entry.name.clone(),
-                });
-            }
+        match policy::named_twice(&self.policy) {
+            Some((name, port)) => Err(ConfigError::PolicyTwice { name, port }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What is allowed and still is probably not meant.
@@ -290,17 +283,18 @@ impl Config {
             return warnings;
         };
         let port = coder.url.port_or_known_default().unwrap_or_default();
-        let entry = self.policy.iter().find(|entry| entry.name.as_str() == host);
-        match entry {
-            None => warnings.push(format!(
+        let mut entries = self
+            .policy
+            .iter()
+            .filter(|entry| entry.name().is_some_and(|name| name.as_str() == host));
+        if entries.clone().next().is_none() {
+            warnings.push(format!(
                 "the policy does not name `{host}`: devices dial Coder directly"
-            )),
-            Some(entry) if !entry.ports.contains(&port) => {
-                warnings.push(format!(
-                    "the policy does not allow port {port} of `{host}`, which Coder's URL names"
-                ));
-            }
-            Some(_) => {}
+            ));
+        } else if !entries.any(|entry| entry.ports.contains(port)) {
+            warnings.push(format!(
+                "the policy does not allow port {port} of `{host}`, which Coder's URL names"
+            ));
         }
         warnings
     }

@@ -4,7 +4,7 @@
 //! does not read stops being read from, and after the send timeout it is dropped. What others want of the session
 //! comes in over two ways:
 //!
-//! - commands (close), in order, [`COMMANDS_MAX`] of them; when that many wait, the session is stuck and ends;
+//! - commands (close, tell), in order, [`COMMANDS_MAX`] of them; when that many wait, the session is stuck and ends;
 //! - the plan, a slot with the newest value only, because desired state is whole and never a difference.
 //!
 //! The session counts as standing from [`crate::fleet::Fleet::session_began`] until this task ends, however it does.
@@ -45,11 +45,18 @@ const MESSAGES: Rate = Rate {
 /// How long the last frame may take; the other side may be gone.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What others ask of a session.
+#[derive(Debug, Clone, Copy)]
+enum Command {
+    Close(Closing),
+    Tell,
+}
+
 /// The way to a standing session.
 #[derive(Debug, Clone)]
 pub struct SessionHandle {
     epoch: u64,
-    commands: mpsc::Sender<Closing>,
+    commands: mpsc::Sender<Command>,
     overflow: CancellationToken,
 }
 
@@ -61,7 +68,16 @@ impl SessionHandle {
 
     /// Ends the session; when too many commands wait already, it ends for that reason.
     pub(crate) fn close(&self, closing: Closing) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(closing) {
+        self.command(Command::Close(closing));
+    }
+
+    /// Tells the device what is desired now, if that is something else than what it was told.
+    pub(crate) fn tell(&self) {
+        self.command(Command::Tell);
+    }
+
+    fn command(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
             self.overflow.cancel();
         }
     }
@@ -128,7 +144,7 @@ struct Connection {
     session: Session,
     plan: watch::Receiver<Arc<Plan>>,
     handle: SessionHandle,
-    inbox: mpsc::Receiver<Closing>,
+    inbox: mpsc::Receiver<Command>,
     bucket: Bucket,
     /// When the device last got further: before its session stands, by a step; from then on, by any message.
     /// Pings and messages without an end do not keep a stranger's connection open.
@@ -146,7 +162,10 @@ impl Connection {
                 biased;
                 () = self.shared.shutdown.cancelled() => Err(Ended::Close(Closing::STOPPING)),
                 () = self.handle.overflow.cancelled() => Err(Ended::Close(Closing::COMMANDS)),
-                Some(closing) = self.inbox.recv() => Err(Ended::Close(closing)),
+                Some(command) = self.inbox.recv() => match command {
+                    Command::Close(closing) => Err(Ended::Close(closing)),
+                    Command::Tell => self.tell().await,
+                },
                 Ok(()) = self.plan.changed() => self.tell().await,
                 message = self.socket.recv() => self.take(message).await,
                 () = tokio::time::sleep_until(deadline) => Err(Ended::Close(Closing::SILENT)),
@@ -309,7 +328,7 @@ impl Connection {
         Ok(desired)
     }
 
-    /// The plan changed: says what is desired now, if that is something else than what was said.
+    /// Plan or device changed: says what is desired now, if that is something else than what was said.
     async fn tell(&mut self) -> Result<(), Ended> {
         let Some((id, told)) = self
             .standing

@@ -1,16 +1,16 @@
 //! What is desired of a device: the plan that holds for all of them, and what is its own.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
-use orfe_protocol::desired::{Coder, DesiredState, Gateway, NamedDestination, Tunnel};
+use orfe_protocol::desired::{Coder, DesiredState, Gateway, Tunnel};
 use orfe_protocol::id::Revision;
 use orfe_protocol::key::NoisePrivateKey;
-use orfe_protocol::name::HostName;
-use orfe_store::Device;
+use orfe_store::{Device, Subnet};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
+
+use crate::policy::{SitePolicy, Who};
 
 /// Interval of WireGuard's persistent keepalive; below the 30 s after which common NATs forget a UDP flow.
 const KEEPALIVE_S: u16 = 25;
@@ -28,7 +28,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TunnelPlan {
     pub(crate) gateway: Gateway,
-    pub(crate) names: BTreeMap<HostName, NamedDestination>,
+    pub(crate) policy: Arc<SitePolicy>,
 }
 
 impl Plan {
@@ -40,14 +40,23 @@ impl Plan {
             tags: device.tags.clone(),
             coder: self.coder.clone(),
             slots: self.slots,
-            tunnel: self.tunnel.as_ref().map(|tunnel| Tunnel {
-                addresses: vec![IpAddr::V4(device.inner_address)],
-                gateway: tunnel.gateway.clone(),
-                names: tunnel.names.clone(),
-                networks: Vec::new(),
-                keepalive_s: KEEPALIVE_S,
-            }),
+            tunnel: self.tunnel.as_ref().map(|tunnel| tunnel.for_device(device)),
             docker_required: self.docker_required,
+        }
+    }
+}
+
+impl TunnelPlan {
+    /// A device's end of the tunnel, with the destinations that policy names for its tags.
+    pub(crate) fn for_device(&self, device: &Device) -> Tunnel {
+        let who = Who::Device(&device.tags);
+        let v4 = device.inner_address;
+        Tunnel {
+            addresses: vec![v4.into(), self.policy.ula.address(Subnet::Devices, v4).into()],
+            gateway: self.gateway.clone(),
+            names: self.policy.names(who),
+            networks: self.policy.networks(who),
+            keepalive_s: KEEPALIVE_S,
         }
     }
 }
@@ -93,16 +102,22 @@ mod tests {
     use orfe_protocol::id::{DeviceId, InstanceId, JoinCodeId};
     use orfe_protocol::key::{NoisePublicKey, WireGuardPublicKey};
     use orfe_protocol::secret::Secret;
+    use orfe_store::Ula;
+    use orfe_tunnel::DnsPolicy;
 
     use super::*;
+    use crate::config::PolicyEntry;
 
     fn plan() -> Plan {
-        let name: HostName = "coder.internal".parse().unwrap();
-        let destination = NamedDestination {
-            address: "100.127.1.0".parse().unwrap(),
-            ports: vec![443],
-            udp_ports: vec![],
-        };
+        let entry = PolicyEntry::of_name("coder.internal".parse().unwrap(), &[443], None);
+        let addresses = [("coder.internal".parse().unwrap(), "100.127.1.0".parse().unwrap())].into();
+        let policy = SitePolicy::new(
+            &[entry],
+            &addresses,
+            Ula::of_random(1),
+            "127.0.0.1:7443".parse().unwrap(),
+            DnsPolicy::default(),
+        );
         Plan {
             coder: Some(Coder {
                 url: "https://coder.internal".parse().unwrap(),
@@ -119,7 +134,7 @@ mod tests {
                     addresses: vec![],
                     instance: InstanceId::from_bytes([1; 16]),
                 },
-                names: [(name, destination)].into(),
+                policy: Arc::new(policy),
             }),
         }
     }
@@ -149,7 +164,8 @@ mod tests {
             ("laptop", "owner=alice")
         );
         let tunnel = desired.tunnel.unwrap();
-        assert_eq!(tunnel.addresses, ["100.64.0.7".parse::<IpAddr>().unwrap()]);
+        let addresses: Vec<String> = tunnel.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["100.64.0.7", "fd00:0:1:1::6440:7"]);
         assert_eq!(tunnel.names.len(), 1);
         assert_eq!((desired.slots, desired.docker_required), (2, true));
 

@@ -51,6 +51,7 @@ pub(crate) async fn claim(
         name: device.name.clone(),
     };
     shared.fleet.enrolled(device);
+    shared.joining.claimed(claim.join_code, Timestamp::now());
     // Before the device is answered, so that its first handshake is not lost on a gateway that knows it not.
     shared.admit_to_gateway();
     Ok(claimed)

@@ -26,6 +26,7 @@ use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::message::GoodbyeReason;
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::observed::ObservedState;
+use orfe_protocol::tag::Tags;
 use orfe_store::Device;
 use tokio::sync::watch;
 
@@ -295,6 +296,20 @@ impl Fleet {
         if first {
             self.bump();
         }
+    }
+
+    /// The device has these granted tags from now on. Returns its session, which is to tell it.
+    pub fn retagged(&self, id: DeviceId, tags: Tags) -> Option<SessionHandle> {
+        let mut devices = self.lock();
+        let entry = devices.entries.get_mut(&id)?;
+        entry.device.tags = tags;
+        let session = match &entry.presence {
+            Presence::Online { session, .. } => Some(session.clone()),
+            _ => None,
+        };
+        drop(devices);
+        self.bump();
+        session
     }
 
     /// The device may not come back; its session, if one stands, is to be closed.

@@ -3,28 +3,26 @@
 //! One task owns the gateway. It takes the peers as a slot with the newest list only, because a list of peers is
 //! whole, and tells the fleet every [`LOOK`] when each device shook hands last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use orfe_protocol::desired::NamedDestination;
 use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
-use orfe_protocol::name::HostName;
-use orfe_store::Device;
+use orfe_store::{Device, Peer, Subnet};
 use orfe_tunnel::{
-    AllowedIp, Gateway, GatewayConfig, GatewayPeer, Policy, PolicyEntry, PolicyPort, PrivateKey, PublicKey,
-    Upstream,
+    Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayView, PeerStats, PrivateKey, PublicKey,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, HostPort};
 use crate::fleet::Fleet;
-
-/// The gateway's own address inside the tunnel; below those of policy's names.
-const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 127, 0, 1);
+use crate::joining::Joiner;
+use crate::policy::{SitePolicy, Who};
+use crate::rotation::GatewayKeys;
+use crate::state_folder::StateFolderError;
 
 /// Inner packets: 1500 less the outer IPv6 and UDP headers and WireGuard's own 32 bytes, as WireGuard itself has it.
 const MTU: usize = 1420;
@@ -50,169 +48,313 @@ pub enum GatewayError {
 /// The way to the running gateway.
 #[derive(Debug)]
 pub(crate) struct GatewayRole {
-    pub(crate) public_key: WireGuardPublicKey,
+    keys: Mutex<GatewayKeys>,
     pub(crate) local_addr: SocketAddr,
-    peers: watch::Sender<Vec<GatewayPeer>>,
+    pub(crate) policy: Arc<SitePolicy>,
+    told: watch::Sender<Told>,
+    view: GatewayView,
+    /// When the first of those that were admitted may not use the tunnel any more.
+    expires_at: Mutex<Option<Timestamp>>,
+}
+
+/// Who may use the tunnel.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    pub(crate) devices: Vec<Device>,
+    pub(crate) people: Vec<Peer>,
+    pub(crate) joiners: Vec<Joiner>,
 }
 
 /// The gateway and what it is to be told, for the task that owns it.
 #[derive(Debug)]
 pub(crate) struct GatewayTask {
     gateway: Gateway,
-    peers: watch::Receiver<Vec<GatewayPeer>>,
+    told: watch::Receiver<Told>,
+}
+
+/// What the gateway is to be told: all of it, always, so that only the newest counts.
+#[derive(Debug, Clone)]
+struct Told {
+    keys: [Option<PrivateKey>; 2],
+    peers: Vec<Admitted>,
 }
 
 /// Binds UDP and starts the gateway, without peers.
 pub(crate) fn start(
-    key: &NoisePrivateKey,
+    keys: GatewayKeys,
     listen: SocketAddr,
-    policy: &[config::PolicyEntry],
-    names: &BTreeMap<HostName, NamedDestination>,
+    policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
-    let private_key: PrivateKey = key.to_base64().parse().map_err(|_| GatewayError::Key)?;
+    let private_key = tunnel_key(&keys.current).ok_or(GatewayError::Key)?;
     let config = GatewayConfig {
         private_key,
         listen,
-        addresses: vec![IpAddr::V4(OWN_ADDRESS)],
+        addresses: policy.own_addresses(),
         mtu: MTU,
     };
-    let policy = Policy::new(policy.iter().filter_map(|entry| entry_of(entry, names)))?;
-    let gateway = Gateway::start(config, policy).map_err(|source| GatewayError::Start {
+    let gateway = Gateway::start(config, policy.for_gateway()?).map_err(|source| GatewayError::Start {
         address: listen,
         source,
     })?;
-    let (peers, receiver) = watch::channel(Vec::new());
+    let (told, receiver) = watch::channel(Told {
+        keys: tunnel_keys(&keys),
+        peers: Vec::new(),
+    });
     let role = GatewayRole {
-        public_key: WireGuardPublicKey::from_bytes(*gateway.public_key().as_bytes()),
+        keys: Mutex::new(keys),
         local_addr: gateway.local_addr(),
-        peers,
+        policy,
+        told,
+        view: gateway.view(),
+        expires_at: Mutex::default(),
     };
     Ok((
         role,
         GatewayTask {
             gateway,
-            peers: receiver,
+            told: receiver,
         },
     ))
 }
 
 impl GatewayRole {
-    /// Lets these devices in, and nobody else.
-    pub(crate) fn admit(&self, devices: &[Device]) {
-        self.peers.send_replace(devices.iter().map(peer).collect());
+    /// Lets these in, each to what policy names for it, and nobody else.
+    pub(crate) fn admit(&self, guests: &Guests) {
+        let ends = guests.people.iter().filter_map(|peer| peer.expires_at);
+        let ends = ends.chain(guests.joiners.iter().map(|joiner| joiner.until));
+        *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = ends.min();
+        let devices = guests.devices.iter().map(|device| self.device(device));
+        let people = guests.people.iter().map(|peer| self.person(peer));
+        let joiners = guests.joiners.iter().map(|joiner| self.joiner(joiner));
+        let peers = devices.chain(people).chain(joiners).collect();
+        self.told.send_modify(|told| told.peers = peers);
+    }
+
+    /// The key by which devices and people are to know the gateway.
+    pub(crate) fn public_key(&self) -> WireGuardPublicKey {
+        public(&self.keys().current)
+    }
+
+    /// The key before it while it is still good, and when it ends by itself.
+    pub(crate) fn old_key(&self) -> Option<(WireGuardPublicKey, Option<Timestamp>)> {
+        let old = self.keys().old.clone()?;
+        Some((public(&old.key), old.until))
+    }
+
+    /// Makes a new key; both are good from now on, until `until` or until it is finished. None while the change before
+    /// it is not finished.
+    pub(crate) fn rotate(
+        &self,
+        until: Option<Timestamp>,
+    ) -> Result<Option<WireGuardPublicKey>, StateFolderError> {
+        let mut keys = self.keys();
+        if keys.old.is_some() {
+            return Ok(None);
+        }
+        *keys = keys.rotated(until)?;
+        self.told.send_modify(|told| told.keys = tunnel_keys(&keys));
+        Ok(Some(public(&keys.current)))
+    }
+
+    /// Ends the old key. False when there is none.
+    pub(crate) fn finish_rotation(&self) -> Result<bool, StateFolderError> {
+        let mut keys = self.keys();
+        if keys.old.is_none() {
+            return Ok(false);
+        }
+        *keys = keys.finished()?;
+        self.told.send_modify(|told| told.keys = tunnel_keys(&keys));
+        Ok(true)
+    }
+
+    /// Ends an old key whose time has run out.
+    fn finish_if_overdue(&self, now: Timestamp) {
+        if !self.keys().is_overdue(now) {
+            return;
+        }
+        match self.finish_rotation() {
+            Ok(_) => tracing::info!("the gateway's old key has ended"),
+            Err(error) => tracing::error!(error = crate::chain(&error), "the gateway's old key stays"),
+        }
+    }
+
+    fn keys(&self) -> MutexGuard<'_, GatewayKeys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody who was admitted may not use the tunnel any more.
+    fn is_outdated(&self, now: Timestamp) -> bool {
+        let expires_at = *self.expires_at.lock().unwrap_or_else(PoisonError::into_inner);
+        expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// What the gateway knows of the peer with this key.
+    pub(crate) fn stats(&self, key: &WireGuardPublicKey) -> Option<PeerStats> {
+        self.view.peer(&PublicKey::from(*key.as_bytes()))
+    }
+
+    /// The names of those who shook hands on this key of the gateway last, in the order of the alphabet.
+    pub(crate) fn users_of(&self, key: &WireGuardPublicKey) -> Vec<String> {
+        let key = PublicKey::from(*key.as_bytes());
+        let peers = self.view.peers();
+        let users = peers
+            .iter()
+            .filter(|peer| peer.gateway_key == key && peer.last_handshake.is_some());
+        let mut names: Vec<String> = users.map(|peer| peer.name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn device(&self, device: &Device) -> Admitted {
+        let v6 = self.policy.ula.address(Subnet::Devices, device.inner_address);
+        Admitted {
+            peer: GatewayPeer {
+                public_key: PublicKey::from(*device.wireguard_key.as_bytes()),
+                preshared_key: None,
+                allowed_ips: hosts([device.inner_address.into(), v6.into()]),
+                name: device.name.to_string(),
+            },
+            access: self.policy.access(Who::Device(&device.tags)),
+        }
+    }
+
+    fn person(&self, peer: &Peer) -> Admitted {
+        let v6 = self.policy.ula.address(Subnet::People, peer.inner_address);
+        // What is stored was read as a key before.
+        let preshared_key = peer
+            .preshared_key
+            .as_ref()
+            .and_then(|key| key.expose().parse().ok());
+        Admitted {
+            peer: GatewayPeer {
+                public_key: PublicKey::from(*peer.wireguard_key.as_bytes()),
+                preshared_key,
+                allowed_ips: hosts([peer.inner_address.into(), v6.into()]),
+                name: format!("peer {}", peer.name),
+            },
+            access: self.policy.access(Who::Person(peer)),
+        }
+    }
+
+    fn joiner(&self, joiner: &Joiner) -> Admitted {
+        Admitted {
+            peer: GatewayPeer {
+                public_key: PublicKey::from(*joiner.key.as_bytes()),
+                preshared_key: None,
+                allowed_ips: hosts([joiner.address.into()]),
+                name: "a device that joins".to_owned(),
+            },
+            access: self.policy.access(Who::Joining),
+        }
     }
 }
 
+fn hosts<const N: usize>(addresses: [IpAddr; N]) -> Vec<AllowedIp> {
+    addresses.map(AllowedIp::host).to_vec()
+}
+
 impl GatewayTask {
-    /// Keeps the gateway until the registry stops.
-    pub(crate) async fn run(mut self, fleet: Fleet, shutdown: CancellationToken) {
+    /// Tells the gateway what stands now. Called once before the registry is ready, too: a device whose first handshake came
+    /// before its admission would try again only after 5 s.
+    pub(crate) fn tell(&mut self) {
+        let Told {
+            keys: [current, old],
+            peers,
+        } = self.told.borrow_and_update().clone();
+        match current {
+            Some(current) => self.gateway.set_keys(current, old, peers),
+            None => self.gateway.admit(peers),
+        }
+    }
+
+    /// Keeps the gateway until the registry stops. `renew` declares anew who may use the tunnel.
+    pub(crate) async fn run(
+        mut self,
+        role: Arc<GatewayRole>,
+        fleet: Fleet,
+        renew: impl Fn() + Send,
+        shutdown: CancellationToken,
+    ) {
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = self.peers.changed() => {
-                    let peers = self.peers.borrow_and_update().clone();
-                    self.gateway.set_peers(peers);
+                Ok(()) = self.told.changed() => self.tell(),
+                _ = look.tick() => {
+                    fleet.handshakes(&self.handshakes());
+                    role.finish_if_overdue(Timestamp::now());
+                    if role.is_outdated(Timestamp::now()) {
+                        renew();
+                    }
                 }
-                _ = look.tick() => fleet.handshakes(&self.handshakes()),
             }
         }
         self.gateway.shutdown().await;
     }
 
     fn handshakes(&self) -> HashMap<WireGuardPublicKey, Timestamp> {
-        let (now, clock) = (Instant::now(), Timestamp::now());
         let peers = self.gateway.peers();
         let handshakes = peers.iter().filter_map(|peer| {
-            let age = now.saturating_duration_since(peer.last_handshake?);
-            let at = clock.checked_sub(age).ok()?;
+            let at = wall(peer.last_handshake?)?;
             Some((WireGuardPublicKey::from_bytes(*peer.public_key.as_bytes()), at))
         });
         handshakes.collect()
     }
 }
 
-fn peer(device: &Device) -> GatewayPeer {
-    GatewayPeer {
-        public_key: PublicKey::from(*device.wireguard_key.as_bytes()),
-        preshared_key: None,
-        allowed_ips: vec![AllowedIp::host(IpAddr::V4(device.inner_address))],
-        name: device.name.to_string(),
-    }
+/// The current key, and the old one while it is good.
+fn tunnel_keys(keys: &GatewayKeys) -> [Option<PrivateKey>; 2] {
+    let old = keys.old.as_ref().and_then(|old| tunnel_key(&old.key));
+    [tunnel_key(&keys.current), old]
 }
 
-fn entry_of(
-    entry: &config::PolicyEntry,
-    names: &BTreeMap<HostName, NamedDestination>,
-) -> Option<PolicyEntry> {
-    let address = names.get(&entry.name)?.address;
-    let ports = entry.ports.iter().map(|port| PolicyPort {
-        port: *port,
-        upstream: upstream(entry, *port),
-    });
-    Some(PolicyEntry {
-        name: entry.name.to_string(),
-        address,
-        ports: ports.collect(),
-    })
+fn tunnel_key(key: &NoisePrivateKey) -> Option<PrivateKey> {
+    key.to_base64().parse().ok()
 }
 
-fn upstream(entry: &config::PolicyEntry, port: u16) -> Upstream {
-    let fallback = || HostPort {
-        host: entry.name.to_string(),
-        port,
-    };
-    let HostPort { host, port } = entry.upstream.clone().unwrap_or_else(fallback);
-    match host.trim_matches(['[', ']']).parse() {
-        Ok(address) => Upstream::Address(SocketAddr::new(address, port)),
-        Err(_) => Upstream::Name { host, port },
-    }
+fn public(key: &NoisePrivateKey) -> WireGuardPublicKey {
+    WireGuardPublicKey::from_bytes(*key.public_key().as_bytes())
+}
+
+/// The wall clock's time at an instant of the monotonic clock.
+pub(crate) fn wall(at: Instant) -> Option<Timestamp> {
+    Timestamp::now().checked_sub(at.elapsed()).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use orfe_store::Ula;
+    use orfe_tunnel::DnsPolicy;
+
     use super::*;
 
-    fn entry(upstream: Option<&str>) -> config::PolicyEntry {
-        config::PolicyEntry {
-            name: "coder.internal".parse().unwrap(),
-            ports: vec![443, 80],
-            upstream: upstream.map(|upstream| upstream.parse().unwrap()),
-        }
+    fn policy() -> Arc<SitePolicy> {
+        let registry = "127.0.0.1:7443".parse().unwrap();
+        let site = SitePolicy::new(
+            &[],
+            &BTreeMap::new(),
+            Ula::of_random(1),
+            registry,
+            DnsPolicy::default(),
+        );
+        Arc::new(site)
     }
 
-    #[test]
-    fn an_upstream_is_an_address_or_a_name_or_the_name_itself() {
-        assert_eq!(
-            upstream(&entry(None), 443),
-            Upstream::Name {
-                host: "coder.internal".into(),
-                port: 443
-            }
-        );
-        assert_eq!(
-            upstream(&entry(Some("127.0.0.1:36123")), 443),
-            Upstream::Address("127.0.0.1:36123".parse().unwrap())
-        );
-        assert_eq!(
-            upstream(&entry(Some("[fd00::1]:8443")), 443),
-            Upstream::Address("[fd00::1]:8443".parse().unwrap())
-        );
-        assert_eq!(
-            upstream(&entry(Some("coder.svc:7080")), 443),
-            Upstream::Name {
-                host: "coder.svc".into(),
-                port: 7080
-            }
-        );
+    fn keys() -> (tempfile::TempDir, GatewayKeys) {
+        let folder = tempfile::tempdir().unwrap();
+        let key = NoisePrivateKey::generate().unwrap();
+        let keys = GatewayKeys::open(folder.path(), key).unwrap();
+        (folder, keys)
     }
 
     #[tokio::test]
     async fn a_taken_port_is_named() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let key = NoisePrivateKey::generate().unwrap();
-        let error = start(&key, address, &[], &BTreeMap::new()).unwrap_err();
+        let (_folder, keys) = keys();
+        let error = start(keys, address, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
@@ -221,21 +363,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_gateway_has_the_public_half_of_the_key_and_stops_when_told() {
-        let key = NoisePrivateKey::generate().unwrap();
-        let (role, task) = start(
-            &key,
-            "127.0.0.1:0".parse().unwrap(),
-            &[entry(None)],
-            &BTreeMap::new(),
-        )
-        .unwrap();
-        assert_eq!(role.public_key.as_bytes(), key.public_key().as_bytes());
+        let (_folder, keys) = keys();
+        let key = keys.current.public_key();
+        let (role, task) = start(keys, "127.0.0.1:0".parse().unwrap(), policy()).unwrap();
+        assert_eq!(role.public_key().as_bytes(), key.as_bytes());
         let patience = crate::fleet::Patience {
             hold_down: LOOK,
             start_grace: LOOK,
         };
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(task.run(Fleet::new(patience), shutdown.clone()));
+        let running = task.run(Arc::new(role), Fleet::new(patience), || (), shutdown.clone());
+        let running = tokio::spawn(running);
         shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(10), running)
             .await

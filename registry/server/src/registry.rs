@@ -10,7 +10,6 @@
 
 mod error;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,10 +18,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use jiff::Timestamp;
-use orfe_protocol::desired::{Gateway, NamedDestination};
+use orfe_protocol::desired::Gateway;
 use orfe_protocol::id::InstanceId;
 use orfe_protocol::name::HostName;
 use orfe_store::{Store, StoreError};
+use orfe_tunnel::DnsPolicy;
+use rand::Rng as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,9 +38,14 @@ use crate::dashboard::{self, Access};
 use crate::desired::{Digester, Plan, TunnelPlan};
 use crate::fleet::{Fleet, Patience};
 use crate::gateway::{self, GatewayRole, GatewayTask};
+use crate::joining::Joining;
 use crate::limits::{Rate, SourceLimit};
 use crate::listener;
+use crate::people::People;
+use crate::policy::SitePolicy;
 use crate::recorder::Recorder;
+use crate::resolver;
+use crate::rotation::GatewayKeys;
 use crate::routes;
 use crate::shared::Shared;
 use crate::state_folder::{StateFolder, admin_socket};
@@ -78,22 +84,27 @@ impl Registry {
             Some(pem) => tls::configured(pem)?,
             None => tls::own(&folder.path, public_url.host_str().unwrap_or("localhost"))?,
         };
-        let names = names(&store, config).await?;
         let (gateway, gateway_task) = if config.tunnel {
-            let (role, task) =
-                gateway::start(&folder.wireguard_key, config.wireguard, &config.policy, &names)?;
+            let keys = GatewayKeys::open(&folder.path, folder.wireguard_key.clone())?;
+            let policy = Arc::new(site_policy(&store, config, listeners.https).await?);
+            let (role, task) = gateway::start(keys, config.wireguard, policy)?;
             (Some(Arc::new(role)), Some(task))
         } else {
             (None, None)
         };
-        let (plan, plan_receiver) = watch::channel(Arc::new(make_plan(
-            config,
-            gateway.as_deref(),
-            names,
-            &public_url,
-        )));
+        let (plan, plan_receiver) =
+            watch::channel(Arc::new(make_plan(config, gateway.as_deref(), &public_url)));
+        let endpoint = gateway
+            .as_deref()
+            .map_or_else(String::new, |gateway| endpoint(config, gateway, &public_url));
         let wireguard = gateway.as_ref().map(|gateway| gateway.local_addr);
-        let shared = Arc::new(share(config, &folder, store, fleet, plan_receiver, gateway));
+        let people = People::new(store.peers().list().await?);
+        let joining = Joining::load(&store.join_codes().list().await?, Timestamp::now());
+        let shared = Arc::new(Shared {
+            people,
+            joining,
+            ..share(config, &folder, store, fleet, plan_receiver, gateway)
+        });
         shared.admit_to_gateway();
         let admin = Arc::new(Admin {
             shared: shared.clone(),
@@ -101,6 +112,8 @@ impl Registry {
             pin: tls.pin,
             access: Access::new(Arc::new(Timestamp::now)),
             dashboard_url: format!("http://{}", listeners.dashboard),
+            endpoint,
+            plan: plan.clone(),
         });
         let registry = Self {
             https: listeners.https,
@@ -203,8 +216,11 @@ impl Registry {
             log_served("admin socket", served.await);
         });
         tasks.spawn(sweep(shared.fleet.clone(), stop.clone()));
-        if let Some(task) = gateway_task {
-            tasks.spawn(task.run(shared.fleet.clone(), stop.clone()));
+        if let (Some(mut task), Some(role)) = (gateway_task, &shared.gateway) {
+            task.tell();
+            let renewing = shared.clone();
+            let renew = move || renewing.admit_to_gateway();
+            tasks.spawn(task.run(role.clone(), shared.fleet.clone(), renew, stop.clone()));
         }
         let (writer, writer_stop) = (shared.clone(), self.writers_stop.clone());
         self.writers
@@ -298,6 +314,8 @@ fn share(
         digester: Digester::new(&folder.noise_key),
         plan,
         gateway,
+        people: People::default(),
+        joining: Joining::default(),
         recorder: Recorder::default(),
         claims: SourceLimit::new(Rate {
             per_second: session.claims_per_second,
@@ -312,46 +330,34 @@ fn share(
     }
 }
 
-async fn names(store: &Store, config: &Config) -> Result<BTreeMap<HostName, NamedDestination>, StoreError> {
-    let names: Vec<HostName> = config.policy.iter().map(|entry| entry.name.clone()).collect();
+async fn site_policy(store: &Store, config: &Config, https: SocketAddr) -> Result<SitePolicy, StoreError> {
+    let names: Vec<HostName> = config
+        .policy
+        .iter()
+        .filter_map(|entry| entry.name().cloned())
+        .collect();
     let addresses = store.policy_addresses().assign(&names).await?;
-    let entries = config.policy.iter().filter_map(|entry| {
-        let address = IpAddr::V4(*addresses.get(&entry.name)?);
-        Some((
-            entry.name.clone(),
-            NamedDestination {
-                address,
-                ports: entry.ports.clone(),
-                udp_ports: Vec::new(),
-            },
-        ))
-    });
-    Ok(entries.collect())
+    let ula = store.ula(rand::rng().random()).await?;
+    let dns = DnsPolicy {
+        suffixes: config.dns.suffixes.clone(),
+        resolver: config.dns.resolver.or_else(resolver::of_system),
+    };
+    Ok(SitePolicy::new(&config.policy, &addresses, ula, https, dns))
 }
 
-fn make_plan(
-    config: &Config,
-    gateway: Option<&GatewayRole>,
-    names: BTreeMap<HostName, NamedDestination>,
-    public_url: &Url,
-) -> Plan {
+fn make_plan(config: &Config, gateway: Option<&GatewayRole>, public_url: &Url) -> Plan {
     let tunnel = gateway.map(|gateway| {
-        let host = public_url.host_str().unwrap_or("localhost");
-        let derived = || format!("{host}:{}", gateway.local_addr.port());
-        let endpoint = config
-            .wireguard_endpoint
-            .as_ref()
-            .map_or_else(derived, ToString::to_string);
+        let endpoint = endpoint(config, gateway, public_url);
         let also = config.wireguard_also.iter().map(ToString::to_string);
         TunnelPlan {
             gateway: Gateway {
-                public_key: gateway.public_key,
+                public_key: gateway.public_key(),
                 endpoints: std::iter::once(endpoint).chain(also).collect(),
                 websocket: config.tunnel_websocket.then(|| websocket(public_url)).flatten(),
-                addresses: Vec::new(),
+                addresses: gateway.policy.own_addresses(),
                 instance: InstanceId::generate(),
             },
-            names,
+            policy: gateway.policy.clone(),
         }
     });
     Plan {
@@ -367,6 +373,14 @@ fn websocket(public_url: &Url) -> Option<Url> {
     let mut url = public_url.join(orfe_protocol::TUNNEL_PATH).ok()?;
     url.set_scheme("wss").ok()?;
     Some(url)
+}
+
+/// Where the gateway's UDP port is, as devices and people reach it.
+fn endpoint(config: &Config, gateway: &GatewayRole, public_url: &Url) -> String {
+    let host = public_url.host_str().unwrap_or("localhost");
+    let derived = || format!("{host}:{}", gateway.local_addr.port());
+    let configured = config.wireguard_endpoint.as_ref();
+    configured.map_or_else(derived, ToString::to_string)
 }
 
 /// The configured URL, or the one that holds on this machine.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use orfe_protocol::key::NoisePrivateKey;
 use orfe_store::Store;
 use tokio::sync::{Semaphore, watch};
@@ -11,8 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::desired::{Digester, Plan};
 use crate::fleet::Fleet;
-use crate::gateway::GatewayRole;
+use crate::gateway::{GatewayRole, Guests};
+use crate::joining::Joining;
 use crate::limits::SourceLimit;
+use crate::people::People;
 use crate::recorder::Recorder;
 
 /// Heartbeats that the whole fleet may send in a second; a larger fleet sends them less often.
@@ -30,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) digester: Digester,
     pub(crate) plan: watch::Receiver<Arc<Plan>>,
     pub(crate) gateway: Option<Arc<GatewayRole>>,
+    pub(crate) people: People,
+    pub(crate) joining: Joining,
     pub(crate) recorder: Recorder,
     pub(crate) claims: SourceLimit,
     /// One permit for each session that may stand.
@@ -59,10 +64,15 @@ impl Shared {
             .is_some_and(|tunnel| tunnel.gateway.websocket.is_some())
     }
 
-    /// Lets the gateway know which devices may use the tunnel.
+    /// Lets the gateway know who may use the tunnel, and for what.
     pub(crate) fn admit_to_gateway(&self) {
         if let Some(gateway) = &self.gateway {
-            gateway.admit(&self.fleet.admitted());
+            let now = Timestamp::now();
+            gateway.admit(&Guests {
+                devices: self.fleet.admitted(),
+                people: self.people.current(now),
+                joiners: self.joining.current(now),
+            });
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | `registry.sqlite` | the database |
 //! | `noise.key` | identity of the registry towards devices, in base64; join codes carry its public half |
 //! | `wireguard.key` | the gateway's key, in base64 |
+//! | `wireguard-old.key` | the one before it, while both are good |
 //! | `tls.key`, `tls.pem` | key and certificate of our own making, when none is configured |
 //! | `admin.sock` | where the CLI speaks to the running registry |
 //!
@@ -31,6 +32,12 @@ pub enum StateFolderError {
     Lock(#[from] LockError),
     #[error("{} holds no key", path.display())]
     Key { path: PathBuf },
+    #[error("{} could not be removed", path.display())]
+    Remove {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the system gives no random numbers for a new key")]
     Random(#[source] getrandom::Error),
     #[error(transparent)]
@@ -46,7 +53,7 @@ impl StateFolderError {
             Self::Key { .. } => {
                 Some("restore the file from a backup; without it every device must join again".to_owned())
             }
-            Self::Random(_) => None,
+            Self::Random(_) | Self::Remove { .. } => None,
             Self::SocketPath(_) => Some("choose a data folder with a shorter path".to_owned()),
         }
     }

@@ -17,6 +17,14 @@ pub const DEVICE_ADDRESSES: RangeInclusive<Ipv4Addr> =
 pub const POLICY_ADDRESSES: RangeInclusive<Ipv4Addr> =
     Ipv4Addr::new(100, 127, 1, 0)..=Ipv4Addr::new(100, 127, 255, 254);
 
+/// People's peers: 10.10.0.0/24, of which the gateway has the first.
+pub const PEER_ADDRESSES: RangeInclusive<Ipv4Addr> =
+    Ipv4Addr::new(10, 10, 0, 2)..=Ipv4Addr::new(10, 10, 0, 254);
+
+/// One-time keys of join codes: 100.127.0.128/25, of the part that is left to the gateway itself.
+pub const JOIN_ADDRESSES: RangeInclusive<Ipv4Addr> =
+    Ipv4Addr::new(100, 127, 0, 128)..=Ipv4Addr::new(100, 127, 0, 254);
+
 /// The lowest address of `range` that `table` does not hold. Called inside the transaction that then takes it.
 pub(crate) async fn lowest_free(
     connection: &mut SqliteConnection,
@@ -40,6 +48,19 @@ pub(crate) async fn lowest_free(
              ) AS candidates
              WHERE NOT EXISTS (SELECT 1 FROM policy_address WHERE inner_ipv4 = candidate)"
         }
+        AddressTable::Peer => {
+            "SELECT MIN(candidate) AS free FROM (
+                 SELECT $1 AS candidate UNION ALL SELECT inner_ipv4 + 1 FROM peer
+             ) AS candidates
+             WHERE NOT EXISTS (SELECT 1 FROM peer WHERE inner_ipv4 = candidate)"
+        }
+        AddressTable::JoinCode => {
+            "SELECT MIN(candidate) AS free FROM (
+                 SELECT $1 AS candidate
+                 UNION ALL SELECT tunnel_ipv4 + 1 FROM join_code WHERE tunnel_ipv4 IS NOT NULL
+             ) AS candidates
+             WHERE NOT EXISTS (SELECT 1 FROM join_code WHERE tunnel_ipv4 = candidate)"
+        }
     };
     let row = sqlx::query(sql)
         .bind(column::address(*range.start()))
@@ -60,6 +81,8 @@ pub(crate) async fn lowest_free(
 pub(crate) enum AddressTable {
     Device,
     Policy,
+    Peer,
+    JoinCode,
 }
 
 impl AddressTable {
@@ -67,6 +90,8 @@ impl AddressTable {
         match self {
             Self::Device => "find an address for the device",
             Self::Policy => "find an address for a name of the policy",
+            Self::Peer => "find an address for the peer",
+            Self::JoinCode => "find an address for the join code's tunnel",
         }
     }
 }

@@ -101,6 +101,9 @@ impl Claiming<'_> {
         if owner_of_key.is_some_and(|owner| known.as_ref().is_none_or(|device| device.id != owner.id)) {
             return Err(ClaimRefusal::WireGuardKeyTaken.into());
         }
+        if self.is_key_of_no_device().await? {
+            return Err(ClaimRefusal::WireGuardKeyTaken.into());
+        }
         match known {
             Some(device) if device.revoked_at.is_some() => Err(ClaimRefusal::DeviceRevoked.into()),
             Some(device) if device.join_code == code.id => Ok(self.again(device).await?),
@@ -118,7 +121,7 @@ impl Claiming<'_> {
     /// The code, if it exists, fits the secret and lives. Whether a use is left is decided by the update alone.
     async fn good_code(&mut self) -> Result<JoinCodeRow, ClaimError> {
         let row = sqlx::query(
-            "SELECT id, tags, note, max_uses, uses, created_at, expires_at, revoked_at,
+            "SELECT id, tags, note, max_uses, uses, created_at, expires_at, revoked_at, tunnel_key, tunnel_ipv4,
                     CASE WHEN secret_hash = $2 THEN 1 ELSE 0 END AS secret_fits
              FROM join_code WHERE id = $1",
         )
@@ -146,6 +149,19 @@ impl Claiming<'_> {
 
     async fn find(&mut self, identity: Identity<'_>) -> Result<Option<Device>, StoreError> {
         device::find(self.connection, self.store.context(), identity).await
+    }
+
+    /// Whether a person's peer or a join code has the WireGuard key: the gateway could not tell them apart.
+    async fn is_key_of_no_device(&mut self) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT 1 FROM peer WHERE wireguard_key = $1
+             UNION ALL SELECT 1 FROM join_code WHERE tunnel_key = $1",
+        )
+        .bind(self.request.wireguard_key.to_string())
+        .fetch_optional(&mut *self.connection)
+        .await
+        .map_err(self.store.context().during(WHAT))?;
+        Ok(row.is_some())
     }
 
     async fn use_code(&mut self) -> Result<(), ClaimError> {

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::tag::Tags;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -29,6 +30,10 @@ pub(crate) fn time(at: Timestamp) -> i64 {
 
 pub(crate) fn tags(tags: &Tags) -> Result<String, StoreError> {
     serde_json::to_string(tags).map_err(unreadable("tags"))
+}
+
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(unreadable("JSON"))
 }
 
 pub(crate) fn number(value: u64, what: &'static str) -> Result<i64, StoreError> {
@@ -80,6 +85,15 @@ impl Columns<'_> {
             .map(Timestamp::from_microsecond)
             .transpose()
             .map_err(unreadable(column))
+    }
+
+    /// The key and the address of a join code's tunnel: both or none.
+    pub(crate) fn join_tunnel(&self) -> Result<Option<(WireGuardPublicKey, Ipv4Addr)>, StoreError> {
+        let column = "tunnel_key";
+        let key: Option<String> = self.0.try_get(column).map_err(unreadable(column))?;
+        let Some(key) = key else { return Ok(None) };
+        let key = key.parse().map_err(unreadable(column))?;
+        Ok(Some((key, self.address("tunnel_ipv4")?)))
     }
 
     pub(crate) fn tags(&self, column: &'static str) -> Result<Tags, StoreError> {

@@ -12,6 +12,7 @@ use sqlx::{Connection as _, Row as _, SqlSafeStr as _, Sqlite, Transaction};
 use crate::device::Devices;
 use crate::error::{ErrorContext, StoreError};
 use crate::join_code::JoinCodes;
+use crate::peer::Peers;
 use crate::policy_address::PolicyAddresses;
 
 /// How long a write waits for another process that holds the lock, such as a backup.
@@ -21,7 +22,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
 
 /// The newest version that this program knows.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// An open database. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -95,6 +96,10 @@ impl Store {
         PolicyAddresses(self)
     }
 
+    pub fn peers(&self) -> Peers<'_> {
+        Peers(self)
+    }
+
     pub(crate) fn context(&self) -> &ErrorContext {
         &self.context
     }
@@ -132,15 +137,9 @@ pub(crate) async fn commit(
 async fn migrate(pool: &SqlitePool, context: &ErrorContext) -> Result<(), StoreError> {
     let what = "bring the database to this version";
     let during = context.during(what);
-    let first = Migration::new(
-        VERSION,
-        "first".into(),
-        MigrationType::Simple,
-        include_str!("../migrations/sqlite/0001_first.sql").into_sql_str(),
-        false,
-    );
+    let all = migrations();
     refuse_newer(pool, context).await?;
-    let error = match Migrator::with_migrations(vec![first]).run(pool).await {
+    let error = match Migrator::with_migrations(all).run(pool).await {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
@@ -156,6 +155,27 @@ async fn migrate(pool: &SqlitePool, context: &ErrorContext) -> Result<(), StoreE
             source: Box::new(other),
         },
     })
+}
+
+/// Every change of the tables, oldest first. One that was shipped is never edited.
+fn migrations() -> Vec<Migration> {
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(
+            version,
+            name.into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    };
+    vec![
+        migration(1, "first", include_str!("../migrations/sqlite/0001_first.sql")),
+        migration(
+            VERSION,
+            "peers",
+            include_str!("../migrations/sqlite/0002_peers.sql"),
+        ),
+    ]
 }
 
 /// Looks before anything is changed, because an older program must leave a newer database as it is.
@@ -208,6 +228,7 @@ mod tests {
             max_uses: 1,
             created_at: Timestamp::UNIX_EPOCH,
             expires_at: Timestamp::UNIX_EPOCH,
+            tunnel_key: None,
         }
     }
 
@@ -224,6 +245,34 @@ mod tests {
             .unwrap()
             .get(0);
         assert_eq!(mode, "wal");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_version_keeps_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.sqlite");
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true);
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        let first = migrations().into_iter().take(1).collect();
+        Migrator::with_migrations(first).run(&pool).await.unwrap();
+        let id = JoinCodeId::generate();
+        sqlx::query(
+            "INSERT INTO join_code (id, secret_hash, tags, note, max_uses, created_at, expires_at)
+             VALUES ($1, '', '{}', 'old', 1, 0, 0)",
+        )
+        .bind(id.to_string())
+        .execute(&pool)
+        .await
+        .unwrap();
+        pool.close().await;
+
+        let store = Store::open(&path).await.unwrap();
+        let codes = store.join_codes().list().await.unwrap();
+        assert_eq!((codes[0].id, codes[0].tunnel), (id, None));
+        let ula = store.ula(1).await.unwrap();
+        assert_eq!(store.ula(2).await.unwrap(), ula, "it is chosen once");
     }
 
     #[tokio::test]

@@ -81,6 +81,21 @@ impl Devices<'_> {
         row.map_or(Ok(None), |row| Columns(&row).optional_time("revoked_at"))
     }
 
+    /// Gives a device these tags in place of those that were granted before. False when there is no such device.
+    pub async fn set_tags(&self, id: DeviceId, tags: &Tags) -> Result<bool, StoreError> {
+        let what = "change the tags of the device";
+        let context = self.0.context();
+        let mut transaction = self.0.change(what).await?;
+        let result = sqlx::query("UPDATE device SET tags = $2 WHERE id = $1")
+            .bind(id.to_string())
+            .bind(column::tags(tags)?)
+            .execute(&mut *transaction)
+            .await
+            .map_err(context.during(what))?;
+        commit(transaction, context, what).await?;
+        Ok(result.rows_affected() > 0)
+    }
+
     /// The number of a new session, higher than that of every earlier one; none when the device is gone or
     /// revoked.
     pub async fn begin_session(&self, id: DeviceId, now: Timestamp) -> Result<Option<u64>, StoreError> {

@@ -1,12 +1,16 @@
 //! Join codes: made by an admin, used by devices, revoked by an admin. Only the secret's hash is kept.
 
+use std::net::Ipv4Addr;
+
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use orfe_protocol::id::JoinCodeId;
 use orfe_protocol::join_code::JoinSecretHash;
+use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::tag::Tags;
 use sqlx::sqlite::SqliteRow;
 
+use crate::address::{AddressTable, JOIN_ADDRESSES, lowest_free};
 use crate::column::{self, Columns};
 use crate::database::{Store, commit};
 use crate::error::StoreError;
@@ -24,6 +28,8 @@ pub struct NewJoinCode {
     pub max_uses: u32,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
+    /// The one-time WireGuard key with which it is used through the tunnel.
+    pub tunnel_key: Option<WireGuardPublicKey>,
 }
 
 /// A join code as it is kept, without anything secret.
@@ -37,6 +43,8 @@ pub struct JoinCodeRow {
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
+    /// The one-time WireGuard key and its address inside the tunnel.
+    pub tunnel: Option<(WireGuardPublicKey, Ipv4Addr)>,
 }
 
 impl JoinCodeRow {
@@ -64,6 +72,7 @@ impl JoinCodeRow {
             created_at: columns.time("created_at")?,
             expires_at: columns.time("expires_at")?,
             revoked_at: columns.optional_time("revoked_at")?,
+            tunnel: columns.join_tunnel()?,
         })
     }
 }
@@ -77,14 +86,31 @@ pub(crate) fn hash_text(hash: &JoinSecretHash) -> String {
 pub struct JoinCodes<'a>(pub(crate) &'a Store);
 
 impl JoinCodes<'_> {
-    /// Keeps a new code.
-    pub async fn create(&self, code: &NewJoinCode) -> Result<(), StoreError> {
+    /// Keeps a new code. Returns its address inside the tunnel, when it is to be used through it.
+    pub async fn create(&self, code: &NewJoinCode) -> Result<Option<Ipv4Addr>, StoreError> {
         let what = "keep the join code";
         let context = self.0.context();
         let mut transaction = self.0.change(what).await?;
+        let address = match &code.tunnel_key {
+            Some(_) => {
+                // An address is free again when its code is good no more: there are few of them.
+                sqlx::query(
+                    "UPDATE join_code SET tunnel_key = NULL, tunnel_ipv4 = NULL
+                     WHERE uses >= max_uses OR revoked_at IS NOT NULL OR expires_at <= $1",
+                )
+                .bind(column::time(code.created_at))
+                .execute(&mut *transaction)
+                .await
+                .map_err(context.during(what))?;
+                let range = &JOIN_ADDRESSES;
+                Some(lowest_free(&mut transaction, context, AddressTable::JoinCode, range).await?)
+            }
+            None => None,
+        };
         sqlx::query(
-            "INSERT INTO join_code (id, secret_hash, tags, note, max_uses, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO join_code (id, secret_hash, tags, note, max_uses, created_at, expires_at,
+                                    tunnel_key, tunnel_ipv4)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(code.id.to_string())
         .bind(hash_text(&code.secret_hash))
@@ -93,16 +119,20 @@ impl JoinCodes<'_> {
         .bind(i64::from(code.max_uses))
         .bind(column::time(code.created_at))
         .bind(column::time(code.expires_at))
+        .bind(code.tunnel_key.map(|key| key.to_string()))
+        .bind(address.map(column::address))
         .execute(&mut *transaction)
         .await
         .map_err(context.during(what))?;
-        commit(transaction, context, what).await
+        commit(transaction, context, what).await?;
+        Ok(address)
     }
 
     /// Every code, newest first.
     pub async fn list(&self) -> Result<Vec<JoinCodeRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, tags, note, max_uses, uses, created_at, expires_at, revoked_at
+            "SELECT id, tags, note, max_uses, uses, created_at, expires_at, revoked_at,
+                    tunnel_key, tunnel_ipv4
              FROM join_code ORDER BY created_at DESC, id DESC",
         )
         .fetch_all(self.0.reader())

@@ -1,6 +1,6 @@
 //! What the registry must remember: join codes, devices, what they were told and what they said last.
 //!
-//! Each repository ([`JoinCodes`], [`Devices`], [`PolicyAddresses`]) has the functions for one table or two; SQL stays
+//! Each repository ([`JoinCodes`], [`Devices`], [`Peers`], [`PolicyAddresses`]) has the functions for one table or two; SQL stays
 //! inside them, and no type of the database engine stands in a signature. Times are arguments. The engine is SQLite
 //! in WAL mode with `synchronous=FULL`, so what a function has answered survives a power cut; PostgreSQL is meant
 //! to fit behind the same functions, so the SQL keeps to what both understand.
@@ -24,12 +24,16 @@ mod database;
 mod device;
 mod error;
 mod join_code;
+mod peer;
 mod policy_address;
+mod site;
 
-pub use address::{DEVICE_ADDRESSES, POLICY_ADDRESSES};
+pub use address::{DEVICE_ADDRESSES, JOIN_ADDRESSES, PEER_ADDRESSES, POLICY_ADDRESSES};
 pub use claim::{ClaimError, ClaimRefusal, ClaimRequest};
 pub use database::Store;
 pub use device::{Device, Devices};
 pub use error::StoreError;
 pub use join_code::{JoinCodeRow, JoinCodes, NewJoinCode};
+pub use peer::{NewPeer, Peer, PeerError, Peers};
 pub use policy_address::PolicyAddresses;
+pub use site::{Subnet, Ula};

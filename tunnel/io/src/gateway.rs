@@ -12,15 +12,23 @@
 //!          let the SYN in ─► forward until both ends closed, reset, peer removed, or policy changed
 //! ```
 //!
-//! Devices do not reach each other: nothing that arrives in the tunnel ever leaves through it. What is not TCP is dropped.
-//! Peers and policy are declared as a whole; what did not change is not touched.
+//! UDP is forwarded by flow ([`datagrams`]), refused datagrams are answered as prohibited, and at its own inner addresses the
+//! gateway answers echo requests and DNS ([`dns`]). Everything else is dropped and counted.
+//!
+//! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
+//! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
 
+mod address;
 mod counters;
+mod datagrams;
+mod dns;
 mod front;
+mod packet;
 mod policy;
 mod segment;
 mod upstream;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +39,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::front::{Command, GatewayFront};
-pub use self::policy::{ParseUpstreamError, Policy, PolicyEntry, PolicyError, PolicyPort, Upstream};
+pub use self::policy::{
+    Access, Destination, DnsPolicy, ParsePortsError, ParseUpstreamError, Policy, PolicyEntry, PolicyError,
+    PolicyPort, Ports, Rule, Upstream, Via,
+};
 use self::upstream::Forwarders;
 use crate::netstack::{Netstack, StackConfig};
 use crate::udp::UdpOptions;
@@ -52,7 +63,8 @@ pub struct GatewayConfig {
     pub private_key: PrivateKey,
     /// Where UDP is bound.
     pub listen: SocketAddr,
-    /// The gateway's own addresses inside the tunnel, one for each family in use. Policy's addresses are others.
+    /// The gateway's own addresses inside the tunnel, at most eight; it answers echo requests and DNS there. Policy may
+    /// name other ports of them.
     pub addresses: Vec<IpAddr>,
     /// Largest inner packet, 1280 to 9216 bytes.
     pub mtu: usize,
@@ -71,7 +83,39 @@ pub struct GatewayPeer {
     pub name: String,
 }
 
-/// What is known of a peer. Counters lag by 0.1 s at most.
+/// A peer with what it may reach.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The peer.
+    pub peer: GatewayPeer,
+    /// The rules of the policy that hold for it.
+    pub access: Access,
+}
+
+/// Why packets and datagrams of a peer were dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerDropCounts {
+    /// Inner packets whose source address is not the peer's.
+    pub spoofed_source: u64,
+    /// Datagrams that are forged, replayed, malformed inside, or of a session that is gone.
+    pub rejected: u64,
+    /// Packets for the peer while it is not known where it is.
+    pub no_endpoint: u64,
+    /// Neither TCP nor UDP nor an echo request to the gateway, or of no connection.
+    pub unsupported: u64,
+    /// UDP datagrams and questions for which a queue or table had no room.
+    pub overflow: u64,
+}
+
+impl PeerDropCounts {
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.spoofed_source + self.rejected + self.no_endpoint + self.unsupported + self.overflow
+    }
+}
+
+/// What is known of a peer. Counters lag by 0.1 s while the peer sends; what is dropped unread of it, by 10 s.
 #[derive(Debug, Clone)]
 pub struct PeerStats {
     /// Its key.
@@ -82,20 +126,26 @@ pub struct PeerStats {
     pub endpoint: Option<SocketAddr>,
     /// When the latest handshake was completed.
     pub last_handshake: Option<Instant>,
+    /// The gateway's key on which that was; the current one before the first.
+    pub gateway_key: PublicKey,
     /// Inner bytes received from it.
     pub rx_bytes: u64,
     /// Inner bytes sent to it.
     pub tx_bytes: u64,
     /// Its connections now, those whose upstream is being dialled included.
     pub connections: usize,
-    /// Connections forwarded so far.
+    /// Its UDP flows now.
+    pub flows: usize,
+    /// Connections and UDP flows forwarded so far.
     pub forwarded: u64,
-    /// Connections refused because policy does not name their destination, or a bound was reached.
+    /// Connections and datagrams refused because policy does not name their destination, or a bound was reached.
     pub refused: u64,
     /// Connections refused because the upstream could not be reached.
     pub failed: u64,
-    /// Packets and datagrams dropped: forged, replayed, with a foreign source, or not TCP.
+    /// Packets and datagrams dropped, for whatever reason.
     pub dropped: u64,
+    /// The same by reason.
+    pub drops: PeerDropCounts,
 }
 
 /// The gateway as a whole. Counters lag by 0.1 s at most.
@@ -123,15 +173,34 @@ pub struct Gateway {
 /// What was declared since the thread last looked. The latest declaration counts, so this cannot grow.
 #[derive(Debug, Default)]
 struct Desired {
-    peers: Option<Vec<GatewayPeer>>,
+    peers: Option<Vec<Admitted>>,
     policy: Option<Policy>,
+    keys: Option<Vec<PrivateKey>>,
 }
 
-/// The thread's latest counters.
+/// The thread's latest counters. It writes those of peers that changed, so an idle peer costs nothing.
 #[derive(Debug, Default)]
 struct Shown {
-    peers: Vec<PeerStats>,
+    peers: HashMap<PublicKey, PeerStats>,
     total: GatewayStats,
+}
+
+/// Reads the counters of a [`Gateway`]; after its end, those that stood last.
+#[derive(Debug, Clone)]
+pub struct GatewayView(Arc<Mutex<Shown>>);
+
+impl GatewayView {
+    /// What is known of one peer.
+    pub fn peer(&self, public_key: &PublicKey) -> Option<PeerStats> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.peers.get(public_key).cloned()
+    }
+
+    /// What is known of all peers.
+    pub fn peers(&self) -> Vec<PeerStats> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.peers.values().cloned().collect()
+    }
 }
 
 impl Gateway {
@@ -148,6 +217,7 @@ impl Gateway {
             limits: HandshakeLimits::default(),
         };
         let node = Node::new(node_config, Instant::now());
+        let own = config.addresses.clone();
         let bind = UdpOptions {
             // A gateway may have several addresses; its peers know it by one.
             pin_source: true,
@@ -164,12 +234,13 @@ impl Gateway {
         let desired = Arc::new(Mutex::new(Desired {
             peers: None,
             policy: Some(policy),
+            keys: None,
         }));
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let netstack = Netstack::start("orfe-gateway", &bind, node, &stack, |handle| {
             let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
-            GatewayFront::new(Arc::clone(&desired), Arc::clone(&shown), forwarders)
+            GatewayFront::new(own, Arc::clone(&desired), Arc::clone(&shown), forwarders)
         })?;
         Ok(Self {
             netstack,
@@ -181,8 +252,18 @@ impl Gateway {
         })
     }
 
-    /// Declares all peers. Those not named any more lose access and connections at once; the others keep their sessions.
+    /// Declares all peers, each with access to everything that policy names; see [`Gateway::admit`].
     pub fn set_peers(&self, peers: Vec<GatewayPeer>) {
+        let everything = |peer| Admitted {
+            peer,
+            access: Access::Everything,
+        };
+        self.admit(peers.into_iter().map(everything).collect());
+    }
+
+    /// Declares all peers. Those not named any more lose access and connections at once; the others keep their sessions,
+    /// and the connections that their access still allows.
+    pub fn admit(&self, peers: Vec<Admitted>) {
         self.desired.lock().unwrap_or_else(PoisonError::into_inner).peers = Some(peers);
         self.netstack.handle().wake();
     }
@@ -193,13 +274,39 @@ impl Gateway {
         self.netstack.handle().wake();
     }
 
+    /// Declares policy and peers in one step, so that no peer's access is ever read against another policy.
+    pub fn declare(&self, policy: Policy, peers: Vec<Admitted>) {
+        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        desired.peers = Some(peers);
+        desired.policy = Some(policy);
+        drop(desired);
+        self.netstack.handle().wake();
+    }
+
+    /// Answers for `current` and, as long as a change of keys lasts, for `previous`; sessions on a key that stays are not
+    /// touched, those on one that goes end. Peers are declared in the same step, because a key that is new has none.
+    pub fn set_keys(&self, current: PrivateKey, previous: Option<PrivateKey>, peers: Vec<Admitted>) {
+        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        desired.keys = Some([current].into_iter().chain(previous).collect());
+        desired.peers = Some(peers);
+        drop(desired);
+        self.netstack.handle().wake();
+    }
+
     /// What is known of the peers. Those just declared are shown from the moment at which they can connect.
     pub fn peers(&self) -> Vec<PeerStats> {
         self.shown
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .peers
-            .clone()
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// A reader of the counters that may be kept apart from the gateway.
+    pub fn view(&self) -> GatewayView {
+        GatewayView(Arc::clone(&self.shown))
     }
 
     /// Counters of the gateway as a whole.
@@ -212,7 +319,7 @@ impl Gateway {
         self.netstack.local_addr()
     }
 
-    /// The key by which devices know the gateway.
+    /// The key that the gateway was started with.
     pub fn public_key(&self) -> PublicKey {
         self.public_key
     }

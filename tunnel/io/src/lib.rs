@@ -38,11 +38,12 @@ pub use client::{
     TunnelStatus,
 };
 pub use gateway::{
-    Gateway, GatewayConfig, GatewayPeer, GatewayStats, ParseUpstreamError, PeerStats, Policy, PolicyEntry,
-    PolicyError, PolicyPort, Upstream,
+    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
+    ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
+    PolicyPort, Ports, Rule, Upstream, Via,
 };
 pub use netstack::TunnelStream;
-pub use orfe_tunnel_core::{AllowedIp, PresharedKey, PrivateKey, PublicKey};
+pub use orfe_tunnel_core::{AllowedIp, ParseAllowedIpError, PresharedKey, PrivateKey, PublicKey};
 
 /// Makes this process the namespace helper when its command line says so, and returns when the helper is done.
 ///

@@ -27,6 +27,7 @@ mod connection;
 mod datagrams;
 mod device;
 mod flow;
+mod nodes;
 mod schedule;
 mod sender;
 mod stack;
@@ -46,6 +47,7 @@ use orfe_tunnel_core::{Batch, Datagrams, Event, Node, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
+pub(crate) use self::nodes::Nodes;
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
 pub(crate) use self::wake::Wake;
@@ -94,7 +96,7 @@ pub(crate) trait Front: Send + 'static {
 /// What fronts work on.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    pub(crate) node: Node,
+    pub(crate) node: Nodes,
     pub(crate) stack: Stack,
     /// Datagrams to be sent in this round.
     pub(crate) out: Datagrams,
@@ -178,7 +180,7 @@ impl<C: Send + 'static> Netstack<C> {
         let (done_sender, done) = oneshot::channel();
         let now = Instant::now();
         let ends = Ends {
-            node,
+            node: node.into(),
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
             out: Datagrams::new(),
             rebind: false,

@@ -8,7 +8,7 @@ use orfe_protocol::observed::{CheckOutcome, ObservedState};
 use super::client::Client;
 use super::table::{Table, age, hang, harmless};
 use super::{DeviceCommand, Failure, print, print_json};
-use crate::api::{DeviceAnswer, DeviceList, DeviceView, Done};
+use crate::api::{ChangeTags, DeviceAnswer, DeviceList, DeviceView, Done};
 use crate::fleet;
 
 /// Width of the labels on a device's page.
@@ -36,6 +36,32 @@ pub(super) async fn run(
             } else {
                 print(out, &page(&answer.device, Timestamp::now(), width))
             }
+        }
+        DeviceCommand::Tag {
+            name,
+            tags,
+            remove,
+            format,
+        } => {
+            if tags.is_empty() && remove.is_empty() {
+                let failure = Failure::usage("no tag to set and none to take away");
+                return Err(failure.hint("such as `orfe-registry device tag NAME team=ml`"));
+            }
+            let request = ChangeTags {
+                set: super::join_code::tags(tags)?,
+                remove: remove.clone(),
+            };
+            let answer: DeviceAnswer = client.post(&format!("/v1/devices/{name}/tags"), &request).await?;
+            if format.json {
+                return print_json(out, &answer);
+            }
+            let granted = &answer.device.granted_tags;
+            let granted = if granted.is_empty() {
+                "none".to_owned()
+            } else {
+                granted.to_string()
+            };
+            print(out, &format!("tags granted to {name}: {granted}\n"))
         }
         DeviceCommand::Revoke { name } => {
             let done: Done = client.post(&format!("/v1/devices/{name}/revoke"), &()).await?;
@@ -93,6 +119,12 @@ fn page(device: &DeviceView, now: Timestamp, width: Option<usize>) -> String {
     if let Some(at) = device.revoked_at {
         rows.push(("revoked", format!("{at:.0}")));
     }
+    rows.extend(
+        device
+            .counters
+            .iter()
+            .flat_map(|counters| super::peer::counter_rows(counters)),
+    );
     let mut text = String::new();
     for (label, value) in rows {
         let label = format!("{label:LABEL$}");

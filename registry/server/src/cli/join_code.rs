@@ -50,7 +50,7 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut (dyn Write + Send)
 }
 
 /// The tags, unless a key stands twice: which value is meant cannot be told.
-fn tags(given: &[Tag]) -> Result<Tags, Failure> {
+pub(super) fn tags(given: &[Tag]) -> Result<Tags, Failure> {
     let mut tags = Tags::default();
     for tag in given {
         if let Some(before) = tags.get(&tag.key) {

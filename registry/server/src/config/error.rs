@@ -49,10 +49,8 @@ pub enum ConfigError {
     DashboardNotLoopback { address: SocketAddr },
     #[error("{slots} slots; a device runs 1 to {SLOTS_MAX} provisioners")]
     Slots { slots: u8 },
-    #[error("policy entry `{name}` needs ports from 1 to 65535")]
-    PolicyPorts { name: HostName },
-    #[error("the policy names `{name}` twice")]
-    PolicyTwice { name: HostName },
+    #[error("the policy names port {port} of `{name}` twice")]
+    PolicyTwice { name: HostName, port: u16 },
 }
 
 impl ConfigError {
@@ -79,8 +77,7 @@ impl ConfigError {
                 "use 127.0.0.1 and reach it through an SSH tunnel: ssh -L 7480:127.0.0.1:7480 HOST"
             }
             Self::Slots { .. } => "set `slots` in [coder]",
-            Self::PolicyPorts { .. } => "such as ports = [443]",
-            Self::PolicyTwice { .. } => "put all ports of a name into one entry",
+            Self::PolicyTwice { .. } => "entries of one name have different ports",
         };
         Some(hint.to_owned())
     }

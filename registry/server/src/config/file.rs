@@ -5,12 +5,12 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orfe_protocol::name::HostName;
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
-use super::{ConfigError, HostPort, PolicyEntry};
+use super::policy::{AllowTable, DnsTable};
+use super::{ConfigError, HostPort};
 use crate::span::Span;
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +30,8 @@ pub(crate) struct ConfigFile {
     pub(super) tunnel: TunnelTable,
     #[serde(default)]
     pub(super) policy: PolicyTable,
+    #[serde(default)]
+    pub(super) dns: DnsTable,
     #[serde(default)]
     pub(super) session: SessionTable,
 }
@@ -91,28 +93,7 @@ fn yes() -> bool {
 )]
 pub(super) struct PolicyTable {
     #[serde(default)]
-    pub(super) allow: Vec<AllowTable>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "a table, which begins with the line `[[policy.allow]]`"
-)]
-pub(super) struct AllowTable {
-    name: HostName,
-    ports: Vec<u16>,
-    upstream: Option<HostPort>,
-}
-
-impl AllowTable {
-    pub(super) fn entry(&self) -> PolicyEntry {
-        PolicyEntry {
-            name: self.name.clone(),
-            ports: self.ports.clone(),
-            upstream: self.upstream.clone(),
-        }
-    }
+    pub(super) allow: Vec<Spanned<AllowTable>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -131,8 +112,7 @@ pub(super) struct SessionTable {
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
 
 /// What the parser says in words of Rust or of its own, and how a person says it.
-const PLAIN: [(&str, &str); 8] = [
-    (", expected u16", ": a port is a number from 1 to 65535"),
+const PLAIN: [(&str, &str); 7] = [
     (", expected u8", ": a number of slots is from 1 to 64"),
     (", expected path string", ": a path stands in quotes"),
     (
@@ -175,6 +155,11 @@ pub(super) fn read_checked(path: &Path) -> Result<ConfigFile, ConfigError> {
     {
         let hint = "it is of the form https://coder.example.com";
         return Err(refused(coder.url.span(), fault, hint));
+    }
+    for allow in &raw.policy.allow {
+        if let Err((message, hint)) = allow.get_ref().entry() {
+            return Err(refused(allow.span(), message, hint));
+        }
     }
     if let Some(heartbeat) = &raw.session.heartbeat
         && !HEARTBEATS.contains(&heartbeat.get_ref().0)

@@ -120,7 +120,7 @@ fn a_flag_wins_over_the_file() {
 fn what_is_broken_is_named_with_its_place() {
     let folder = Folder::new();
     insta::assert_snapshot!(folder.refused("listen = \"0.0.0.0:7443\"\nlistne = 3\n"), @r"
-    FOLDER/registry.toml:2:1: unknown field `listne`, expected one of `data`, `listen`, `public_url`, `wireguard`, `wireguard_endpoint`, `dashboard`, `docker_required`, `tls`, `coder`, `tunnel`, `policy`, `session`
+    FOLDER/registry.toml:2:1: unknown field `listne`, expected one of `data`, `listen`, `public_url`, `wireguard`, `wireguard_endpoint`, `dashboard`, `docker_required`, `tls`, `coder`, `tunnel`, `policy`, `dns`, `session`
     hint: `orfe-registry config check --help` shows a whole example
     ");
     insta::assert_snapshot!(folder.refused("[coder]\nurl = \"https://c\nslots = 1\n"), @r#"
@@ -187,11 +187,11 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
     `http://orfe.example.com/` is no public URL of a registry
     hint: it is of the form https://host[:port], at most 200 characters, without a path
 
-    policy entry `a.b` needs ports from 1 to 65535
-    hint: such as ports = [443]
+    FOLDER/registry.toml:1:1: policy entry `a.b` needs ports from 1 to 65535
+    hint: such as ports = [443] or udp_ports = [53]
 
-    the policy names `a.b` twice
-    hint: put all ports of a name into one entry
+    the policy names port 1 of `a.b` twice
+    hint: entries of one name have different ports
     ");
 }
 
@@ -215,7 +215,7 @@ fn what_is_of_a_wrong_type_is_said_in_plain_words() {
     FOLDER/registry.toml:1:9: invalid type: integer `3`, expected a table, which begins with the line `[coder]`
     FOLDER/registry.toml:1:11: invalid type: string "15s", expected a table, which begins with the line `[session]`
     FOLDER/registry.toml:1:10: this takes an IP address and a port, such as "0.0.0.0:7443"
-    FOLDER/registry.toml:3:10: invalid value: integer `70000`: a port is a number from 1 to 65535
+    FOLDER/registry.toml:3:10: invalid value: integer `70000`, expected a port from 1 to 65535, or a range of them such as "8000-8010"
     FOLDER/registry.toml:3:9: invalid type: integer `443`: this is a list, such as `[443]` or the tables that begin with `[[policy.allow]]`
     FOLDER/registry.toml:1:1: invalid type: table: this is a list, such as `[443]` or the tables that begin with `[[policy.allow]]`
     FOLDER/registry.toml:4:9: invalid value: integer `300`: a number of slots is from 1 to 64

@@ -31,11 +31,11 @@ async fn site_with_echo() -> (Site, tokio::task::JoinHandle<()>) {
     });
     let site = Site::with(|config| {
         config.tunnel = true;
-        config.policy = vec![PolicyEntry {
-            name: "coder.internal".parse().unwrap(),
-            ports: vec![443],
-            upstream: Some(address.parse().unwrap()),
-        }];
+        config.policy = vec![PolicyEntry::of_name(
+            "coder.internal".parse().unwrap(),
+            &[443],
+            Some(address.parse().unwrap()),
+        )];
     })
     .await;
     (site, echo)

@@ -21,11 +21,7 @@ fn tunnel(config: &mut Config) {
     coder(config, "one");
     config.tunnel = true;
     config.policy = ["registry.internal", "coder.internal"]
-        .map(|name| PolicyEntry {
-            name: name.parse().unwrap(),
-            ports: vec![443],
-            upstream: None,
-        })
+        .map(|name| PolicyEntry::of_name(name.parse().unwrap(), &[443], None))
         .into();
 }
 
@@ -44,10 +40,14 @@ async fn a_device_is_told_the_way_to_the_gateway_and_the_names_behind_it() {
     let told = first.tunnel.as_ref().unwrap();
     let port = site.registry.ready().wireguard.unwrap().port();
     assert_eq!(told.gateway.endpoints, [format!("127.0.0.1:{port}")]);
-    assert_eq!(
-        told.addresses,
-        ["100.64.0.1".parse::<std::net::IpAddr>().unwrap()]
+    let addresses: Vec<String> = told.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses[0], "100.64.0.1");
+    assert!(
+        addresses[1].starts_with("fd") && addresses[1].ends_with(":1::6440:1"),
+        "{addresses:?}"
     );
+    let own: Vec<String> = told.gateway.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!((own[0].as_str(), own[2].as_str()), ("100.127.0.1", "10.10.0.1"));
     let names: Vec<_> = told
         .names
         .iter()
@@ -76,8 +76,12 @@ async fn a_device_is_told_the_way_to_the_gateway_and_the_names_behind_it() {
     );
     let told_again = second.tunnel.as_ref().unwrap();
     assert_eq!(
-        (&told_again.names, told_again.gateway.public_key),
-        (&told.names, told.gateway.public_key)
+        (
+            &told_again.names,
+            &told_again.addresses,
+            told_again.gateway.public_key
+        ),
+        (&told.names, &told.addresses, told.gateway.public_key)
     );
     assert_ne!(told_again.gateway.instance, told.gateway.instance);
     site.registry.shutdown().await;

@@ -12,6 +12,7 @@ mod cli;
 mod desired;
 mod enrolment;
 mod hostile;
+mod peers;
 mod program;
 mod sessions;
 mod site;

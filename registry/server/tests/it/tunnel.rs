@@ -14,7 +14,7 @@ use crate::agent::{Agent, Identity};
 use crate::site::{PATIENCE, Site};
 
 /// The device's end, as the desired state says.
-fn start(identity: &Identity, desired: &DesiredTunnel) -> Tunnel {
+pub(crate) fn start(identity: &Identity, desired: &DesiredTunnel) -> Tunnel {
     let config = TunnelConfig {
         private_key: identity.wireguard_private.to_base64().parse().unwrap(),
         addresses: desired.addresses.clone(),
@@ -46,11 +46,9 @@ async fn a_device_reaches_what_policy_names_until_it_is_revoked() {
     });
     let site = Site::with(|config| {
         config.tunnel = true;
-        config.policy = vec![PolicyEntry {
-            name: "coder.internal".parse().unwrap(),
-            ports: vec![443],
-            upstream: Some(echo_address.parse().unwrap()),
-        }];
+        let upstream = echo_address.parse().unwrap();
+        let name = "coder.internal".parse().unwrap();
+        config.policy = vec![PolicyEntry::of_name(name, &[443], Some(upstream))];
     })
     .await;
     let (mut agent, identity) = Agent::joined(&site).await;

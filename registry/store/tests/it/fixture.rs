@@ -41,6 +41,7 @@ pub(crate) fn new_code(uses: u32) -> (NewJoinCode, JoinSecret) {
         max_uses: uses,
         created_at: at(0),
         expires_at: at(0) + SignedDuration::from_hours(1),
+        tunnel_key: None,
     };
     (code, secret)
 }

@@ -6,3 +6,4 @@ mod claims;
 mod devices;
 mod faults;
 mod fixture;
+mod peers;

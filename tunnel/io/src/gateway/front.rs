@@ -1,55 +1,93 @@
 //! The gateway's decisions about packets, on the netstack's thread.
 
+mod connections;
+mod other;
+
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{Batch, Event, PeerConfig, PeerId, PublicKey};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{Peer, Resets};
-use super::policy::{Policy, Target};
-use super::segment::{Kind, Segment};
-use super::upstream::{Forward, Forwarders};
-use super::{Desired, GatewayPeer, GatewayStats, Shown};
+use super::packet::Inner;
+use super::policy::{Access, DNS_PORT, Policy, Service, Target, Transport};
+use super::segment::Segment;
+use super::upstream::Forwarders;
+use super::{Admitted, Desired, GatewayStats, Shown};
 use crate::netstack::{Ends, Flow, Front, TunnelStream};
 
 /// Connections at once of one peer, so that one cannot use up the gateway's.
 const MAX_CONNECTIONS_PER_PEER: usize = 512;
 /// Connections at once whose upstream is being dialled.
 const MAX_DIALLING: usize = 1024;
-/// What forwarders ask of the thread.
+/// UDP flows at once, of one peer and of all. Each has a socket and a queue; beyond, new flows are refused.
+const MAX_FLOWS_PER_PEER: usize = 256;
+const MAX_FLOWS: usize = 4096;
+/// Questions at once that the resolver is asked, for one peer and for all. Beyond, questions are dropped and asked again.
+const MAX_QUESTIONS_PER_PEER: usize = 32;
+const MAX_QUESTIONS: usize = 512;
+/// How often every peer is shown anew, changed or not: what the node alone counts (forged datagrams) changes nothing here.
+const SHOW_ALL: Duration = Duration::from_secs(10);
+
+/// What tasks ask of the thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// The upstream is connected: let the device in.
+    /// The upstream is connected: let the peer in.
     Admit {
         flow: Flow,
         attempt: u64,
         reply: oneshot::Sender<TunnelStream>,
     },
-    /// It could not be reached: refuse the device.
+    /// It could not be reached: refuse the peer.
     Refuse { flow: Flow, attempt: u64 },
+    /// A datagram for the peer of a UDP flow.
+    Datagram {
+        flow: Flow,
+        attempt: u64,
+        payload: Vec<u8>,
+    },
+    /// A UDP flow is over.
+    FlowEnded { flow: Flow, attempt: u64 },
+    /// The resolver was asked for a peer.
+    Resolved {
+        flow: Flow,
+        peer: PeerId,
+        answer: Vec<u8>,
+    },
 }
 
 #[derive(Debug)]
 pub(super) struct GatewayFront {
+    /// The gateway's own inner addresses.
+    own: Vec<IpAddr>,
     desired: Arc<Mutex<Desired>>,
     shown: Arc<Mutex<Shown>>,
     forwarders: Forwarders,
-    policy: Policy,
+    policy: Arc<Policy>,
     peers: HashMap<PeerId, Peer>,
+    by_key: HashMap<PublicKey, PeerId>,
     flows: HashMap<Flow, Entry>,
+    datagrams: HashMap<Flow, DatagramEntry>,
     dialling: usize,
+    questions: usize,
     attempts: u64,
     resets: Resets,
+    /// Packets made here, for the tunnel.
+    answers: Batch<()>,
+    /// Peers that changed since they were shown.
+    changed: Vec<PeerId>,
+    shown_all: Option<Instant>,
 }
 
-/// A connection of a device.
+/// A connection of a peer.
 #[derive(Debug)]
 struct Entry {
     peer: PeerId,
-    target: Arc<Target>,
+    target: Target,
     attempt: u64,
     stage: Stage,
 }
@@ -62,246 +100,168 @@ enum Stage {
     Open,
 }
 
+/// A UDP flow of a peer. Dropping it ends its task.
+#[derive(Debug)]
+struct DatagramEntry {
+    peer: PeerId,
+    target: Target,
+    attempt: u64,
+    queue: mpsc::Sender<Vec<u8>>,
+}
+
 impl GatewayFront {
     pub(super) fn new(
+        own: Vec<IpAddr>,
         desired: Arc<Mutex<Desired>>,
         shown: Arc<Mutex<Shown>>,
         forwarders: Forwarders,
     ) -> Self {
         Self {
+            own,
             desired,
             shown,
             forwarders,
-            policy: Policy::default(),
+            policy: Arc::default(),
             peers: HashMap::new(),
+            by_key: HashMap::new(),
             flows: HashMap::new(),
+            datagrams: HashMap::new(),
             dialling: 0,
+            questions: 0,
             attempts: 0,
             resets: Resets::default(),
+            answers: Batch::new(),
+            changed: Vec::new(),
+            shown_all: None,
         }
     }
 
-    fn set_peers(&mut self, peers: Vec<GatewayPeer>, ends: &mut Ends, now: Instant) {
-        let kept: HashSet<PublicKey> = peers.iter().map(|peer| peer.public_key).collect();
+    fn set_peers(&mut self, admitted: Vec<Admitted>, ends: &mut Ends, now: Instant) {
+        let kept: HashSet<PublicKey> = admitted.iter().map(|admitted| admitted.peer.public_key).collect();
         self.peers.retain(|_, peer| {
             let keep = kept.contains(&peer.public_key);
             if !keep {
                 ends.node.remove_peer(&peer.public_key);
+                self.by_key.remove(&peer.public_key);
                 tracing::info!(device = %peer.name, "peer removed");
             }
             keep
         });
-        for GatewayPeer {
-            public_key,
-            preshared_key,
-            allowed_ips,
-            name,
-        } in peers
-        {
+        for Admitted { peer, access } in admitted {
+            let public_key = peer.public_key;
             let config = PeerConfig {
                 public_key,
-                preshared_key,
+                preshared_key: peer.preshared_key,
                 endpoint: None,
-                allowed_ips,
+                allowed_ips: peer.allowed_ips,
                 keepalive: None,
             };
             match ends.node.set_peer(config, now) {
                 Ok(id) => {
-                    let peer = self.peers.entry(id).or_insert_with(|| Peer::new(public_key));
-                    if *peer.name != *name {
-                        peer.name = name.into();
+                    let known = self.peers.entry(id).or_insert_with(|| Peer::new(public_key));
+                    if *known.name != *peer.name {
+                        known.name = peer.name.into();
                     }
+                    known.access = access;
+                    self.by_key.insert(public_key, id);
                 }
-                Err(error) => tracing::error!(device = name, %error, "peer not taken"),
+                Err(error) => tracing::error!(device = peer.name, %error, "peer not taken"),
             }
         }
-        // A connection stays only while its device's address still belongs to the same, present peer.
-        let (known, node) = (&self.peers, &ends.node);
-        let lost: HashSet<Flow> = self
-            .flows
-            .iter()
-            .filter(|(flow, entry)| {
-                !known.contains_key(&entry.peer) || node.route(flow.remote.ip()) != Some(entry.peer)
+        // What is shown is whole again at once: those gone are not in it any more.
+        self.shown_all = None;
+    }
+
+    /// Ends what present peers and policy do not allow any more. A connection stays only while its peer's address still
+    /// belongs to the same, present peer, and policy still leads it to the same place.
+    fn cut_what_is_not_allowed(&mut self, ends: &mut Ends) {
+        let stays = |flow: &Flow, peer: PeerId, transport, target: &Target| {
+            self.peers.get(&peer).is_some_and(|known| {
+                ends.node.route(flow.remote.ip()) == Some(peer)
+                    && self.target(&known.access, transport, *flow).as_ref() == Some(target)
             })
-            .map(|(flow, _)| *flow)
-            .collect();
-        self.cut(&lost, ends);
-    }
-
-    fn set_policy(&mut self, policy: Policy, ends: &mut Ends) {
-        self.policy = policy;
+        };
         let lost: HashSet<Flow> = self
             .flows
             .iter()
-            .filter(|(flow, entry)| self.policy.target(flow.local) != Some(&entry.target))
+            .filter(|(flow, entry)| !stays(flow, entry.peer, Transport::Tcp, &entry.target))
+            .map(|(flow, _)| *flow)
+            .collect();
+        let lost_datagrams: Vec<Flow> = self
+            .datagrams
+            .iter()
+            .filter(|(flow, entry)| !stays(flow, entry.peer, Transport::Udp, &entry.target))
             .map(|(flow, _)| *flow)
             .collect();
         self.cut(&lost, ends);
+        for flow in lost_datagrams {
+            self.forget_datagrams(&flow);
+        }
     }
 
-    fn cut(&mut self, lost: &HashSet<Flow>, ends: &mut Ends) {
-        if lost.is_empty() {
-            return;
-        }
-        ends.stack.abort_where(|flow| lost.contains(flow));
-        for flow in lost {
-            // Open ones go when the stack lets go of them.
-            if let Some(syn) = self.forget_dialling(flow) {
-                ends.stack.push(&syn);
+    /// Peers have other numbers, because the node that had given them is gone.
+    fn renumber(&mut self, numbers: &HashMap<PeerId, PeerId>) {
+        let new = |old: &mut PeerId| {
+            if let Some(number) = numbers.get(old) {
+                *old = *number;
             }
-        }
-    }
-
-    /// Forgets a connection whose upstream is being dialled; its SYN, given to the stack, is answered with a reset.
-    fn forget_dialling(&mut self, flow: &Flow) -> Option<Vec<u8>> {
-        let entry = self.flows.get_mut(flow)?;
-        let Stage::Dialling { syn, cancel } = &mut entry.stage else {
-            return None;
         };
-        cancel.cancel();
-        let syn = std::mem::take(syn);
-        self.dialling -= 1;
-        self.forget(flow);
-        Some(syn)
+        self.flows.values_mut().for_each(|entry| new(&mut entry.peer));
+        self.datagrams.values_mut().for_each(|entry| new(&mut entry.peer));
+        self.by_key.values_mut().for_each(new);
+        self.changed.clear();
+        let peers = std::mem::take(&mut self.peers).into_iter();
+        self.peers = peers
+            .map(|(mut id, mut peer)| {
+                new(&mut id);
+                peer.is_changed = false;
+                // Answers that are still to come know the old number and will not find the peer; they are asked for again.
+                peer.questions = 0;
+                (id, peer)
+            })
+            .collect();
     }
 
-    fn forget(&mut self, flow: &Flow) {
-        if let Some(entry) = self.flows.remove(flow)
-            && let Some(peer) = self.peers.get_mut(&entry.peer)
+    fn target(&self, access: &Access, transport: Transport, flow: Flow) -> Option<Target> {
+        if flow.local.port() == DNS_PORT && self.own.contains(&flow.local.ip()) {
+            return Some(Target {
+                name: "dns".to_owned(),
+                service: Service::Dns,
+            });
+        }
+        self.policy.target(access, transport, flow.local)
+    }
+
+    fn note_change(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && !std::mem::replace(&mut peer.is_changed, true)
         {
-            peer.connections -= 1;
+            self.changed.push(id);
         }
     }
 
     fn handle_packet(&mut self, id: PeerId, packet: &[u8], ends: &mut Ends, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        let Some(segment) = Segment::parse(packet) else {
-            peer.dropped += 1;
-            return;
-        };
-        match self.flows.get_mut(&segment.flow) {
-            Some(entry) if entry.peer != id => peer.dropped += 1,
-            Some(Entry {
-                stage: Stage::Open, ..
-            }) => ends.stack.push(packet),
-            Some(Entry {
-                stage: Stage::Dialling { syn, .. },
-                ..
-            }) => match segment.kind {
-                // A retransmission, or a new attempt from the same port: the latest counts.
-                Kind::Syn => packet.clone_into(syn),
-                Kind::Reset => drop(self.forget_dialling(&segment.flow)),
-                Kind::Other => peer.dropped += 1,
-            },
-            None => self.handle_stranger(id, segment, packet, ends, now),
-        }
-    }
-
-    /// A segment of no known connection.
-    fn handle_stranger(
-        &mut self,
-        id: PeerId,
-        segment: Segment,
-        packet: &[u8],
-        ends: &mut Ends,
-        now: Instant,
-    ) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        if segment.kind == Kind::Syn {
-            let has_room = peer.connections < MAX_CONNECTIONS_PER_PEER && self.dialling < MAX_DIALLING;
-            match self.policy.target(segment.flow.local) {
-                Some(target) if has_room => {
-                    let target = Arc::clone(target);
-                    peer.connections += 1;
-                    self.attempts += 1;
-                    let forward = Forward {
-                        flow: segment.flow,
-                        attempt: self.attempts,
-                        device: Arc::clone(&peer.name),
-                        target: Arc::clone(&target),
-                    };
-                    let stage = Stage::Dialling {
-                        syn: packet.to_vec(),
-                        cancel: self.forwarders.start(forward),
-                    };
-                    self.dialling += 1;
-                    self.flows.insert(
-                        segment.flow,
-                        Entry {
-                            peer: id,
-                            target,
-                            attempt: self.attempts,
-                            stage,
-                        },
-                    );
-                    return;
-                }
-                named => {
-                    peer.refused += 1;
-                    let device = &peer.name;
-                    tracing::debug!(%device, destination = %segment.flow.local, named = named.is_some(), "refused");
-                }
-            }
+        self.note_change(id);
+        if let Some(segment) = Segment::parse(packet) {
+            self.handle_segment(id, segment, packet, ends, now);
+        } else if let Some(inner) = Inner::parse(packet) {
+            self.handle_other(id, inner, packet, now);
         } else {
-            peer.dropped += 1;
-        }
-        if segment.kind != Kind::Reset && self.resets.admit(now) {
-            // The stack knows no such connection, and so answers with a reset.
-            ends.stack.push(packet);
+            self.count(id, |peer| &mut peer.unsupported);
         }
     }
 
-    fn admit(
-        &mut self,
-        flow: Flow,
-        attempt: u64,
-        reply: oneshot::Sender<TunnelStream>,
-        ends: &mut Ends,
-        now: Instant,
-    ) {
-        let Some(entry) = self.flows.get_mut(&flow).filter(|entry| entry.attempt == attempt) else {
-            return;
-        };
-        let Stage::Dialling { syn, .. } = &mut entry.stage else {
-            return;
-        };
-        let syn = std::mem::take(syn);
-        if let Some(stream) = ends.stack.accept(flow, &syn, now) {
-            entry.stage = Stage::Open;
-            self.dialling -= 1;
-            if let Some(peer) = self.peers.get_mut(&entry.peer) {
-                peer.forwarded += 1;
-            }
-            // If the forwarder is gone, dropping the stream resets the connection.
-            drop(reply.send(stream));
-        } else {
-            tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
-            self.refuse(flow, attempt, ends, |peer| &mut peer.refused);
-            ends.stack.push(&syn);
-        }
-    }
-
-    fn refuse(
-        &mut self,
-        flow: Flow,
-        attempt: u64,
-        ends: &mut Ends,
-        counter: impl FnOnce(&mut Peer) -> &mut u64,
-    ) {
-        let Some(entry) = self.flows.get(&flow).filter(|entry| entry.attempt == attempt) else {
-            return;
-        };
-        if let Some(peer) = self.peers.get_mut(&entry.peer) {
+    fn count(&mut self, id: PeerId, counter: impl FnOnce(&mut Peer) -> &mut u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
             *counter(peer) += 1;
         }
-        if let Some(syn) = self.forget_dialling(&flow)
-            && !syn.is_empty()
-        {
-            ends.stack.push(&syn);
+    }
+
+    /// Sends what was made here.
+    fn flush(&mut self, ends: &mut Ends, now: Instant) {
+        if !self.answers.is_empty() {
+            ends.node.handle_packets(&self.answers, now, &mut ends.out);
+            self.answers.clear();
         }
     }
 }
@@ -311,13 +271,20 @@ impl Front for GatewayFront {
 
     fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool {
         let desired = std::mem::take(&mut *self.desired.lock().unwrap_or_else(PoisonError::into_inner));
+        if desired.policy.is_none() && desired.peers.is_none() {
+            return false;
+        }
+        if let Some(numbers) = desired.keys.and_then(|keys| ends.node.set_keys(&keys, now)) {
+            self.renumber(&numbers);
+        }
         if let Some(policy) = desired.policy {
-            self.set_policy(policy, ends);
+            self.policy = Arc::new(policy);
         }
         let are_declared = desired.peers.is_some();
         if let Some(peers) = desired.peers {
             self.set_peers(peers, ends, now);
         }
+        self.cut_what_is_not_allowed(ends);
         are_declared
     }
 
@@ -325,30 +292,93 @@ impl Front for GatewayFront {
         match command {
             Command::Admit { flow, attempt, reply } => self.admit(flow, attempt, reply, ends, now),
             Command::Refuse { flow, attempt } => self.refuse(flow, attempt, ends, |peer| &mut peer.failed),
+            Command::Datagram {
+                flow,
+                attempt,
+                payload,
+            } => {
+                if self
+                    .datagrams
+                    .get(&flow)
+                    .is_some_and(|entry| entry.attempt == attempt)
+                {
+                    self.answer(flow, &payload);
+                }
+            }
+            Command::FlowEnded { flow, attempt } => {
+                if self
+                    .datagrams
+                    .get(&flow)
+                    .is_some_and(|entry| entry.attempt == attempt)
+                {
+                    self.forget_datagrams(&flow);
+                }
+            }
+            Command::Resolved { flow, peer, answer } => {
+                self.questions -= 1;
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.questions = known.questions.saturating_sub(1);
+                    self.answer(flow, &answer);
+                }
+            }
         }
+        self.flush(ends, now);
     }
 
     fn handle_packets(&mut self, packets: &Batch<PeerId>, ends: &mut Ends, now: Instant) {
         for (packet, id) in packets.iter() {
             self.handle_packet(*id, packet, ends, now);
         }
+        self.flush(ends, now);
     }
 
     fn handle_event(&mut self, event: Event) {
         tracing::debug!(?event, "peer");
+        let (Event::HandshakeCompleted { peer, .. }
+        | Event::EndpointChanged { peer, .. }
+        | Event::SessionExpired { peer, .. }) = event
+        else {
+            return;
+        };
+        if let Some(id) = self.by_key.get(&peer).copied() {
+            self.note_change(id);
+        }
     }
 
     fn handle_closed(&mut self, flow: Flow) {
         self.forget(&flow);
     }
 
-    fn publish(&mut self, ends: &Ends, _now: Instant) {
-        let peers = self.peers.values().filter_map(|peer| peer.stats(ends)).collect();
-        let total = GatewayStats {
+    /// Shows the peers that changed; the others stand as they were shown before.
+    fn publish(&mut self, ends: &Ends, now: Instant) {
+        let is_whole = self
+            .shown_all
+            .is_some_and(|at| now.saturating_duration_since(at) < SHOW_ALL);
+        let changed = std::mem::take(&mut self.changed);
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.total = GatewayStats {
             dropped: ends.node.drops().total(),
             connections: ends.stack.connections(),
             buffered_bytes: ends.stack.buffered(),
         };
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown { peers, total };
+        if is_whole {
+            for id in changed {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.is_changed = false;
+                    if let Some(stats) = peer.stats(ends) {
+                        shown.peers.insert(peer.public_key, stats);
+                    }
+                }
+            }
+        } else {
+            self.shown_all = Some(now);
+            shown.peers.clear();
+            for peer in self.peers.values_mut() {
+                peer.is_changed = false;
+                if let Some(stats) = peer.stats(ends) {
+                    shown.peers.insert(peer.public_key, stats);
+                }
+            }
+        }
     }
 }

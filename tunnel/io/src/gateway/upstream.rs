@@ -1,25 +1,31 @@
-//! The gateway's connections into the cluster: one task for each connection of a device.
+//! The gateway's connections into the cluster: one task for each connection of a peer.
 //!
-//! A task dials, asks the thread to let the device's SYN in, copies bytes, and ends. It is cancelled when its flow is
+//! A task dials (or serves DNS itself), asks the thread to let the device's SYN in, copies bytes, and ends. It is cancelled when its flow is
 //! forgotten before it was let in, and when the gateway stops.
 
+use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orfe_tunnel_core::PeerId;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::address::is_this_host;
+use super::datagrams::{self, DatagramFlow};
+use super::dns;
+use super::dns::Question;
 use super::front::Command;
-use super::policy::{Target, Upstream};
+use super::policy::{Access, Policy, Upstream};
 use crate::netstack::{Flow, Handle, TunnelStream};
 
 /// How long resolving and connecting may take together.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Buffer of each direction of a copy, in bytes.
 const COPY_BUFFER: usize = 32 << 10;
 
@@ -39,7 +45,20 @@ pub(super) struct Forward {
     /// Tells this attempt from another with the same flow.
     pub(super) attempt: u64,
     pub(super) device: Arc<str>,
-    pub(super) target: Arc<Target>,
+    /// What policy calls the destination.
+    pub(super) name: String,
+    pub(super) by: By,
+}
+
+/// Who serves a connection.
+#[derive(Debug)]
+pub(super) enum By {
+    Upstream(Upstream),
+    /// The gateway's own DNS, for a peer with this access.
+    Dns {
+        policy: Arc<Policy>,
+        access: Access,
+    },
 }
 
 impl Forwarders {
@@ -59,11 +78,32 @@ impl Forwarders {
 
     /// Starts a task; cancelling the token ends it.
     pub(super) fn start(&self, forward: Forward) -> CancellationToken {
+        let handle = self.handle.clone();
+        self.spawn(async move { run(forward, &handle).await })
+    }
+
+    /// Starts a task for datagrams; it ends with its queue, too.
+    pub(super) fn carry(&self, flow: DatagramFlow) {
+        let handle = self.handle.clone();
+        self.spawn(async move { datagrams::carry(flow, &handle).await });
+    }
+
+    /// Asks the resolver for a peer; the answer comes back as [`Command::Resolved`].
+    pub(super) fn ask(&self, flow: Flow, peer: PeerId, resolver: SocketAddr, question: Box<Question>) {
+        let handle = self.handle.clone();
+        self.spawn(async move {
+            let answer = dns::resolver::ask(resolver, &question).await;
+            // An error means that the gateway stops.
+            let _ = handle.send(Command::Resolved { flow, peer, answer }).await;
+        });
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> CancellationToken {
         let cancel = self.stop.child_token();
-        let (handle, cancelled) = (self.handle.clone(), cancel.clone());
+        let cancelled = cancel.clone();
         self.tracker.spawn_on(
             async move {
-                cancelled.run_until_cancelled(run(forward, &handle)).await;
+                cancelled.run_until_cancelled(task).await;
             },
             &self.runtime,
         );
@@ -76,45 +116,54 @@ async fn run(forward: Forward, handle: &Handle<Command>) {
         flow,
         attempt,
         device,
-        target,
+        name,
+        by,
     } = forward;
-    let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(&target.upstream)).await;
-    let upstream = match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(upstream) => upstream,
+    let upstream = match by {
+        By::Dns { policy, access } => {
+            if let Some(stream) = admit(flow, attempt, handle).await {
+                dns::stream::serve(stream, policy, access).await;
+            }
+            return;
+        }
+        By::Upstream(upstream) => upstream,
+    };
+    let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(&upstream)).await;
+    let connection = match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(connection) => connection,
         Err(error) => {
-            tracing::warn!(%device, destination = target.name, upstream = %target.upstream, %error, "upstream not reached");
+            tracing::warn!(%device, destination = name, %upstream, %error, "upstream not reached");
             // An error means that the gateway stops.
             let _ = handle.send(Command::Refuse { flow, attempt }).await;
             return;
         }
     };
-    let (reply, admitted) = oneshot::channel();
-    if handle
-        .send(Command::Admit { flow, attempt, reply })
-        .await
-        .is_err()
-    {
-        return;
+    if let Some(stream) = admit(flow, attempt, handle).await {
+        splice(stream, connection, &device, &name).await;
     }
-    // The device may have given up meanwhile.
-    let Ok(stream) = admitted.await else { return };
-    splice(stream, upstream, &device, &target).await;
 }
 
-async fn splice(mut stream: TunnelStream, mut upstream: TcpStream, device: &str, target: &Target) {
+/// Lets the peer's SYN in. `None` when the peer has given up meanwhile, or the gateway stops.
+async fn admit(flow: Flow, attempt: u64, handle: &Handle<Command>) -> Option<TunnelStream> {
+    let (reply, admitted) = oneshot::channel();
+    handle.send(Command::Admit { flow, attempt, reply }).await.ok()?;
+    admitted.await.ok()
+}
+
+async fn splice(mut stream: TunnelStream, mut upstream: TcpStream, device: &str, destination: &str) {
     let (Ok(local), Ok(address)) = (upstream.local_addr(), upstream.peer_addr()) else {
         return;
     };
-    tracing::info!(%device, destination = target.name, upstream = %address, %local, "forwarding");
+    tracing::info!(%device, destination, upstream = %address, %local, "forwarding");
     if let Err(error) = upstream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     match copy_bidirectional_with_sizes(&mut stream, &mut upstream, COPY_BUFFER, COPY_BUFFER).await {
         Ok((up_bytes, down_bytes)) => {
-            tracing::debug!(%device, destination = target.name, %local, up_bytes, down_bytes, "forwarded");
+            tracing::debug!(%device, destination, %local, up_bytes, down_bytes, "forwarded");
         }
         Err(error) => {
-            tracing::debug!(%device, destination = target.name, %local, %error, "cut");
+            tracing::debug!(%device, destination, %local, %error, "cut");
             // A cut on one side is a cut on the other; a FIN would pass for a complete answer.
             if let Err(error) = upstream.set_zero_linger() {
                 tracing::debug!(%error, "upstream is closed instead of reset");
@@ -124,20 +173,8 @@ async fn splice(mut stream: TunnelStream, mut upstream: TcpStream, device: &str,
 }
 
 async fn dial(upstream: &Upstream) -> io::Result<TcpStream> {
-    let (host, port) = match upstream {
-        Upstream::Address(address) => return TcpStream::connect(address).await,
-        Upstream::Name { host, port } => (host.as_str(), *port),
-    };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host((host, port)).await? {
-        if is_this_host(address.ip()) {
-            let what = format!(
-                "the name resolves to {}, which policy must name by address",
-                address.ip()
-            );
-            last = io::Error::new(io::ErrorKind::PermissionDenied, what);
-            continue;
-        }
+    for address in resolve(upstream).await? {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -146,56 +183,30 @@ async fn dial(upstream: &Upstream) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Addresses by which a name would reach the gateway's own machine, or its link (cloud metadata services live there).
-fn is_this_host(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.octets()[0] == 0
+/// The addresses of an upstream. An error when a name leads to the gateway's own machine and nowhere else.
+pub(super) async fn resolve(upstream: &Upstream) -> io::Result<Vec<SocketAddr>> {
+    let (host, port) = match upstream {
+        Upstream::Address(address) => return Ok(vec![*address]),
+        Upstream::Name { host, port } => (host.as_str(), *port),
+    };
+    let (own, others): (Vec<SocketAddr>, Vec<SocketAddr>) = lookup_host((host, port))
+        .await?
+        .partition(|address| is_this_host(address.ip()));
+    match own.first() {
+        Some(address) if others.is_empty() => {
+            let what = format!(
+                "the name resolves to {}, which policy must name by address",
+                address.ip()
+            );
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
         }
-        IpAddr::V6(v6) => {
-            v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast()
-        }
+        _ => Ok(others),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_must_not_lead_to_this_host() {
-        for address in [
-            "127.0.0.1",
-            "127.9.9.9",
-            "0.0.0.0",
-            "0.1.2.3",
-            "169.254.169.254",
-            "::1",
-            "::",
-            "fe80::1",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "224.0.0.1",
-            "255.255.255.255",
-            "ff02::1",
-        ] {
-            assert!(is_this_host(address.parse().unwrap()), "{address}");
-        }
-        for address in [
-            "10.0.0.5",
-            "192.168.1.1",
-            "100.64.0.1",
-            "8.8.8.8",
-            "fd00::5",
-            "2001:db8::1",
-        ] {
-            assert!(!is_this_host(address.parse().unwrap()), "{address}");
-        }
-    }
 
     #[tokio::test]
     async fn a_name_for_loopback_is_refused_and_its_address_is_not() {

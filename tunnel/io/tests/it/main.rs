@@ -10,12 +10,14 @@
     reason = "measured figures and skipped stages are for who runs the tests"
 )]
 
+mod gateway;
 mod impaired;
 mod limits;
 #[cfg(target_os = "linux")]
 mod namespace;
 mod peers;
 mod proxy;
+mod raw;
 mod support;
 mod transfer;
 mod whole_way;

@@ -25,6 +25,7 @@ fn device(name: &str, state: &str) -> DeviceView {
         last_seen_at: None,
         session_since: None,
         tunnel_handshake_at: None,
+        counters: None,
         goodbye: None,
         observed: None,
     }
@@ -182,6 +183,7 @@ fn json_keeps_its_form() {
           "last_seen_at": null,
           "session_since": null,
           "tunnel_handshake_at": null,
+          "counters": null,
           "goodbye": null,
           "observed": null
         }

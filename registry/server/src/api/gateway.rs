@@ -1,0 +1,41 @@
+//! The gateway's keys.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use orfe_protocol::key::WireGuardPublicKey;
+use serde::{Deserialize, Serialize};
+
+/// Longest time for which an old key may be good by itself, in seconds: a year.
+pub const ROTATION_MAX_S: u64 = 365 * 24 * 3600;
+
+/// A change of the gateway's key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// When the old key ends by itself; none: when it is finished.
+    pub after_s: Option<u64>,
+}
+
+/// The gateway.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GatewayAnswer {
+    pub version: u32,
+    pub public_key: WireGuardPublicKey,
+    /// The key before it, while both are good.
+    pub old_key: Option<OldKeyView>,
+    /// `host:port`, as devices and people reach it.
+    pub endpoint: String,
+    /// Its own addresses inside the tunnel.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A key that is on its way out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OldKeyView {
+    pub public_key: WireGuardPublicKey,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// Devices and peers that shook hands on it last, by name.
+    pub still_used_by: Vec<String>,
+}

@@ -1,0 +1,105 @@
+//! `orfe-registry gateway …`
+
+use std::io::Write;
+
+use super::client::Client;
+use super::table::{hang, harmless};
+use super::{Failure, GatewayCommand, print, print_json};
+use crate::api::{GatewayAnswer, RotateKey};
+
+/// Width of the labels.
+const LABEL: usize = 14;
+
+pub(super) async fn run(
+    client: &Client,
+    command: &GatewayCommand,
+    width: Option<usize>,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let (answer, format): (GatewayAnswer, _) = match command {
+        GatewayCommand::Show(format) => (client.get("/v1/gateway").await?, format),
+        GatewayCommand::RotateKey {
+            finish: true, format, ..
+        } => (client.post("/v1/gateway/finish", &()).await?, format),
+        GatewayCommand::RotateKey { after, format, .. } => {
+            let after_s = after.map(|after| after.0.as_millis().div_ceil(1000) as u64);
+            let request = RotateKey { after_s };
+            (client.post("/v1/gateway/rotate", &request).await?, format)
+        }
+    };
+    if format.json {
+        print_json(out, &answer)
+    } else {
+        print(out, &page(&answer, width))
+    }
+}
+
+fn page(answer: &GatewayAnswer, width: Option<usize>) -> String {
+    let addresses: Vec<String> = answer.addresses.iter().map(ToString::to_string).collect();
+    let mut rows = vec![
+        ("public key", answer.public_key.to_string()),
+        ("endpoint", answer.endpoint.clone()),
+        ("addresses", addresses.join(", ")),
+    ];
+    if let Some(old) = &answer.old_key {
+        let ends = old
+            .until
+            .map_or("with `gateway rotate-key --finish`".to_owned(), |at| {
+                format!("{at:.0}")
+            });
+        let users = if old.still_used_by.is_empty() {
+            "nobody".to_owned()
+        } else {
+            old.still_used_by.join(", ")
+        };
+        rows.push(("old key", old.public_key.to_string()));
+        rows.push(("old key ends", ends));
+        rows.push(("still used by", users));
+    }
+    let mut text = String::new();
+    for (label, value) in rows {
+        let label = format!("{label:LABEL$}");
+        hang(&mut text, &label, &harmless(&value), width);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use orfe_protocol::key::WireGuardPublicKey;
+
+    use super::*;
+    use crate::api::OldKeyView;
+
+    #[test]
+    fn both_keys_are_shown_while_they_change() {
+        let answer = GatewayAnswer {
+            version: 1,
+            public_key: WireGuardPublicKey::from_bytes([1; 32]),
+            old_key: Some(OldKeyView {
+                public_key: WireGuardPublicKey::from_bytes([2; 32]),
+                until: Some("2027-01-15T08:00:00Z".parse().unwrap()),
+                still_used_by: vec!["laptop".into(), "peer alice".into()],
+            }),
+            endpoint: "orfe.example.com:51820".into(),
+            addresses: vec!["100.127.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()],
+        };
+        insta::assert_snapshot!(page(&answer, Some(80)), @r"
+        public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+        endpoint      orfe.example.com:51820
+        addresses     100.127.0.1, 10.10.0.1
+        old key       AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
+        old key ends  2027-01-15T08:00:00Z
+        still used by laptop, peer alice
+        ");
+        let one = GatewayAnswer {
+            old_key: None,
+            ..answer
+        };
+        insta::assert_snapshot!(page(&one, None), @r"
+        public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+        endpoint      orfe.example.com:51820
+        addresses     100.127.0.1, 10.10.0.1
+        ");
+    }
+}
