@@ -27,7 +27,8 @@ pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let daemon = Daemon::start(config, state, identity).await?;
+        // Its future is large, and needed once.
+        let daemon = Box::pin(Daemon::start(config, state, identity)).await?;
         daemon.run().await
     })?;
     Ok(ExitCode::SUCCESS)
