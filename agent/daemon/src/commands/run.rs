@@ -27,9 +27,9 @@ pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        // Its future is large, and needed once.
+        // Their futures are large.
         let daemon = Box::pin(Daemon::start(config, state, identity)).await?;
-        daemon.run().await
+        Box::pin(daemon.run()).await
     })?;
     Ok(ExitCode::SUCCESS)
 }
