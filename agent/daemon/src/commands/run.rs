@@ -27,7 +27,8 @@ pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let daemon = Daemon::start(config, state, identity).await?;
+        // Their futures are large.
+        let daemon = Box::pin(Daemon::start(config, state, identity)).await?;
         Box::pin(daemon.run()).await
     })?;
     Ok(ExitCode::SUCCESS)

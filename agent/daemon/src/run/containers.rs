@@ -126,7 +126,7 @@ impl ContainersTask {
         door: &mut Option<Door>,
         tag: &mut Option<String>,
     ) -> Result<(), Trouble> {
-        let engine = engine::connect().await?;
+        let engine = Box::pin(engine::connect()).await?;
         if door.is_none() {
             *door = Some(self.open_door()?);
         }
@@ -138,7 +138,8 @@ impl ContainersTask {
             names: &wanted.names,
             ports: &wanted.ports,
         };
-        engine.ensure(&spec, tag).await
+        // What is asked of the engine makes large futures; on the heap they are there only while they are needed.
+        Box::pin(engine.ensure(&spec, tag)).await
     }
 
     fn open_door(&self) -> Result<Door, Trouble> {
@@ -174,11 +175,10 @@ impl ContainersTask {
         self.told.send_if_modified(|told| {
             let changed = told.as_ref() != Some(&news);
             if changed {
-                match (&news.reason, state) {
-                    (Some(reason), ContainersState::Failed) => {
-                        tracing::warn!(reason, "workspace containers cannot reach Coder");
-                    }
-                    _ => tracing::info!(state = state.as_str(), "way of workspace containers"),
+                if let (Some(reason), ContainersState::Failed) = (&news.reason, state) {
+                    tracing::warn!(reason, "workspace containers cannot reach Coder");
+                } else {
+                    tracing::info!(state = state.as_str(), "way of workspace containers");
                 }
                 *told = Some(news);
             }
@@ -190,7 +190,7 @@ impl ContainersTask {
     async fn leave(&self, door: Option<Door>) {
         let Some(door) = door else { return };
         let removed = timeout(REMOVE_WITHIN, async {
-            engine::connect().await?.remove(&self.container()).await
+            Box::pin(async { engine::connect().await?.remove(&self.container()).await }).await
         });
         match removed.await {
             Ok(Ok(())) => {}

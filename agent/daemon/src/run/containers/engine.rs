@@ -227,8 +227,11 @@ impl Engine {
             command.extend(["--port".to_owned(), port.to_string()]);
         }
         let digest = Sha256::digest(format!(
-            "{image} {user} {command:?} {:?} {:?} {} {:?}",
-            spec.names, spec.folder, self.remapped, network.id
+            "{image} {user} {command:?} {:?} {} {} {:?}",
+            spec.names,
+            spec.folder.display(),
+            self.remapped,
+            network.id
         ));
         let labels = [
             (ROLE, "forwarder"),
