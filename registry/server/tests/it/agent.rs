@@ -178,7 +178,7 @@ pub(crate) async fn open(data: &Path, address: SocketAddr, receive_buffer: Optio
     open_path(data, address, receive_buffer, CONNECT_PATH, SUBPROTOCOL).await
 }
 
-/// [`open`] for any of the registry's WebSockets.
+/// [`open`] for any of the registry's connections.
 pub(crate) async fn open_path(
     data: &Path,
     address: SocketAddr,
