@@ -110,7 +110,7 @@ fn a_connection_that_is_closed_as_a_whole_ends_it_though_input_stays_open() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("agent.sock");
     let daemon = daemon(&socket, |_, mut stream| {
-        stream.get_mut().write_all(CONNECTED).unwrap()
+        stream.get_mut().write_all(CONNECTED).unwrap();
     });
     let mut child = nc(&socket, &["fd00::1", "22"]);
     let input = child.stdin.take();

@@ -320,5 +320,4 @@ impl Ladder {
 }
 
 #[cfg(test)]
-#[path = "ladder/tests.rs"]
 mod tests;

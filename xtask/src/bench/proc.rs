@@ -31,10 +31,13 @@ impl Process {
         };
         for task in std::fs::read_dir(folder.join("task")).context("the process is gone")? {
             let task = task?.path();
-            let schedstat = std::fs::read_to_string(task.join("schedstat")).context("no schedstat")?;
+            let Ok(schedstat) = std::fs::read_to_string(task.join("schedstat")) else {
+                // The thread has ended since it was listed.
+                continue;
+            };
             let running = schedstat.split(' ').next().context("an empty schedstat")?;
             reading.cpu_ns += running.parse::<u64>().context("an odd schedstat")?;
-            reading.wakeups += field(&task.join("status"), "voluntary_ctxt_switches:")?;
+            reading.wakeups += field(&task.join("status"), "voluntary_ctxt_switches:").unwrap_or_default();
         }
         Ok(reading)
     }

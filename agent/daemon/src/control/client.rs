@@ -45,7 +45,7 @@ impl Client {
         let mut client = Self::open(socket, Request::Proxy)?;
         match client.answer()? {
             Some(Answer::Proxy(urls)) => Ok(urls),
-            other => Err(unexpected(other)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -68,7 +68,7 @@ impl Client {
                     writer,
                 })
             }
-            other => Err(unexpected(other)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -88,7 +88,7 @@ impl Client {
         match self.answer()? {
             None => Ok(None),
             Some(Answer::Status(status)) => Ok(Some(*status)),
-            other => Err(unexpected(other)),
+            other => Err(unexpected(other.as_ref())),
         }
     }
 
@@ -127,7 +127,7 @@ pub(crate) struct Connection {
     pub(crate) writer: UnixStream,
 }
 
-fn unexpected(answer: Option<Answer>) -> Failure {
+fn unexpected(answer: Option<&Answer>) -> Failure {
     match answer {
         None => Failure::new("the daemon closed the connection without an answer"),
         Some(_) => Failure::new("the daemon answered something else than was asked")

@@ -472,7 +472,7 @@ fn routes(tunnel: Option<&Tunnel>) -> Routes {
                 entry.udp_ports.iter().copied(),
             ),
             Err(error) => {
-                tracing::warn!(network = entry.network, %error, "a network of the policy cannot be used")
+                tracing::warn!(network = entry.network, %error, "a network of the policy cannot be used");
             }
         }
     }

@@ -103,7 +103,7 @@ async fn an_ordinary_container_reaches_coder_by_its_own_name_and_nobody_else_doe
     let answer = text(&ask(&engine, "orfe", CODER, &upgrade));
     assert!(answer.contains("101 Switching Protocols"), "{answer}");
 
-    only_containers_of_the_network_get_in(&engine).await;
+    only_containers_of_the_network_get_in(&engine);
     the_forwarder_has_no_rights(&engine);
 
     // The agent goes and comes, the engine too.
@@ -116,7 +116,7 @@ async fn an_ordinary_container_reaches_coder_by_its_own_name_and_nobody_else_doe
     wait_for_answer(&engine, "the page from the engine's next life").await;
 }
 
-async fn only_containers_of_the_network_get_in(engine: &Engine) {
+fn only_containers_of_the_network_get_in(engine: &Engine) {
     let format = "{{(index .NetworkSettings.Networks \"orfe\").IPAddress}}";
     let address: IpAddr = engine
         .answer(&["inspect", "--format", format, FORWARDER])

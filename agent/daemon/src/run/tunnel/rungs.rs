@@ -10,7 +10,7 @@ use orfe_tunnel_core::ladder::Candidate;
 use tokio::sync::watch;
 use url::Url;
 
-use crate::link::{RegistryAddress, open_carrier};
+use crate::link::{LinkError, RegistryAddress, open_carrier};
 
 /// The port that stands for [`Carrier::Udp443`].
 const HTTPS: u16 = 443;
@@ -29,7 +29,7 @@ struct Rung {
 /// All rungs, best first.
 #[derive(Debug)]
 pub(super) struct Rungs {
-    rungs: Vec<Rung>,
+    list: Vec<Rung>,
     websocket: Option<Url>,
     registry: RegistryAddress,
     bridge: Option<Bridge>,
@@ -55,7 +55,7 @@ impl Rungs {
             addresses: vec![NOWHERE],
         }));
         Self {
-            rungs,
+            list: rungs,
             websocket: gateway.websocket.clone(),
             registry,
             bridge: None,
@@ -65,13 +65,13 @@ impl Rungs {
 
     /// How many addresses each rung has.
     pub(super) fn counts(&self) -> Vec<usize> {
-        self.rungs.iter().map(|rung| rung.addresses.len()).collect()
+        self.list.iter().map(|rung| rung.addresses.len()).collect()
     }
 
     /// The names to be resolved, with their rungs.
     pub(super) fn names(&self) -> Vec<(usize, String)> {
         let udp = |(_, rung): &(usize, &Rung)| rung.carrier != Carrier::Websocket;
-        let rungs = self.rungs.iter().enumerate().filter(udp);
+        let rungs = self.list.iter().enumerate().filter(udp);
         rungs.map(|(index, rung)| (index, rung.name.clone())).collect()
     }
 
@@ -80,7 +80,7 @@ impl Rungs {
     pub(super) fn resolved(&mut self, answers: Vec<(usize, Vec<SocketAddr>)>) -> Vec<usize> {
         let mut changed = Vec::new();
         for (index, addresses) in answers {
-            if let Some(rung) = self.rungs.get_mut(index)
+            if let Some(rung) = self.list.get_mut(index)
                 && !addresses.is_empty()
                 && rung.addresses != addresses
             {
@@ -93,26 +93,23 @@ impl Rungs {
 
     /// Where the gateway may be, for the question from where it is spoken to.
     pub(super) fn destinations(&self) -> Vec<IpAddr> {
-        let udp = self
-            .rungs
-            .iter()
-            .filter(|rung| rung.carrier != Carrier::Websocket);
+        let udp = self.list.iter().filter(|rung| rung.carrier != Carrier::Websocket);
         udp.flat_map(|rung| rung.addresses.iter().map(SocketAddr::ip))
             .collect()
     }
 
     /// The rung of this carrier, if there is one.
     pub(super) fn of_carrier(&self, carrier: Carrier) -> Option<usize> {
-        self.rungs.iter().position(|rung| rung.carrier == carrier)
+        self.list.iter().position(|rung| rung.carrier == carrier)
     }
 
     pub(super) fn carrier(&self, rung: usize) -> Carrier {
-        self.rungs.get(rung).map_or(Carrier::Unknown, |rung| rung.carrier)
+        self.list.get(rung).map_or(Carrier::Unknown, |rung| rung.carrier)
     }
 
     /// Where this candidate is, for people.
     pub(super) fn describe(&self, candidate: Candidate) -> String {
-        let Some(rung) = self.rungs.get(candidate.rung) else {
+        let Some(rung) = self.list.get(candidate.rung) else {
             return String::new();
         };
         match rung.addresses.get(candidate.address) {
@@ -124,13 +121,13 @@ impl Rungs {
     /// The endpoint of a candidate, with what it needs opened for the tunnel on this UDP port.
     pub(super) async fn endpoint(&mut self, candidate: Candidate, node_port: u16) -> Option<SocketAddr> {
         self.prepare(candidate.rung, node_port).await;
-        let rung = self.rungs.get(candidate.rung)?;
+        let rung = self.list.get(candidate.rung)?;
         rung.addresses.get(candidate.address).copied()
     }
 
     /// The candidate that an endpoint belongs to.
     pub(super) fn candidate(&self, endpoint: SocketAddr) -> Option<Candidate> {
-        self.rungs.iter().enumerate().find_map(|(rung, found)| {
+        self.list.iter().enumerate().find_map(|(rung, found)| {
             let address = found.addresses.iter().position(|address| *address == endpoint)?;
             Some(Candidate { rung, address })
         })
@@ -154,14 +151,14 @@ impl Rungs {
             let (target, foreign) = (target.clone(), foreign.clone());
             async move {
                 let opened = open_carrier(&target.0, &target.1).await;
-                let is_foreign = opened.as_ref().is_err_and(|error| error.is_foreign());
+                let is_foreign = opened.as_ref().is_err_and(LinkError::is_foreign);
                 foreign.send_replace(is_foreign);
                 opened.map_err(|error| error.text())
             }
         };
         match Bridge::start(node_port, connect).await {
             Ok(bridge) => {
-                if let Some(rung) = self.rungs.get_mut(rung) {
+                if let Some(rung) = self.list.get_mut(rung) {
                     rung.addresses = vec![bridge.address()];
                 }
                 self.bridge = Some(bridge);

@@ -115,6 +115,9 @@ async fn bytes_in_one_segment_and_byte_by_byte_are_the_same() {
     }
 }
 
+/// How a dial fails.
+type Failure = fn(SocketAddr) -> DialError;
+
 #[tokio::test]
 async fn every_refusal_has_its_reply() {
     let server = Server::echo().await;
@@ -140,7 +143,6 @@ async fn every_refusal_has_its_reply() {
         assert_eq!(socks_reply(&mut client).await.0, code, "{command} {target}");
         assert_eq!(rest(&mut client).await, "");
     }
-    type Failure = fn(SocketAddr) -> DialError;
     let failures: [(Failure, u8); 3] = [
         (|destination| DialError::Refused { destination }, 5),
         (

@@ -67,10 +67,11 @@ fn the_carrier_and_the_path_are_shown_and_what_stands_in_the_way() {
     tunnel.path = serde_json::from_value(json!({"rtt_ms": 41.5, "loss_percent": 8.3, "mtu": 1420})).unwrap();
     tunnel.obstacle = Some("this network passes no UDP to the gateway; it goes over WebSocket".into());
     let page = page(&status);
-    let tunnel: Vec<&str> = page.lines().skip(3).take(6).collect();
+    let tunnel: Vec<&str> = page.lines().skip(3).take(7).collect();
     insta::assert_snapshot!(tunnel.join("\n"), @r"
     tunnel       up for 3 min, handshake 12 s ago
-                 TCP stack smoltcp
+                 TCP stack namespace with bbr: this system allows a private network
+                 namespace
                  over WebSocket for 2 min through
                  wss://orfe.example.com:7443/agent/v1/tunnel
                  round trip 41.5 ms, loss 8.3 %, path MTU 1420
