@@ -23,6 +23,7 @@
 //! (RFC 9293, section 3.10.7.4). When both ends are in that state, neither hears the other, for ever. A bare acknowledgement
 //! belongs at the end of what was ever sent (`SND.NXT`), so that is where it is moved to.
 
+mod edge;
 mod rate;
 mod scoreboard;
 
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use orfe_tunnel_core::Batch;
 use smoltcp::wire::{IPV6_HEADER_LEN, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
 
+use self::edge::Edge;
 use self::rate::Rate;
 use self::scoreboard::{Delivery, Scoreboard};
 use super::connection::tidy;
@@ -58,6 +60,7 @@ pub(super) struct Sender {
     offered: Option<Offer>,
     /// End of what was ever sent, as long as smoltcp is on its own.
     end: Option<TcpSeqNumber>,
+    edge: Edge,
     active: Option<Box<Active>>,
 }
 
@@ -100,6 +103,14 @@ impl Sender {
         let Ok(mut segment) = TcpPacket::new_checked(&mut packet[header.offset..]) else {
             return;
         };
+        if segment.syn() {
+            self.edge.sent_syn(offered_scale(&packet[header.offset..]));
+            let Ok(again) = TcpPacket::new_checked(&mut packet[header.offset..]) else {
+                return;
+            };
+            segment = again;
+        }
+        self.edge.note(&segment);
         let (start, len) = (segment.seq_number(), segment.segment_len());
         if segment.rst() {
             self.active = None;
@@ -132,6 +143,7 @@ impl Sender {
                 .ok()?
                 .options_summary()
                 .ok()?;
+            self.edge.heard_syn(options.window_scale);
             // Without a scale from them smoltcp uses none either (RFC 7323, section 2.2); 14 is the largest.
             self.offered = Some(Offer {
                 selective: options.sack_permitted,
@@ -140,10 +152,11 @@ impl Sender {
             self.activate(now);
             segment = TcpPacket::new_checked(packet.get_mut(header.offset..)?).ok()?;
         }
-        let active = self.active.as_mut()?;
         if !segment.ack() || segment.rst() {
             return None;
         }
+        self.edge.admit(&mut segment);
+        let active = self.active.as_mut()?;
         active.incoming(&mut segment, now)
     }
 
@@ -392,6 +405,12 @@ impl Active {
         fill_checksum(&mut segment, &header);
         out.commit(total, ());
     }
+}
+
+/// The window scale that a SYN offers.
+fn offered_scale(segment: &[u8]) -> Option<u8> {
+    let options = TcpPacket::new_checked(segment).ok()?.options_summary().ok()?;
+    options.window_scale
 }
 
 /// Corrects the length in the IP header.
