@@ -40,7 +40,7 @@ pub use client::{
 pub use gateway::{
     Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
     ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
-    PolicyPort, Ports, Rule, Upstream, Via,
+    PolicyPort, Ports, Rule, Shards, Upstream, Via,
 };
 pub use netstack::TunnelStream;
 pub use orfe_tunnel_core::{AllowedIp, ParseAllowedIpError, PresharedKey, PrivateKey, PublicKey};
