@@ -14,6 +14,7 @@ use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
 use orfe_store::{Device, Peer, Subnet};
 use orfe_tunnel::{
     Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayView, PeerStats, PrivateKey, PublicKey,
+    Shards,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,7 @@ struct Told {
 pub(crate) fn start(
     keys: GatewayKeys,
     listen: SocketAddr,
+    shards: Shards,
     policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
     let private_key = tunnel_key(&keys.current).ok_or(GatewayError::Key)?;
@@ -92,9 +94,11 @@ pub(crate) fn start(
         addresses: policy.own_addresses(),
         mtu: MTU,
     };
-    let gateway = Gateway::start(config, policy.for_gateway()?).map_err(|source| GatewayError::Start {
-        address: listen,
-        source,
+    let gateway = Gateway::start_sharded(config, policy.for_gateway()?, shards).map_err(|source| {
+        GatewayError::Start {
+            address: listen,
+            source,
+        }
     })?;
     let (told, receiver) = watch::channel(Told {
         keys: tunnel_keys(&keys),

@@ -144,7 +144,9 @@ mod tests {
     #[test]
     fn an_index_names_the_shard_of_its_peer() {
         for count in 1..=MAX_SHARDS {
-            let shards: Vec<Shard> = (0..count).filter_map(|number| Shard::new(number, count)).collect();
+            let shards: Vec<Shard> = (0..count)
+                .filter_map(|number| Shard::new(number, count))
+                .collect();
             for random in [0, 0x00ab_cdef, 0x00ff_ffff] {
                 let key = PrivateKey::generate().public_key();
                 let owners: Vec<&Shard> = shards.iter().filter(|shard| shard.owns(&key)).collect();

@@ -216,6 +216,13 @@ impl Gateway {
         let ports = UdpPort::bind_group(&bind, shards.count, shards.is_steered)?;
         // The bind may have come to fewer, and never to more.
         let count = ports.len() as u8;
+        let public_key = config.private_key.public_key();
+        let stack = stack_config(config.addresses, config.mtu, count);
+        let node = NodeConfig {
+            private_key: config.private_key,
+            mtu: config.mtu,
+            limits: HandshakeLimits::default().shared(count),
+        };
         let exchange = Arc::new(Exchange::new(count));
         let policy = Arc::new(policy);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -228,8 +235,7 @@ impl Gateway {
                 ..Desired::default()
             }));
             let counters = Arc::new(Mutex::new(Shown::default()));
-            let node = Node::sharded(node_config(&config, count), shard, Instant::now());
-            let stack = stack_config(&config, count);
+            let node = Node::sharded(node.clone(), shard, Instant::now());
             let name = if count == 1 {
                 "orfe-gateway".to_owned()
             } else {
@@ -237,8 +243,14 @@ impl Gateway {
             };
             let netstack = Netstack::start_on(&name, udp, link, node, &stack, |handle| {
                 let forwarders = Forwarders::new(handle, runtime.clone(), tracker.clone(), stop.clone());
-                let own = config.addresses.clone();
-                GatewayFront::new(own, shard, Arc::clone(&desired), Arc::clone(&counters), forwarders)
+                let own = stack.addresses.clone();
+                GatewayFront::new(
+                    own,
+                    shard,
+                    Arc::clone(&desired),
+                    Arc::clone(&counters),
+                    forwarders,
+                )
             })?;
             threads.push(ShardThread { netstack, desired });
             shown.push(counters);
@@ -249,7 +261,7 @@ impl Gateway {
                 .map(|thread| thread.netstack.local_addr())
                 .ok_or(io::ErrorKind::InvalidInput)?,
             threads,
-            public_key: config.private_key.public_key(),
+            public_key,
             declaring: Mutex::new(()),
             view: GatewayView(shown.into()),
             tracker,
@@ -354,21 +366,12 @@ impl Gateway {
     }
 }
 
-/// The node of one of `shards` threads.
-fn node_config(config: &GatewayConfig, shards: u8) -> NodeConfig {
-    NodeConfig {
-        private_key: config.private_key.clone(),
-        mtu: config.mtu,
-        limits: HandshakeLimits::default().shared(shards),
-    }
-}
-
-/// The TCP stack of one of `shards` threads.
-fn stack_config(config: &GatewayConfig, shards: u8) -> StackConfig {
+/// The TCP stack of each of `shards` threads.
+fn stack_config(addresses: Vec<IpAddr>, mtu: usize, shards: u8) -> StackConfig {
     let shards = usize::from(shards);
     StackConfig {
-        addresses: config.addresses.clone(),
-        mtu: config.mtu,
+        addresses,
+        mtu,
         any_address: true,
         max_connections: MAX_CONNECTIONS / shards.min(2),
         memory: MEMORY / shards,

@@ -51,7 +51,6 @@ pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
 pub(crate) use self::exchange::{Exchange, Link};
 pub(crate) use self::nodes::Nodes;
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
-use self::exchange::Handed;
 pub use self::stream::TunnelStream;
 pub(crate) use self::wake::Wake;
 use crate::udp::{ReceiveBuffers, Sent, UdpOptions, UdpPort};
@@ -426,32 +425,6 @@ impl<F: Front> Round<F> {
                 &mut self.ends.out,
             );
         }
-    }
-
-    /// Takes what landed at other threads. False when there was nothing.
-    fn take_handed(&mut self, now: Instant) -> bool {
-        let Some(link) = &mut self.link else { return false };
-        let handed = link.take();
-        for Handed { stray, local } in handed {
-            if let Some(local) = local {
-                self.udp.pin(stray.source, *local);
-            }
-            self.ends
-                .node
-                .handle_stray(stray, now, &mut self.packets, &mut self.ends.out);
-        }
-        !handed.is_empty()
-    }
-
-    /// Hands what landed here to the threads that it is for.
-    fn hand_over(&mut self) {
-        let Some(link) = &self.link else { return };
-        let mut lost = 0;
-        for stray in self.ends.node.drain_strays() {
-            let local = self.udp.pinned(stray.source);
-            lost += link.push(Handed { stray, local });
-        }
-        self.ends.node.note_lost_strays(lost);
     }
 
     /// The stack to UDP.

@@ -4,10 +4,12 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use orfe_tunnel_core::{Shard, Stray};
 
 use super::wake::Wake;
+use super::{Front, Round};
 
 /// What may wait for a thread. It takes all of it in each round, so a full queue means that it is far behind: then
 /// datagrams are lost, as they would be at its socket, and their senders send again. In bytes half of what the kernel holds
@@ -17,10 +19,10 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// Datagrams for another thread.
 #[derive(Debug)]
-pub(super) struct Handed {
-    pub(super) stray: Stray,
+struct Handed {
+    stray: Stray,
     /// The address of ours that they were sent to, and that answers are to come from; `None` where the system chooses.
-    pub(super) local: Option<IpAddr>,
+    local: Option<IpAddr>,
 }
 
 /// The queues of all threads.
@@ -97,7 +99,7 @@ impl Link {
     }
 
     /// Everything that others handed over since the last call.
-    pub(super) fn take(&mut self) -> &[Handed] {
+    fn take(&mut self) -> &[Handed] {
         self.taken.clear();
         let number = usize::from(self.shard.number());
         if let Some(queue) = self.exchange.queues.get(number) {
@@ -109,7 +111,35 @@ impl Link {
     }
 
     /// Hands datagrams over. The number of those that were lost instead.
-    pub(super) fn push(&self, handed: Handed) -> u64 {
+    fn push(&self, handed: Handed) -> u64 {
         self.exchange.push(handed)
+    }
+}
+
+impl<F: Front> Round<F> {
+    /// Takes what landed at other threads. False when there was nothing.
+    pub(super) fn take_handed(&mut self, now: Instant) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        let handed = link.take();
+        for Handed { stray, local } in handed {
+            if let Some(local) = local {
+                self.udp.pin(stray.source, *local);
+            }
+            self.ends
+                .node
+                .handle_stray(stray, now, &mut self.packets, &mut self.ends.out);
+        }
+        !handed.is_empty()
+    }
+
+    /// Hands what landed here to the threads that it is for.
+    pub(super) fn hand_over(&mut self) {
+        let Some(link) = &self.link else { return };
+        let mut lost = 0;
+        for stray in self.ends.node.drain_strays() {
+            let local = self.udp.pinned(stray.source);
+            lost += link.push(Handed { stray, local });
+        }
+        self.ends.node.note_lost_strays(lost);
     }
 }

@@ -13,8 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use orfe_tunnel_core::{
-    Batch, Datagrams, Event, Node, NodeConfig, NodeDrops, PeerConfig, PeerError, PeerId,
-    PeerStats, PrivateKey, PublicKey, Stray, packet,
+    Batch, Datagrams, Event, Node, NodeConfig, NodeDrops, PeerConfig, PeerError, PeerId, PeerStats,
+    PrivateKey, PublicKey, Stray, packet,
 };
 
 /// One end, under one static key or two.

@@ -10,10 +10,14 @@
 
 use std::io;
 
+#[cfg(target_os = "linux")]
 use mio::net::UdpSocket;
+#[cfg(target_os = "linux")]
 use orfe_tunnel_core::MAX_SHARDS;
 
-use super::{UdpOptions, UdpPort, bound};
+#[cfg(target_os = "linux")]
+use super::bound;
+use super::{UdpOptions, UdpPort};
 
 impl UdpPort {
     /// Binds as many sockets as asked for, at one address and port; the kernel picks by session index if `is_steered`. One
@@ -64,7 +68,8 @@ fn join(_: &UdpPort, _: &UdpOptions, _: u8, _: bool) -> io::Result<Vec<UdpPort>>
 #[cfg(target_os = "linux")]
 fn program() -> [libc::sock_filter; 10] {
     use libc::{
-        BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, sock_filter,
+        BPF_A, BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET,
+        sock_filter,
     };
     // The codes of classic BPF are 16 bits wide, and libc has them wider.
     let step = |code: u32, k: u32, jt: u8, jf: u8| sock_filter {
@@ -92,10 +97,7 @@ fn program() -> [libc::sock_filter; 10] {
 
 /// Has the kernel pick the socket of the group by session index.
 #[cfg(target_os = "linux")]
-#[expect(
-    unsafe_code,
-    reason = "there is no safe wrapper for SO_ATTACH_REUSEPORT_CBPF"
-)]
+#[expect(unsafe_code, reason = "there is no safe wrapper for SO_ATTACH_REUSEPORT_CBPF")]
 fn steer(socket: &UdpSocket) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
 
@@ -122,7 +124,8 @@ fn steer(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;

@@ -104,7 +104,7 @@ async fn peers_of_all_threads_connect_from_wherever_and_are_counted_together() {
             let tunnel = device.tunnel(&gateway, gateway.local_addr());
             up(&tunnel).await;
             let mut stream = tunnel.dialer().dial(inner(443)).await.unwrap();
-            exchange(&mut stream, &[7; 50_000]).await;
+            exchange(&mut stream, &vec![7; 50_000]).await;
             held.push((tunnel, stream));
         }
         until("all are counted", || {
@@ -162,11 +162,17 @@ async fn a_roam_under_load_keeps_the_connection() {
             read.read_exact(rest).await.unwrap();
             writing.await.unwrap();
         };
-        tokio::time::timeout(2 * PATIENCE, transfer).await.expect("too slow");
+        tokio::time::timeout(2 * PATIENCE, transfer)
+            .await
+            .expect("too slow");
         assert!(received == expected, "what came back is what was sent");
         let last = relays.last().unwrap().counts().0;
         assert!(last > 0, "the last relay carried a part");
-        assert_eq!(gateway.peers()[0].forwarded, 1, "it is one connection all the time");
+        assert_eq!(
+            gateway.peers()[0].forwarded,
+            1,
+            "it is one connection all the time"
+        );
     }
 }
 
@@ -282,7 +288,10 @@ async fn both_keys_are_good_at_all_threads_while_they_change() {
         }
         for (tunnel, _) in &staying {
             let dialer = tunnel.dialer().with_timeout(Duration::from_millis(100));
-            assert!(dialer.dial(inner(443)).await.is_err(), "the old key is good no more");
+            assert!(
+                dialer.dial(inner(443)).await.is_err(),
+                "the old key is good no more"
+            );
         }
     }
 }

@@ -59,7 +59,9 @@ impl GatewayFront {
                 service: Service::Dns,
                 ..
             }) => self.handle_question(id, datagram),
-            Some(target) if peer.flows < MAX_FLOWS_PER_PEER && self.datagrams.len() < self.share(MAX_FLOWS) => {
+            Some(target)
+                if peer.flows < MAX_FLOWS_PER_PEER && self.datagrams.len() < self.share(MAX_FLOWS) =>
+            {
                 self.begin_datagrams(id, datagram, target);
             }
             named => {
