@@ -358,7 +358,7 @@ mod tests {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let (_folder, keys) = keys();
-        let error = start(keys, address, policy()).unwrap_err();
+        let error = start(keys, address, Shards::ONE, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
@@ -369,7 +369,13 @@ mod tests {
     async fn the_gateway_has_the_public_half_of_the_key_and_stops_when_told() {
         let (_folder, keys) = keys();
         let key = keys.current.public_key();
-        let (role, task) = start(keys, "127.0.0.1:0".parse().unwrap(), policy()).unwrap();
+        let (role, task) = start(
+            keys,
+            "127.0.0.1:0".parse().unwrap(),
+            Shards::for_this_machine(),
+            policy(),
+        )
+        .unwrap();
         assert_eq!(role.public_key().as_bytes(), key.as_bytes());
         let patience = crate::fleet::Patience {
             hold_down: LOOK,
