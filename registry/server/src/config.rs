@@ -9,6 +9,7 @@ pub(crate) mod file;
 pub mod policy;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub struct Config {
     pub tunnel_websocket: bool,
     /// Further ways to the gateway's UDP port that devices try after the first, such as one at port 443.
     pub wireguard_also: Vec<HostPort>,
+    /// Threads of the gateway, at most four; none: one for each core.
+    pub gateway_threads: Option<NonZeroU8>,
     pub policy: Vec<PolicyEntry>,
     pub dns: DnsConfig,
     pub session: SessionConfig,
@@ -190,6 +193,7 @@ impl Config {
             tunnel: false,
             tunnel_websocket: true,
             wireguard_also: Vec::new(),
+            gateway_threads: None,
             policy: Vec::new(),
             dns: DnsConfig::default(),
             session: SessionConfig::default(),
@@ -231,6 +235,7 @@ impl Config {
             tunnel: raw.tunnel.enabled,
             tunnel_websocket: raw.tunnel.websocket,
             wireguard_also: raw.tunnel.also_endpoints.clone(),
+            gateway_threads: raw.tunnel.threads,
             // Each was checked when the file was read.
             policy: raw
                 .policy

@@ -14,6 +14,7 @@ use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
 use orfe_store::{Device, Peer, Subnet};
 use orfe_tunnel::{
     Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayView, PeerStats, PrivateKey, PublicKey,
+    Shards,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,7 @@ struct Told {
 pub(crate) fn start(
     keys: GatewayKeys,
     listen: SocketAddr,
+    shards: Shards,
     policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
     let private_key = tunnel_key(&keys.current).ok_or(GatewayError::Key)?;
@@ -92,9 +94,11 @@ pub(crate) fn start(
         addresses: policy.own_addresses(),
         mtu: MTU,
     };
-    let gateway = Gateway::start(config, policy.for_gateway()?).map_err(|source| GatewayError::Start {
-        address: listen,
-        source,
+    let gateway = Gateway::start_sharded(config, policy.for_gateway()?, shards).map_err(|source| {
+        GatewayError::Start {
+            address: listen,
+            source,
+        }
     })?;
     let (told, receiver) = watch::channel(Told {
         keys: tunnel_keys(&keys),
@@ -354,7 +358,7 @@ mod tests {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let (_folder, keys) = keys();
-        let error = start(keys, address, policy()).unwrap_err();
+        let error = start(keys, address, Shards::ONE, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
@@ -365,7 +369,13 @@ mod tests {
     async fn the_gateway_has_the_public_half_of_the_key_and_stops_when_told() {
         let (_folder, keys) = keys();
         let key = keys.current.public_key();
-        let (role, task) = start(keys, "127.0.0.1:0".parse().unwrap(), policy()).unwrap();
+        let (role, task) = start(
+            keys,
+            "127.0.0.1:0".parse().unwrap(),
+            Shards::for_this_machine(),
+            policy(),
+        )
+        .unwrap();
         assert_eq!(role.public_key().as_bytes(), key.as_bytes());
         let patience = crate::fleet::Patience {
             hold_down: LOOK,

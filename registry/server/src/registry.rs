@@ -22,7 +22,7 @@ use orfe_protocol::desired::Gateway;
 use orfe_protocol::id::InstanceId;
 use orfe_protocol::name::HostName;
 use orfe_store::{Store, StoreError};
-use orfe_tunnel::DnsPolicy;
+use orfe_tunnel::{DnsPolicy, Shards};
 use rand::Rng as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
@@ -87,7 +87,10 @@ impl Registry {
         let (gateway, gateway_task) = if config.tunnel {
             let keys = GatewayKeys::open(&folder.path, folder.wireguard_key.clone())?;
             let policy = Arc::new(site_policy(&store, config, listeners.https).await?);
-            let (role, task) = gateway::start(keys, config.wireguard, policy)?;
+            let shards = config
+                .gateway_threads
+                .map_or_else(Shards::for_this_machine, Shards::new);
+            let (role, task) = gateway::start(keys, config.wireguard, shards, policy)?;
             (Some(Arc::new(role)), Some(task))
         } else {
             (None, None)

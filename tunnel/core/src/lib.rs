@@ -28,6 +28,7 @@ mod message;
 mod node;
 pub mod packet;
 pub mod path;
+mod shard;
 
 pub use allowed_ips::{AllowedIp, ParseAllowedIpError};
 pub use batch::Batch;
@@ -39,3 +40,4 @@ pub use node::{
     Event, Node, NodeConfig, NodeDrops, Outbound, PeerConfig, PeerDrops, PeerError, PeerId, PeerStats,
     REJECT_AFTER_TIME, SILENT_AFTER_TIME,
 };
+pub use shard::{MAX_SHARDS, Shard, Stray};

@@ -20,6 +20,21 @@ pub struct HandshakeLimits {
     pub per_source_burst: u32,
 }
 
+impl HandshakeLimits {
+    /// An equal share of these for each of `shards`, rounded up, so that all shards together keep to them. Initiations land at
+    /// a shard by their source's address and port. A single device asks once in 5 s, so a share is more than it needs, and
+    /// many behind one address have as many ports and so find all the shares.
+    #[must_use]
+    pub fn shared(self, shards: u8) -> Self {
+        let share = |limit: u32| limit.div_ceil(u32::from(shards.max(1)));
+        Self {
+            per_second: share(self.per_second),
+            per_source: share(self.per_source),
+            per_source_burst: share(self.per_source_burst),
+        }
+    }
+}
+
 impl Default for HandshakeLimits {
     fn default() -> Self {
         Self {

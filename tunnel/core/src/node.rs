@@ -19,6 +19,7 @@ mod inbound;
 mod outbound;
 mod peer;
 mod probe;
+mod strays;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -40,6 +41,7 @@ use crate::datagrams::Datagrams;
 use crate::engine::{BoringtunEngine, Engine};
 use crate::key::{PrivateKey, PublicKey};
 use crate::limit::{HandshakeLimits, SourceLimiter};
+use crate::shard::{Shard, Stray};
 
 /// Age at which a session carries no more packets (`WireGuard` paper, section 6.1).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_mins(3);
@@ -50,7 +52,8 @@ pub const SILENT_AFTER_TIME: Duration = Duration::from_secs(15);
 /// Events kept until they are polled. The oldest go first: they are hints, and [`Node::stats`] has the truth.
 const MAX_EVENTS: usize = 1024;
 
-/// A peer's number within its node: the upper 24 bits of its session indices, chosen at random.
+/// A peer's number within its node: the upper 24 bits of its session indices, chosen at random but for those that name its
+/// shard, where there are several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(u32);
 
@@ -132,6 +135,8 @@ pub struct NodeDrops {
     pub no_route: u64,
     /// An inner packet that is larger than the MTU.
     pub too_big: u64,
+    /// For another shard, and its queue was full.
+    pub strays: u64,
 }
 
 impl NodeDrops {
@@ -145,6 +150,7 @@ impl NodeDrops {
             + self.limited
             + self.no_route
             + self.too_big
+            + self.strays
     }
 }
 
@@ -162,6 +168,8 @@ pub struct Node<E: Engine = BoringtunEngine> {
     private_key: PrivateKey,
     public_key: PublicKey,
     mtu: usize,
+    shard: Shard,
+    limits: HandshakeLimits,
     gate: E::Gate,
     sources: SourceLimiter,
     peers: HashMap<PeerId, Peer<E>, BuildHasherDefault<IdHasher>>,
@@ -170,6 +178,8 @@ pub struct Node<E: Engine = BoringtunEngine> {
     events: VecDeque<Event>,
     /// Answers to packets that were too big, until they are polled.
     bounced: VecDeque<Vec<u8>>,
+    /// Datagrams for other shards, until they are polled.
+    strays: Vec<Stray>,
     drops: NodeDrops,
     rng: StdRng,
     next_tick: Instant,
@@ -191,9 +201,18 @@ impl<E: Engine> Node<E> {
     /// A node without peers.
     #[must_use]
     pub fn new(config: NodeConfig, now: Instant) -> Self {
+        Self::sharded(config, Shard::WHOLE, now)
+    }
+
+    /// A node without peers that is one of several behind one port, all with the same key. Each is to be told of every peer;
+    /// its limits are its own.
+    #[must_use]
+    pub fn sharded(config: NodeConfig, shard: Shard, now: Instant) -> Self {
         Self {
             public_key: config.private_key.public_key(),
             mtu: config.mtu,
+            shard,
+            limits: config.limits,
             gate: E::gate(&config.private_key, config.limits.per_second),
             sources: SourceLimiter::new(&config.limits, now),
             peers: HashMap::default(),
@@ -201,6 +220,7 @@ impl<E: Engine> Node<E> {
             allowed_ips: AllowedIps::new(),
             events: VecDeque::new(),
             bounced: VecDeque::new(),
+            strays: Vec::new(),
             drops: NodeDrops::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
             next_tick: now,
@@ -225,7 +245,7 @@ impl<E: Engine> Node<E> {
         }
         let id = match self.by_key.get(&config.public_key) {
             Some(id) => *id,
-            None => self.new_id(),
+            None => self.new_id(&config.public_key),
         };
         for network in self
             .peers
@@ -293,6 +313,12 @@ impl<E: Engine> Node<E> {
         self.mtu
     }
 
+    /// Its bounds on handshake work.
+    #[must_use]
+    pub fn limits(&self) -> HandshakeLimits {
+        self.limits
+    }
+
     /// The peer that may use `address` inside the tunnel.
     #[must_use]
     pub fn route(&self, address: IpAddr) -> Option<PeerId> {
@@ -328,11 +354,11 @@ impl<E: Engine> Node<E> {
         self.events.pop_front()
     }
 
-    fn new_id(&mut self) -> PeerId {
+    fn new_id(&mut self, peer: &PublicKey) -> PeerId {
         // 2^24 numbers for some thousand peers: the first draw is nearly always free. Random, so that an index tells
         // an observer nothing about how many peers there are.
         loop {
-            let id = PeerId(self.rng.random_range(0..1 << 24));
+            let id = PeerId(self.shard.stamp(self.rng.random_range(0..1 << 24), peer));
             if !self.peers.contains_key(&id) {
                 return id;
             }

@@ -15,6 +15,8 @@
 //! UDP is forwarded by flow ([`datagrams`]), refused datagrams are answered as prohibited, and at its own inner addresses the
 //! gateway answers echo requests and DNS ([`dns`]). Everything else is dropped and counted.
 //!
+//! All of this is done by several threads, each for its own peers ([`shards`]).
+//!
 //! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
 //! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
 
@@ -26,6 +28,7 @@ mod front;
 mod packet;
 mod policy;
 mod segment;
+mod shards;
 mod upstream;
 
 use std::collections::HashMap;
@@ -34,22 +37,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use orfe_tunnel_core::{AllowedIp, HandshakeLimits, Node, NodeConfig, PresharedKey, PrivateKey, PublicKey};
+use orfe_tunnel_core::{
+    AllowedIp, HandshakeLimits, Node, NodeConfig, PresharedKey, PrivateKey, PublicKey, Shard,
+};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::front::{Command, GatewayFront};
+use self::front::GatewayFront;
 pub use self::policy::{
     Access, Destination, DnsPolicy, ParsePortsError, ParseUpstreamError, Policy, PolicyEntry, PolicyError,
     PolicyPort, Ports, Rule, Upstream, Via,
 };
+use self::shards::ShardThread;
+pub use self::shards::{GatewayView, Shards};
 use self::upstream::Forwarders;
-use crate::netstack::{Netstack, StackConfig};
-use crate::udp::UdpOptions;
+use crate::netstack::{Exchange, Link, Netstack, StackConfig};
+use crate::udp::{UdpOptions, UdpPort};
 
-/// Connections at once.
+/// Connections at once. With several threads each may have half of them, because busy peers may happen to be of one thread;
+/// the memory is what is bounded for all together.
 const MAX_CONNECTIONS: usize = 2048;
-/// Bytes that their buffers may take together.
+/// Bytes that their buffers may take together; each thread has an equal share.
 const MEMORY: usize = 512 << 20;
 /// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
@@ -162,91 +170,100 @@ pub struct GatewayStats {
 /// A running gateway. Dropping it ends it; [`Gateway::shutdown`] also waits for the end.
 #[derive(Debug)]
 pub struct Gateway {
-    netstack: Netstack<Command>,
+    threads: Vec<ShardThread>,
+    local_addr: SocketAddr,
     public_key: PublicKey,
-    desired: Arc<Mutex<Desired>>,
-    shown: Arc<Mutex<Shown>>,
+    /// Held while something is declared.
+    declaring: Mutex<()>,
+    view: GatewayView,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
 
-/// What was declared since the thread last looked. The latest declaration counts, so this cannot grow.
-#[derive(Debug, Default)]
+/// What was declared since a thread last looked. The latest declaration counts, so this cannot grow.
+#[derive(Debug, Clone, Default)]
 struct Desired {
-    peers: Option<Vec<Admitted>>,
-    policy: Option<Policy>,
+    peers: Option<Arc<[Admitted]>>,
+    policy: Option<Arc<Policy>>,
     keys: Option<Vec<PrivateKey>>,
 }
 
-/// The thread's latest counters. It writes those of peers that changed, so an idle peer costs nothing.
+/// A thread's latest counters. It writes those of peers that changed, so an idle peer costs nothing.
 #[derive(Debug, Default)]
 struct Shown {
     peers: HashMap<PublicKey, PeerStats>,
     total: GatewayStats,
 }
 
-/// Reads the counters of a [`Gateway`]; after its end, those that stood last.
-#[derive(Debug, Clone)]
-pub struct GatewayView(Arc<Mutex<Shown>>);
-
-impl GatewayView {
-    /// What is known of one peer.
-    pub fn peer(&self, public_key: &PublicKey) -> Option<PeerStats> {
-        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.peers.get(public_key).cloned()
-    }
-
-    /// What is known of all peers.
-    pub fn peers(&self) -> Vec<PeerStats> {
-        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.peers.values().cloned().collect()
-    }
-}
-
 impl Gateway {
-    /// Binds UDP and starts the gateway's thread; upstream connections run on the current tokio runtime.
+    /// Binds UDP and starts the gateway's threads, as many as suit this machine; upstream connections run on the current
+    /// tokio runtime.
     ///
     /// Fails with the system's error for the bind, with `InvalidInput` for a configuration that cannot work, and outside a
     /// runtime.
     pub fn start(config: GatewayConfig, policy: Policy) -> io::Result<Self> {
+        Self::start_sharded(config, policy, Shards::for_this_machine())
+    }
+
+    /// [`Gateway::start`] with so many threads.
+    pub fn start_sharded(config: GatewayConfig, policy: Policy, shards: Shards) -> io::Result<Self> {
         let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
-        let public_key = config.private_key.public_key();
-        let node_config = NodeConfig {
-            private_key: config.private_key,
-            mtu: config.mtu,
-            limits: HandshakeLimits::default(),
-        };
-        let node = Node::new(node_config, Instant::now());
-        let own = config.addresses.clone();
         let bind = UdpOptions {
             // A gateway may have several addresses; its peers know it by one.
             pin_source: true,
             ..UdpOptions::new(config.listen)
         };
-        let stack = StackConfig {
-            addresses: config.addresses,
+        let ports = UdpPort::bind_group(&bind, shards.count, shards.is_steered)?;
+        // The bind may have come to fewer, and never to more.
+        let count = ports.len() as u8;
+        let public_key = config.private_key.public_key();
+        let stack = stack_config(config.addresses, config.mtu, count);
+        let node = NodeConfig {
+            private_key: config.private_key,
             mtu: config.mtu,
-            any_address: true,
-            max_connections: MAX_CONNECTIONS,
-            memory: MEMORY,
-            keep_alive: Some(KEEP_ALIVE),
+            limits: HandshakeLimits::default().shared(count),
         };
-        let desired = Arc::new(Mutex::new(Desired {
-            peers: None,
-            policy: Some(policy),
-            keys: None,
-        }));
-        let shown = Arc::new(Mutex::new(Shown::default()));
+        let exchange = Arc::new(Exchange::new(count));
+        let policy = Arc::new(policy);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let netstack = Netstack::start("orfe-gateway", &bind, node, &stack, |handle| {
-            let forwarders = Forwarders::new(handle, runtime, tracker.clone(), stop.clone());
-            GatewayFront::new(own, Arc::clone(&desired), Arc::clone(&shown), forwarders)
-        })?;
+        let (mut threads, mut shown) = (Vec::new(), Vec::new());
+        for (number, udp) in (0..count).zip(ports) {
+            let shard = Shard::new(number, count).unwrap_or(Shard::WHOLE);
+            let link = (count > 1).then(|| Link::new(Arc::clone(&exchange), shard));
+            let desired = Arc::new(Mutex::new(Desired {
+                policy: Some(Arc::clone(&policy)),
+                ..Desired::default()
+            }));
+            let counters = Arc::new(Mutex::new(Shown::default()));
+            let node = Node::sharded(node.clone(), shard, Instant::now());
+            let name = if count == 1 {
+                "orfe-gateway".to_owned()
+            } else {
+                format!("orfe-gateway-{number}")
+            };
+            let netstack = Netstack::start_on(&name, udp, link, node, &stack, |handle| {
+                let forwarders = Forwarders::new(handle, runtime.clone(), tracker.clone(), stop.clone());
+                let own = stack.addresses.clone();
+                GatewayFront::new(
+                    own,
+                    shard,
+                    Arc::clone(&desired),
+                    Arc::clone(&counters),
+                    forwarders,
+                )
+            })?;
+            threads.push(ShardThread { netstack, desired });
+            shown.push(counters);
+        }
         Ok(Self {
-            netstack,
+            local_addr: threads
+                .first()
+                .map(|thread| thread.netstack.local_addr())
+                .ok_or(io::ErrorKind::InvalidInput)?,
+            threads,
             public_key,
-            desired,
-            shown,
+            declaring: Mutex::new(()),
+            view: GatewayView(shown.into()),
             tracker,
             stop,
         })
@@ -264,59 +281,65 @@ impl Gateway {
     /// Declares all peers. Those not named any more lose access and connections at once; the others keep their sessions,
     /// and the connections that their access still allows.
     pub fn admit(&self, peers: Vec<Admitted>) {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner).peers = Some(peers);
-        self.netstack.handle().wake();
+        self.tell(&Desired::of_peers(peers));
     }
 
     /// Declares the policy. Connections to what it does not name in the same way any more are reset.
     pub fn set_policy(&self, policy: Policy) {
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner).policy = Some(policy);
-        self.netstack.handle().wake();
+        self.tell(&Desired {
+            policy: Some(Arc::new(policy)),
+            ..Desired::default()
+        });
     }
 
     /// Declares policy and peers in one step, so that no peer's access is ever read against another policy.
     pub fn declare(&self, policy: Policy, peers: Vec<Admitted>) {
-        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
-        desired.peers = Some(peers);
-        desired.policy = Some(policy);
-        drop(desired);
-        self.netstack.handle().wake();
+        self.tell(&Desired {
+            policy: Some(Arc::new(policy)),
+            ..Desired::of_peers(peers)
+        });
     }
 
     /// Answers for `current` and, as long as a change of keys lasts, for `previous`; sessions on a key that stays are not
     /// touched, those on one that goes end. Peers are declared in the same step, because a key that is new has none.
     pub fn set_keys(&self, current: PrivateKey, previous: Option<PrivateKey>, peers: Vec<Admitted>) {
-        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
-        desired.keys = Some([current].into_iter().chain(previous).collect());
-        desired.peers = Some(peers);
-        drop(desired);
-        self.netstack.handle().wake();
+        self.tell(&Desired {
+            keys: Some([current].into_iter().chain(previous).collect()),
+            ..Desired::of_peers(peers)
+        });
+    }
+
+    fn tell(&self, desired: &Desired) {
+        // Two declarations at once must not end up in different order at different threads.
+        let _one_at_a_time = self.declaring.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in &self.threads {
+            thread.declare(desired);
+        }
     }
 
     /// What is known of the peers. Those just declared are shown from the moment at which they can connect.
     pub fn peers(&self) -> Vec<PeerStats> {
-        self.shown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .peers
-            .values()
-            .cloned()
-            .collect()
+        self.view.peers()
     }
 
     /// A reader of the counters that may be kept apart from the gateway.
     pub fn view(&self) -> GatewayView {
-        GatewayView(Arc::clone(&self.shown))
+        self.view.clone()
     }
 
     /// Counters of the gateway as a whole.
     pub fn stats(&self) -> GatewayStats {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).total
+        self.view.total()
+    }
+
+    /// How many threads it has: fewer than asked for where the system cannot spread datagrams over them.
+    pub fn shards(&self) -> usize {
+        self.threads.len()
     }
 
     /// Where UDP is bound.
     pub fn local_addr(&self) -> SocketAddr {
-        self.netstack.local_addr()
+        self.local_addr
     }
 
     /// The key that the gateway was started with.
@@ -324,19 +347,34 @@ impl Gateway {
         self.public_key
     }
 
-    /// Resets all connections, and waits for the thread and the forwarders to end.
+    /// Resets all connections, and waits for the threads and the forwarders to end.
     pub async fn shutdown(self) {
         let Self {
-            netstack,
+            threads,
             tracker,
             stop,
             ..
         } = self;
         stop.cancel();
-        netstack.shutdown().await;
+        for thread in threads {
+            thread.netstack.shutdown().await;
+        }
         tracker.close();
         if tokio::time::timeout(GRACE, tracker.wait()).await.is_err() {
             tracing::warn!(left = tracker.len(), "forwarders did not end in time");
         }
+    }
+}
+
+/// The TCP stack of each of `shards` threads.
+fn stack_config(addresses: Vec<IpAddr>, mtu: usize, shards: u8) -> StackConfig {
+    let shards = usize::from(shards);
+    StackConfig {
+        addresses,
+        mtu,
+        any_address: true,
+        max_connections: MAX_CONNECTIONS / shards.min(2),
+        memory: MEMORY / shards,
+        keep_alive: Some(KEEP_ALIVE),
     }
 }

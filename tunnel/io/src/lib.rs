@@ -5,7 +5,7 @@
 //! - [`carrier`] takes the datagrams where UDP is not let through.
 //! - [`proxy`] is the loopback proxy in front of the dialer.
 //!
-//! Packets are handled by one thread for each end; see the documentation of the module `netstack`.
+//! Packets are handled by one thread for each end, and by several for a gateway; see the documentation of the module `netstack`.
 
 pub mod carrier;
 mod client;
@@ -40,7 +40,7 @@ pub use client::{
 pub use gateway::{
     Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
     ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
-    PolicyPort, Ports, Rule, Upstream, Via,
+    PolicyPort, Ports, Rule, Shards, Upstream, Via,
 };
 pub use netstack::TunnelStream;
 pub use orfe_tunnel_core::{AllowedIp, ParseAllowedIpError, PresharedKey, PrivateKey, PublicKey};

@@ -26,6 +26,7 @@ mod buffers;
 mod connection;
 mod datagrams;
 mod device;
+mod exchange;
 mod flow;
 mod nodes;
 mod schedule;
@@ -47,6 +48,7 @@ use orfe_tunnel_core::{Batch, Datagrams, Event, Node, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
+pub(crate) use self::exchange::{Exchange, Link};
 pub(crate) use self::nodes::Nodes;
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
@@ -166,11 +168,28 @@ impl<C: Send + 'static> Netstack<C> {
     where
         F: Front<Command = C>,
     {
+        Self::start_on(name, UdpPort::bind(bind)?, None, node, stack, front)
+    }
+
+    /// Starts the thread on a socket that is bound; with a link, as one of several at the same port.
+    pub(crate) fn start_on<F>(
+        name: &str,
+        mut udp: UdpPort,
+        link: Option<Link>,
+        node: Node,
+        stack: &StackConfig,
+        front: impl FnOnce(Handle<C>) -> F,
+    ) -> io::Result<Self>
+    where
+        F: Front<Command = C>,
+    {
         let poll = Poll::new()?;
-        let mut udp = UdpPort::bind(bind)?;
         udp.register(poll.registry(), UDP)?;
         let local_addr = Arc::new(Mutex::new(udp.local_addr()?));
         let wake = Arc::new(Wake::new(poll.registry(), WAKE)?);
+        if let Some(link) = &link {
+            link.join(&wake);
+        }
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
         let handle = Handle {
             commands: sender,
@@ -189,6 +208,7 @@ impl<C: Send + 'static> Netstack<C> {
         let round = Round {
             poll,
             udp,
+            link,
             local_addr: Arc::clone(&local_addr),
             wake,
             commands,
@@ -262,6 +282,8 @@ const UDP: Token = Token(1);
 struct Round<F: Front> {
     poll: Poll,
     udp: UdpPort,
+    /// To the other threads at the same port, if there are any.
+    link: Option<Link>,
     local_addr: Arc<Mutex<SocketAddr>>,
     wake: Arc<Wake>,
     commands: mpsc::Receiver<F::Command>,
@@ -371,13 +393,22 @@ impl<F: Front> Round<F> {
     /// UDP to the stack.
     fn ingress(&mut self, now: Instant) {
         self.packets.clear();
+        let mut has_taken = self.take_handed(now);
         if self.readable {
             match self.udp.receive(&mut self.received) {
-                Ok(()) => self.take_received(now),
+                Ok(()) => {
+                    self.take_received(now);
+                    has_taken = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 // An ICMP error for something sent earlier: no news about what can be received.
                 Err(error) => tracing::trace!(%error, "UDP receive"),
             }
+        }
+        if has_taken {
+            self.hand_over();
+            self.unpublished = true;
+            self.front.handle_packets(&self.packets, &mut self.ends, now);
         }
         // Commands may have left packets for the stack, too.
         self.ends.stack.ingress(now);
@@ -394,8 +425,6 @@ impl<F: Front> Round<F> {
                 &mut self.ends.out,
             );
         }
-        self.unpublished = true;
-        self.front.handle_packets(&self.packets, &mut self.ends, now);
     }
 
     /// The stack to UDP.

@@ -8,6 +8,8 @@
 //! error it is switched off for the whole process, which is said once, and runs go out datagram by datagram. The environment
 //! variable [`SEGMENTATION_VARIABLE`]`=off` does the same from the start.
 
+mod group;
+
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -98,10 +100,13 @@ impl UdpPort {
     /// Binds a socket.
     pub fn bind(options: &UdpOptions) -> io::Result<Self> {
         let any_v6 = options.bind.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        let socket = match bound(options.bind) {
+        let socket = match bound(options.bind, |_| Ok(())) {
             Err(error) if any_v6 => {
                 tracing::info!(%error, "no IPv6 here; the tunnel uses IPv4 alone");
-                bound(SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.bind.port())))?
+                bound(
+                    SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.bind.port())),
+                    |_| Ok(()),
+                )?
             }
             other => other?,
         };
@@ -216,10 +221,7 @@ impl UdpPort {
             let mut pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
             for meta in &buffers.metas[..buffers.filled] {
                 if let Some(local) = meta.dst_ip {
-                    if pins.len() >= MAX_PINS {
-                        pins.clear();
-                    }
-                    pins.insert(canonical(meta.addr), local.to_canonical());
+                    remember(&mut pins, canonical(meta.addr), local.to_canonical());
                 }
             }
         }
@@ -245,9 +247,21 @@ impl UdpPort {
         self.segmentation && !SEGMENTATION_IS_OFF.load(Ordering::Relaxed) && self.state.max_gso_segments() > 1
     }
 
-    fn pinned(&self, destination: SocketAddr) -> Option<IpAddr> {
+    /// Our address that answers to this peer come from; `None` where the system chooses.
+    pub(crate) fn pinned(&self, destination: SocketAddr) -> Option<IpAddr> {
         let pins = self.pins.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         pins.get(&destination).copied()
+    }
+
+    /// Has answers to a peer come from an address of ours, which another socket at the same port learnt.
+    pub(crate) fn pin(&self, peer: SocketAddr, local: IpAddr) {
+        if let Some(pins) = &self.pins {
+            remember(
+                &mut pins.lock().unwrap_or_else(PoisonError::into_inner),
+                peer,
+                local,
+            );
+        }
     }
 
     fn unpin(&self, destination: SocketAddr) {
@@ -309,13 +323,15 @@ impl ReceiveBuffers {
     }
 }
 
-fn bound(address: SocketAddr) -> io::Result<Socket> {
+/// A bound socket; `prepare` is called before the bind.
+fn bound(address: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         && let Err(error) = socket.set_only_v6(false)
     {
         tracing::debug!(%error, "IPv6 only");
     }
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -327,6 +343,13 @@ fn refuse_segmentation(error: &io::Error) {
             "the system refused UDP segmentation offload; this process goes on without it, which costs speed"
         );
     }
+}
+
+fn remember(pins: &mut HashMap<SocketAddr, IpAddr>, peer: SocketAddr, local: IpAddr) {
+    if pins.len() >= MAX_PINS {
+        pins.clear();
+    }
+    pins.insert(peer, local);
 }
 
 fn canonical(source: SocketAddr) -> SocketAddr {

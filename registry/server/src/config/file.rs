@@ -1,6 +1,7 @@
 //! The TOML file as it is written; unknown keys are refused, with the place where they stand.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub(super) struct TunnelTable {
     pub(super) websocket: bool,
     #[serde(default)]
     pub(super) also_endpoints: Vec<HostPort>,
+    pub(super) threads: Option<NonZeroU8>,
 }
 
 impl Default for TunnelTable {
@@ -78,6 +80,7 @@ impl Default for TunnelTable {
             enabled: true,
             websocket: true,
             also_endpoints: Vec::new(),
+            threads: None,
         }
     }
 }

@@ -56,6 +56,7 @@ slots = 2
 enabled = true
 websocket = false
 also_endpoints = ["orfe.example.com:443"]
+threads = 3
 
 [[policy.allow]]
 name = "coder.internal"
@@ -73,6 +74,7 @@ fn a_whole_file_is_read() {
     assert_eq!(config.data, folder.0.path().join("state"));
     assert!(!config.tunnel_websocket);
     assert_eq!(config.wireguard_also, ["orfe.example.com:443".parse().unwrap()]);
+    assert_eq!(config.gateway_threads.map(NonZeroU8::get), Some(3));
     assert_eq!(
         config.coder.as_ref().unwrap().credential.secret().expose(),
         "s3cret"

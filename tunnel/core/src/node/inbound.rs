@@ -11,8 +11,10 @@ use super::{Event, Node, PeerId, push_event};
 use crate::batch::Batch;
 use crate::datagrams::Datagrams;
 use crate::engine::{Engine, Identity, Opened};
+use crate::key::PublicKey;
 use crate::message::Message;
 use crate::packet;
+use crate::shard::Claim;
 
 impl<E: Engine> Node<E> {
     /// Takes datagrams with their sources. Inner packets whose source address belongs to their sender are appended to
@@ -47,13 +49,21 @@ impl<E: Engine> Node<E> {
                     let same_session = std::iter::from_fn(|| {
                         datagrams.next_if(|next| Message::parse(next) == Some(Message::Data(index)))
                     });
-                    self.handle_data(
-                        index,
-                        std::iter::once(datagram).chain(same_session),
-                        source,
-                        now,
-                        packets,
-                    );
+                    match self.shard.elsewhere(index) {
+                        Some(shard) => self.stray(shard, datagram, same_session, source),
+                        None => self.handle_data(
+                            index,
+                            std::iter::once(datagram).chain(same_session),
+                            source,
+                            now,
+                            packets,
+                        ),
+                    }
+                }
+                Some(Message::Response(index) | Message::Cookie(index))
+                    if let Some(shard) = self.shard.elsewhere(index) =>
+                {
+                    self.stray(shard, datagram, std::iter::empty(), source);
                 }
                 Some(Message::Initiation) => self.handle_initiation(datagram, source, now, out),
                 Some(Message::Response(index)) => self.handle_response(index, datagram, source, now, out),
@@ -133,7 +143,29 @@ impl<E: Engine> Node<E> {
                 return;
             }
         };
-        let Some(peer) = self.by_key.get(&public_key).and_then(|id| self.peers.get_mut(id)) else {
+        if self.shard.owns(&public_key) {
+            self.answer_initiation(&public_key, datagram, source, now, out);
+        } else if self.by_key.contains_key(&public_key) {
+            let claim = Claim {
+                receiver: self.public_key,
+                peer: public_key,
+            };
+            self.stray_initiation(claim, datagram, source);
+        } else {
+            self.drops.unknown_peer += 1;
+        }
+    }
+
+    /// Answers an initiation that names `public_key`, within the limits and with a good MAC.
+    pub(super) fn answer_initiation(
+        &mut self,
+        public_key: &PublicKey,
+        datagram: &[u8],
+        source: SocketAddr,
+        now: Instant,
+        out: &mut Datagrams,
+    ) {
+        let Some(peer) = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id)) else {
             self.drops.unknown_peer += 1;
             return;
         };

@@ -1,6 +1,7 @@
 //! Two or more nodes in memory; the wire between them is a list of datagrams.
 
 mod batches;
+mod shards;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

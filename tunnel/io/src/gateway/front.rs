@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use orfe_tunnel_core::{Batch, Event, PeerConfig, PeerId, PublicKey};
+use orfe_tunnel_core::{Batch, Event, PeerConfig, PeerId, PublicKey, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,8 @@ use crate::netstack::{Ends, Flow, Front, TunnelStream};
 
 /// Connections at once of one peer, so that one cannot use up the gateway's.
 const MAX_CONNECTIONS_PER_PEER: usize = 512;
-/// Connections at once whose upstream is being dialled.
+/// Connections at once whose upstream is being dialled. This and what follows for all peers is the whole gateway's; each
+/// thread has an equal share of it.
 const MAX_DIALLING: usize = 1024;
 /// UDP flows at once, of one peer and of all. Each has a socket and a queue; beyond, new flows are refused.
 const MAX_FLOWS_PER_PEER: usize = 256;
@@ -64,12 +65,15 @@ pub(super) enum Command {
 pub(super) struct GatewayFront {
     /// The gateway's own inner addresses.
     own: Vec<IpAddr>,
+    shard: Shard,
     desired: Arc<Mutex<Desired>>,
     shown: Arc<Mutex<Shown>>,
     forwarders: Forwarders,
     policy: Arc<Policy>,
     peers: HashMap<PeerId, Peer>,
     by_key: HashMap<PublicKey, PeerId>,
+    /// Peers of other shards. The node knows them, and nothing of theirs comes here.
+    foreign: HashSet<PublicKey>,
     flows: HashMap<Flow, Entry>,
     datagrams: HashMap<Flow, DatagramEntry>,
     dialling: usize,
@@ -112,18 +116,21 @@ struct DatagramEntry {
 impl GatewayFront {
     pub(super) fn new(
         own: Vec<IpAddr>,
+        shard: Shard,
         desired: Arc<Mutex<Desired>>,
         shown: Arc<Mutex<Shown>>,
         forwarders: Forwarders,
     ) -> Self {
         Self {
             own,
+            shard,
             desired,
             shown,
             forwarders,
             policy: Arc::default(),
             peers: HashMap::new(),
             by_key: HashMap::new(),
+            foreign: HashSet::new(),
             flows: HashMap::new(),
             datagrams: HashMap::new(),
             dialling: 0,
@@ -136,7 +143,12 @@ impl GatewayFront {
         }
     }
 
-    fn set_peers(&mut self, admitted: Vec<Admitted>, ends: &mut Ends, now: Instant) {
+    /// This thread's part of what all peers together may have, at most `all`.
+    fn share(&self, all: usize) -> usize {
+        all / usize::from(self.shard.count())
+    }
+
+    fn set_peers(&mut self, admitted: &[Admitted], ends: &mut Ends, now: Instant) {
         let kept: HashSet<PublicKey> = admitted.iter().map(|admitted| admitted.peer.public_key).collect();
         self.peers.retain(|_, peer| {
             let keep = kept.contains(&peer.public_key);
@@ -147,22 +159,32 @@ impl GatewayFront {
             }
             keep
         });
+        self.foreign.retain(|public_key| {
+            let keep = kept.contains(public_key);
+            if !keep {
+                ends.node.remove_peer(public_key);
+            }
+            keep
+        });
         for Admitted { peer, access } in admitted {
             let public_key = peer.public_key;
             let config = PeerConfig {
                 public_key,
-                preshared_key: peer.preshared_key,
+                preshared_key: peer.preshared_key.clone(),
                 endpoint: None,
-                allowed_ips: peer.allowed_ips,
+                allowed_ips: peer.allowed_ips.clone(),
                 keepalive: None,
             };
             match ends.node.set_peer(config, now) {
+                Ok(_) if !self.shard.owns(&public_key) => {
+                    self.foreign.insert(public_key);
+                }
                 Ok(id) => {
                     let known = self.peers.entry(id).or_insert_with(|| Peer::new(public_key));
                     if *known.name != *peer.name {
-                        known.name = peer.name.into();
+                        known.name = peer.name.as_str().into();
                     }
-                    known.access = access;
+                    known.access = access.clone();
                     self.by_key.insert(public_key, id);
                 }
                 Err(error) => tracing::error!(device = peer.name, %error, "peer not taken"),
@@ -278,11 +300,11 @@ impl Front for GatewayFront {
             self.renumber(&numbers);
         }
         if let Some(policy) = desired.policy {
-            self.policy = Arc::new(policy);
+            self.policy = policy;
         }
         let are_declared = desired.peers.is_some();
         if let Some(peers) = desired.peers {
-            self.set_peers(peers, ends, now);
+            self.set_peers(&peers, ends, now);
         }
         self.cut_what_is_not_allowed(ends);
         are_declared

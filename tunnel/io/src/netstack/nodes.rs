@@ -13,8 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use orfe_tunnel_core::{
-    Batch, Datagrams, Event, HandshakeLimits, Node, NodeConfig, NodeDrops, PeerConfig, PeerError, PeerId,
-    PeerStats, PrivateKey, PublicKey, packet,
+    Batch, Datagrams, Event, Node, NodeConfig, NodeDrops, PeerConfig, PeerError, PeerId, PeerStats,
+    PrivateKey, PublicKey, Stray, packet,
 };
 
 /// One end, under one static key or two.
@@ -65,10 +65,10 @@ impl Nodes {
             let config = NodeConfig {
                 private_key: key.clone(),
                 mtu: self.first.mtu(),
-                limits: HandshakeLimits::default(),
+                limits: self.first.limits(),
             };
             self.second = Some(Second {
-                node: Node::new(config, now),
+                node: Node::sharded(config, self.first.shard(), now),
                 numbers: HashMap::new(),
                 at_home: HashSet::new(),
                 packets: Batch::new(),
@@ -165,6 +165,8 @@ impl Nodes {
             limited: drops.limited.max(other.limited),
             no_route: drops.no_route + other.no_route,
             too_big: drops.too_big + other.too_big,
+            // Of those with an index both kept one, and only the first's is handed over.
+            strays: drops.strays,
         }
     }
 
@@ -207,14 +209,39 @@ impl Nodes {
     ) {
         self.first.handle_run(run, stride, source, now, packets, out);
         let Some(second) = &mut self.second else { return };
-        let taken = &mut second.packets;
-        taken.clear();
-        second.node.handle_run(run, stride, source, now, taken, out);
-        for (packet, number) in taken.iter() {
-            if let Some(id) = second.numbers.get(number) {
-                packets.push(packet, *id);
-            }
+        second.packets.clear();
+        second
+            .node
+            .handle_run(run, stride, source, now, &mut second.packets, out);
+        second.pass_on(packets);
+    }
+
+    /// Takes what landed at another shard.
+    pub(super) fn handle_stray(
+        &mut self,
+        stray: &Stray,
+        now: Instant,
+        packets: &mut Batch<PeerId>,
+        out: &mut Datagrams,
+    ) {
+        self.first.handle_stray(stray, now, packets, out);
+        if let Some(second) = &mut self.second {
+            second.packets.clear();
+            second.node.handle_stray(stray, now, &mut second.packets, out);
+            second.pass_on(packets);
         }
+    }
+
+    /// What landed here and is for another shard. Both nodes see that by an index, but only the one that an initiation is
+    /// for by that.
+    pub(super) fn drain_strays(&mut self) -> impl Iterator<Item = Stray> {
+        let second = self.second.as_mut().into_iter();
+        let initiations = second.flat_map(|second| second.node.drain_strays().filter(Stray::is_initiation));
+        self.first.drain_strays().chain(initiations)
+    }
+
+    pub(super) fn note_lost_strays(&mut self, datagrams: u64) {
+        self.first.note_lost_strays(datagrams);
     }
 
     pub(crate) fn handle_packets<M>(&mut self, packets: &Batch<M>, now: Instant, out: &mut Datagrams) {
@@ -239,6 +266,15 @@ impl Nodes {
 }
 
 impl Second {
+    /// Gives on what arrived, under the numbers that its peers have in the first node.
+    fn pass_on(&self, packets: &mut Batch<PeerId>) {
+        for (packet, number) in self.packets.iter() {
+            if let Some(id) = self.numbers.get(number) {
+                packets.push(packet, *id);
+            }
+        }
+    }
+
     fn has_at_home(&self, peer: &PublicKey) -> bool {
         let number = self.node.peer_id(peer);
         number.is_some_and(|number| self.at_home.contains(&number))

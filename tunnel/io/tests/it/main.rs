@@ -18,6 +18,7 @@ mod namespace;
 mod peers;
 mod proxy;
 mod raw;
+mod shards;
 mod support;
 mod transfer;
 mod whole_way;

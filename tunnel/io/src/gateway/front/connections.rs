@@ -87,7 +87,8 @@ impl GatewayFront {
     ) {
         let Some(peer) = self.peers.get(&id) else { return };
         if segment.kind == Kind::Syn {
-            let has_room = peer.connections < MAX_CONNECTIONS_PER_PEER && self.dialling < MAX_DIALLING;
+            let has_room =
+                peer.connections < MAX_CONNECTIONS_PER_PEER && self.dialling < self.share(MAX_DIALLING);
             match self.target(&peer.access, Transport::Tcp, segment.flow) {
                 Some(target) if has_room => return self.begin(id, segment.flow, target, packet),
                 named => {

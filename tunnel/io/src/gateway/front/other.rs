@@ -59,7 +59,9 @@ impl GatewayFront {
                 service: Service::Dns,
                 ..
             }) => self.handle_question(id, datagram),
-            Some(target) if peer.flows < MAX_FLOWS_PER_PEER && self.datagrams.len() < MAX_FLOWS => {
+            Some(target)
+                if peer.flows < MAX_FLOWS_PER_PEER && self.datagrams.len() < self.share(MAX_FLOWS) =>
+            {
                 self.begin_datagrams(id, datagram, target);
             }
             named => {
@@ -103,13 +105,14 @@ impl GatewayFront {
     }
 
     pub(super) fn handle_question(&mut self, id: PeerId, datagram: Datagram<'_>) {
+        let all_questions = self.share(MAX_QUESTIONS);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         match dns::answer(datagram.payload, &self.policy, &peer.access) {
             Answer::Reply(reply) => self.answer(datagram.flow, &reply),
             Answer::Ask(question) => {
-                let has_room = peer.questions < MAX_QUESTIONS_PER_PEER && self.questions < MAX_QUESTIONS;
+                let has_room = peer.questions < MAX_QUESTIONS_PER_PEER && self.questions < all_questions;
                 match self.policy.dns().resolver.filter(|_| has_room) {
                     Some(resolver) => {
                         peer.questions += 1;

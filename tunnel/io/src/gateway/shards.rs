@@ -1,0 +1,134 @@
+//! The threads of a gateway.
+//!
+//! Each has a socket at the gateway's port, a `WireGuard` node, a TCP stack and a front of its own, and a peer belongs to one
+//! of them by its public key: nothing that packets touch is shared. What is declared goes to all of them, because each node
+//! knows every peer (see `Shard` in `orfe_tunnel_core`); what is counted is put together when it is read.
+
+use std::num::NonZeroU8;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use orfe_tunnel_core::{MAX_SHARDS, PublicKey};
+
+use super::{Admitted, Desired, GatewayStats, PeerStats, Shown};
+use crate::netstack::Netstack;
+
+use super::front::Command;
+
+/// How many threads a gateway has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shards {
+    pub(super) count: u8,
+    pub(super) is_steered: bool,
+}
+
+impl Shards {
+    /// One, which does everything.
+    pub const ONE: Self = Self {
+        count: 1,
+        is_steered: true,
+    };
+
+    /// As many as asked for, at most four. It is one where the system has no `SO_REUSEPORT`, or lets no filter be attached to it.
+    #[must_use]
+    pub fn new(count: NonZeroU8) -> Self {
+        Self {
+            count: count.get().min(MAX_SHARDS),
+            is_steered: true,
+        }
+    }
+
+    /// One for each core that this process may use, at most four.
+    #[must_use]
+    pub fn for_this_machine() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            count: u8::try_from(cores).unwrap_or(MAX_SHARDS).min(MAX_SHARDS),
+            is_steered: true,
+        }
+    }
+
+    /// The same without a filter in the kernel: datagrams come to a thread by their source, and most are handed over. For
+    /// tests of just that.
+    #[must_use]
+    pub fn without_steering(self) -> Self {
+        Self {
+            is_steered: false,
+            ..self
+        }
+    }
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self::for_this_machine()
+    }
+}
+
+/// One thread, as the gateway holds it.
+#[derive(Debug)]
+pub(super) struct ShardThread {
+    pub(super) netstack: Netstack<Command>,
+    pub(super) desired: Arc<Mutex<Desired>>,
+}
+
+impl ShardThread {
+    pub(super) fn declare(&self, desired: &Desired) {
+        let mut waiting = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.replace_with(desired);
+        drop(waiting);
+        self.netstack.handle().wake();
+    }
+}
+
+impl Desired {
+    /// What `newer` names takes the place of what was there.
+    fn replace_with(&mut self, newer: &Self) {
+        let Self { peers, policy, keys } = newer.clone();
+        self.peers = peers.or(self.peers.take());
+        self.policy = policy.or(self.policy.take());
+        self.keys = keys.or(self.keys.take());
+    }
+
+    pub(super) fn of_peers(peers: Vec<Admitted>) -> Self {
+        Self {
+            peers: Some(peers.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Reads the counters of a [`Gateway`](super::Gateway); after its end, those that stood last.
+#[derive(Debug, Clone)]
+pub struct GatewayView(pub(super) Arc<[Arc<Mutex<Shown>>]>);
+
+impl GatewayView {
+    /// What is known of one peer.
+    pub fn peer(&self, public_key: &PublicKey) -> Option<PeerStats> {
+        self.0.iter().find_map(|shown| {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.peers.get(public_key).cloned()
+        })
+    }
+
+    /// What is known of all peers.
+    pub fn peers(&self) -> Vec<PeerStats> {
+        let mut peers = Vec::new();
+        for shown in self.0.iter() {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            peers.extend(shown.peers.values().cloned());
+        }
+        peers
+    }
+
+    /// Counters of the gateway as a whole.
+    pub(super) fn total(&self) -> GatewayStats {
+        let mut total = GatewayStats::default();
+        for shown in self.0.iter() {
+            let one = shown.lock().unwrap_or_else(PoisonError::into_inner).total;
+            total.dropped += one.dropped;
+            total.connections += one.connections;
+            total.buffered_bytes += one.buffered_bytes;
+        }
+        total
+    }
+}
