@@ -10,13 +10,13 @@ use tokio::net::UdpSocket;
 
 use crate::support::relay::Relay;
 use crate::support::servers::{Server, pattern};
-use crate::support::{Device, HELPER, PATIENCE, inner, logging, policy, tcp_stack, up};
+use crate::support::{Device, HELPER, PATIENCE, inner, logging, policy, tcp_stack, until, up};
 
 /// The gateway inside the tunnel.
 const GATEWAY: &str = "100.64.0.1";
 /// What `WireGuard` puts around an inner packet.
 const OVERHEAD: usize = 32;
-/// A path takes 1 s at the most to notice a change, a lost request 2 s, and three of them make a black hole.
+/// A request is lost after 2 s, and a size after three of them; the rest is for a busy machine.
 const MEASURED_WITHIN: Duration = Duration::from_secs(60);
 
 fn wide_gateway(port: u16, upstream: SocketAddr) -> Gateway {
@@ -97,7 +97,8 @@ async fn round_trip_loss_and_mtu_of_the_path_are_known_and_the_mtu_is_used() {
     let server = Server::echo().await;
     let gateway = wide_gateway(443, server.address);
     let relay = Relay::new(gateway.local_addr()).await;
-    relay.lose_longer_than(1380 + OVERHEAD);
+    // The gateway pads what it sends to a multiple of 16 bytes: an answer of 1380 takes 1392, one of 1400 1408.
+    relay.lose_longer_than(1392 + OVERHEAD);
     let tunnel = wide_tunnel(&Device::new(1), &gateway, relay.address);
     tunnel.measure_path(gateway_address());
     measured(&tunnel, 1380).await;
@@ -190,6 +191,8 @@ async fn a_middlebox_that_gives_another_port_does_not_end_a_connection() {
     let tunnel = wide_tunnel(&Device::new(1), &gateway, nat.address);
     up(&tunnel).await;
     let mut stream = tunnel.dialer().dial(inner(443)).await.unwrap();
+    // What the gateway shows of its peers lags behind.
+    until("the device is known", || gateway.peers()[0].endpoint.is_some()).await;
     let source = gateway.peers()[0].endpoint;
     let sent = pattern(200_000, 9);
     let (mut read, mut write) = tokio::io::split(&mut stream);
@@ -209,7 +212,7 @@ async fn a_middlebox_that_gives_another_port_does_not_end_a_connection() {
         .await
         .expect("nothing passes any more");
     assert!(received == sent);
-    assert_ne!(gateway.peers()[0].endpoint, source, "the gateway follows");
+    until("the gateway follows", || gateway.peers()[0].endpoint != source).await;
     tunnel.shutdown().await;
 }
 

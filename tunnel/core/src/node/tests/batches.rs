@@ -118,6 +118,8 @@ fn segment_sizes_are_lowered_both_ways_and_follow_the_mtu() {
 #[test]
 fn segment_sizes_can_be_lowered_alone_and_larger_packets_still_pass() {
     let (mut device, mut gateway) = connected();
+    device.node.set_mtu(1420);
+    gateway.node.set_mtu(1420);
     device.node.set_segment_mtu(1280);
     let flight = device.send(&syn(device.inner, gateway.inner, 1460));
     settle(&mut device, &mut gateway, flight);
