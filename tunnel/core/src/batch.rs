@@ -67,6 +67,13 @@ impl<M> Batch<M> {
             .map(|(range, meta)| (&self.bytes[range.clone()], meta))
     }
 
+    /// Forgets the packets for which `keep` is false; the others stay where they are.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &M) -> bool) {
+        let bytes = &self.bytes;
+        self.items
+            .retain(|(range, meta)| keep(&bytes[range.clone()], meta));
+    }
+
     /// The packet at `index` with zeros behind it up to a multiple of 16 bytes, and its own length.
     pub(crate) fn padded(&self, index: usize) -> Option<(&[u8], usize)> {
         let (range, _) = self.items.get(index)?;
@@ -123,6 +130,22 @@ mod tests {
         assert_eq!(batch.padded(1), Some((&[2u8; 16][..], 16)));
         assert_eq!(batch.padded(2), Some((&[][..], 0)));
         assert_eq!(batch.padded(3), None);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_gone_and_the_rest_is_unharmed() {
+        let mut batch = Batch::new();
+        for byte in 1..=3 {
+            batch.push(&[byte; 17], byte);
+        }
+        batch.retain(|packet, byte| packet[0] == *byte && *byte != 2);
+        batch.push(&[4; 3], 4);
+        let seen: Vec<Vec<u8>> = batch.iter().map(|(bytes, _)| bytes.to_vec()).collect();
+        assert_eq!(seen, [vec![1; 17], vec![3; 17], vec![4; 3]]);
+        assert_eq!(
+            batch.padded(1),
+            Some(([&[3u8; 17][..], &[0; 15]].concat().as_slice(), 17))
+        );
     }
 
     #[test]

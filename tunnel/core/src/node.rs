@@ -170,6 +170,10 @@ pub struct Node<E: Engine = BoringtunEngine> {
     mtu: usize,
     shard: Shard,
     limits: HandshakeLimits,
+    /// The packet size that TCP connections are told to keep to when they are made.
+    segment_mtu: usize,
+    /// Largest inner packet that was ever taken: one of that size may still wait for a session.
+    largest: usize,
     gate: E::Gate,
     sources: SourceLimiter,
     peers: HashMap<PeerId, Peer<E>, BuildHasherDefault<IdHasher>>,
@@ -213,6 +217,8 @@ impl<E: Engine> Node<E> {
             mtu: config.mtu,
             shard,
             limits: config.limits,
+            segment_mtu: config.mtu,
+            largest: config.mtu,
             gate: E::gate(&config.private_key, config.limits.per_second),
             sources: SourceLimiter::new(&config.limits, now),
             peers: HashMap::default(),
@@ -305,6 +311,14 @@ impl<E: Engine> Node<E> {
     /// connections that are made later keep to it by themselves.
     pub fn set_mtu(&mut self, mtu: usize) {
         self.mtu = mtu;
+        self.segment_mtu = mtu;
+        self.largest = self.largest.max(mtu);
+    }
+
+    /// TCP connections that are made from now on keep to packets of `mtu` bytes; larger packets pass as before. For a TCP
+    /// stack that cannot be told "too big": what its older connections send takes its chance on the path.
+    pub fn set_segment_mtu(&mut self, mtu: usize) {
+        self.segment_mtu = mtu.min(self.mtu);
     }
 
     /// Largest inner packet in bytes.

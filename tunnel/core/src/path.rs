@@ -231,6 +231,12 @@ impl Path {
         true
     }
 
+    /// Largest inner packet that is known to pass, in bytes: [`MTU_MIN`] until a larger one did.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
     /// What is known; `None` until something was answered.
     #[must_use]
     pub fn report(&self) -> Option<Report> {

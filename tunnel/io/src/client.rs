@@ -54,7 +54,8 @@ pub struct TunnelConfig {
     pub addresses: Vec<IpAddr>,
     /// The gateway.
     pub peer: TunnelPeer,
-    /// Largest inner packet, 1280 to 9216 bytes. 1280 passes everywhere.
+    /// Largest inner packet, 1280 to 9216 bytes. 1280 passes everywhere; more is used at once, unless the path is
+    /// measured ([`Tunnel::measure_path`]).
     pub mtu: usize,
     /// Where UDP is bound; port 0 lets the system choose.
     pub bind: SocketAddr,
@@ -68,6 +69,9 @@ pub struct TunnelConfig {
 impl TunnelConfig {
     /// The MTU that passes everywhere, IPv6 outside and nested tunnels included.
     pub const DEFAULT_MTU: usize = 1280;
+
+    /// The MTU that can be reached where the path is measured: an Ethernet path over IPv6.
+    pub const MEASURED_MTU: usize = orfe_tunnel_core::path::MTU_MAX as usize;
 
     /// The running program, whatever has become of its file since.
     pub fn this_program() -> PathBuf {
@@ -256,17 +260,17 @@ impl Tunnel {
             buffered_bytes: 0,
         });
         let node = node(config.private_key, config.mtu, config.peer).map_err(TunnelError::Config)?;
-        // Nobody tells it where the kernel's own TCP carries the connections: then it stays unknown.
-        let (path_publisher, path) = watch::channel(None);
         let end = match choice {
-            Choice::Namespace { made, .. } => {
-                NamespaceEnd::start(inner, made, node, publisher).map(End::Namespace)
-            }
+            Choice::Namespace { made, .. } => NamespaceEnd::start(inner, made, node, publisher).map(|end| {
+                let measured = end.measured();
+                (End::Namespace(end), measured)
+            }),
             Choice::Smoltcp { .. } => {
-                SmoltcpEnd::start(inner, node, publisher, path_publisher).map(End::Smoltcp)
+                let (path, measured) = watch::channel(None);
+                SmoltcpEnd::start(inner, node, publisher, path).map(|end| (End::Smoltcp(end), measured))
             }
         };
-        let end = end.map_err(|source| TunnelError::Open {
+        let (end, path) = end.map_err(|source| TunnelError::Open {
             address: config.bind,
             source,
         })?;
@@ -319,23 +323,25 @@ impl Tunnel {
         }
     }
 
-    /// Sends from a fresh UDP port from now on: a middlebox may hold a dead mapping for the old one. False where the data
-    /// path cannot do that, and the port stays.
+    /// Sends from a fresh UDP port from now on: a middlebox may hold a dead mapping for the old one. False when it is known
+    /// already that no other can be had, and the port stays.
     pub fn rebind(&self) -> bool {
         match &self.end {
             End::Smoltcp(end) => {
                 end.rebind();
                 true
             }
-            End::Namespace(_) => false,
+            End::Namespace(end) => end.rebind(),
         }
     }
 
     /// Measures the path to the first of the `gateway`'s inner addresses that is of a family of ours, from now on and
-    /// anew: to be called also when the network changed. The data path of the namespace does not measure.
+    /// anew: to be called also when the network changed. New connections begin with what passes everywhere (1280 bytes),
+    /// follow what is measured up to [`TunnelConfig::mtu`], and stay at 1280 bytes where there is nobody to ask.
     pub fn measure_path(&self, gateway: Vec<IpAddr>) {
-        if let End::Smoltcp(end) = &self.end {
-            end.measure_path(gateway);
+        match &self.end {
+            End::Smoltcp(end) => end.measure_path(gateway),
+            End::Namespace(end) => end.measure_path(&gateway),
         }
     }
 
@@ -380,6 +386,11 @@ fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Nod
     node.set_peer(peer, now)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     Ok(node)
+}
+
+/// What tells a prober's echo requests from those of others; nothing depends on its being hard to guess.
+pub(crate) fn cookie() -> u64 {
+    getrandom::u64().unwrap_or(1)
 }
 
 pub(crate) fn phase(stats: &PeerStats, now: Instant) -> Phase {

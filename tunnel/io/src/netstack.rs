@@ -378,8 +378,7 @@ impl<F: Front> Round<F> {
 
     /// Takes a fresh port of the same address; on an error the old one stays.
     fn fresh_port(&mut self) -> io::Result<SocketAddr> {
-        let address = SocketAddr::new(self.udp.local_addr()?.ip(), 0);
-        let mut fresh = UdpPort::bind(&UdpOptions::new(address))?;
+        let mut fresh = self.udp.fresh_port()?;
         fresh.register(self.poll.registry(), UDP)?;
         // The end of the old one takes it out of the poll; what it still held is lost, as on any network. What was not
         // sent yet is sent by the new one.

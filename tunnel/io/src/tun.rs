@@ -15,6 +15,7 @@
 pub(crate) mod device;
 #[cfg(target_os = "linux")]
 pub mod host;
+mod measure;
 pub(crate) mod offload;
 mod path;
 mod threads;

@@ -140,6 +140,15 @@ impl UdpPort {
         })
     }
 
+    /// Another socket like this one at the same address, with a port of the system's choice.
+    pub fn fresh_port(&self) -> io::Result<Self> {
+        Self::bind(&UdpOptions {
+            bind: SocketAddr::new(self.local_addr()?.ip(), 0),
+            pin_source: self.pins.is_some(),
+            segmentation: self.segmentation,
+        })
+    }
+
     /// Where it is bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()

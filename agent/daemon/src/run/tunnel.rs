@@ -174,7 +174,8 @@ fn config(ends: &Ends, desired: &Desired) -> TunnelConfig {
             allowed_ips: allowed_ips(desired),
             keepalive: (desired.keepalive_s > 0).then(|| Duration::from_secs(desired.keepalive_s.into())),
         },
-        mtu: TunnelConfig::DEFAULT_MTU,
+        // The keeper has the path measured before anything is sent that is larger than what passes everywhere.
+        mtu: TunnelConfig::MEASURED_MTU,
         // Both families, where the system has both: the gateway may have addresses of either.
         bind: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         tcp_stack: ends.tcp_stack,

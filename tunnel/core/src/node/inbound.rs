@@ -110,7 +110,7 @@ impl<E: Engine> Node<E> {
                         }
                     });
                     if owner == Some(id) {
-                        packet::clamp_mss(packet, self.mtu);
+                        packet::clamp_mss(packet, self.segment_mtu);
                         peer.rx_bytes += len as u64;
                         packets.commit(len, id);
                     } else {
@@ -207,7 +207,7 @@ impl<E: Engine> Node<E> {
             return;
         };
         out.commit(len, source);
-        send_queued(peer, self.mtu, source, out);
+        send_queued(peer, self.largest, source, out);
         self.note_authentic(id, index, source, now);
     }
 
@@ -259,8 +259,9 @@ impl<E: Engine> Node<E> {
     }
 }
 
-fn send_queued<E: Engine>(peer: &mut Peer<E>, mtu: usize, endpoint: SocketAddr, out: &mut Datagrams) {
-    let room = mtu.next_multiple_of(16) + MIN_OUT;
+/// Sends what waited for the session: packets of up to `largest` bytes, whatever the MTU is by now.
+fn send_queued<E: Engine>(peer: &mut Peer<E>, largest: usize, endpoint: SocketAddr, out: &mut Datagrams) {
+    let room = largest.next_multiple_of(16) + MIN_OUT;
     let Some(engine) = peer.engine_if_any() else {
         return;
     };

@@ -58,11 +58,12 @@ impl<E: Engine> Outbound<'_, E> {
             self.node.drops.no_route += 1;
             return;
         };
-        if packet::exceeds_mss(packet, mtu) {
+        let segment_mtu = self.node.segment_mtu;
+        if packet::exceeds_mss(packet, segment_mtu) {
             // Only the first packet of a connection comes here, so it may cost a copy.
             let mut changed = Vec::with_capacity(padded.len());
             changed.extend_from_slice(padded);
-            packet::clamp_mss(&mut changed[..len], mtu);
+            packet::clamp_mss(&mut changed[..len], segment_mtu);
             self.seal(id, &changed, len);
         } else {
             self.seal(id, padded, len);
@@ -138,6 +139,17 @@ impl<E: Engine> Node<E> {
             if let Some((padded, len)) = packets.padded(index) {
                 outbound.push(padded, len);
             }
+        }
+    }
+
+    /// Encrypts one packet that measures the path, be it larger than the MTU: whether such a packet passes is the question.
+    /// It gets no padding, so that the datagram is as long as the packet asks for.
+    pub fn handle_measuring(&mut self, packet: &[u8], now: Instant, out: &mut Datagrams) {
+        self.largest = self.largest.max(packet.len());
+        let mut outbound = self.outbound(now, out);
+        match packet::destination(packet).and_then(|destination| outbound.peer_of(destination)) {
+            Some(id) => outbound.seal(id, packet, packet.len()),
+            None => self.drops.no_route += 1,
         }
     }
 

@@ -4,10 +4,11 @@
 //! ends of it, and the others end too; whoever watches the status sees that the tunnel is gone and starts a new one.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use orfe_tunnel_core::path::Report;
 use orfe_tunnel_core::{Node, PublicKey};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -50,7 +51,8 @@ pub(super) fn congestion_control(made: &Made) -> Arc<str> {
 #[derive(Debug)]
 pub(super) struct NamespaceEnd {
     shared: Arc<Shared>,
-    local_addr: SocketAddr,
+    /// Where UDP was bound at first.
+    bound: SocketAddr,
     keeper: JoinHandle<()>,
     stop: DropGuard,
 }
@@ -59,6 +61,8 @@ pub(super) struct NamespaceEnd {
 struct Shared {
     path: DataPath,
     connections: Connections,
+    /// Our own inside the tunnel.
+    addresses: Vec<IpAddr>,
     gateway: PublicKey,
     /// When a dial last asked for a handshake.
     nudged: Mutex<Option<Instant>>,
@@ -74,7 +78,7 @@ impl NamespaceEnd {
     ) -> io::Result<Self> {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         let udp = UdpPort::bind(&UdpOptions::new(config.bind))?;
-        let local_addr = udp.local_addr()?;
+        let bound = udp.local_addr()?;
         let counted = status.clone();
         let places = Places::new(MAX_CONNECTIONS, move |taken| {
             // Seen by who looks; nobody is woken for every connection.
@@ -93,7 +97,8 @@ impl NamespaceEnd {
         let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
-            connections: Connections::new(made.namespace.clone(), config.addresses, places),
+            connections: Connections::new(made.namespace.clone(), config.addresses.clone(), places),
+            addresses: config.addresses,
             gateway: config.gateway,
             nudged: Mutex::new(None),
         });
@@ -101,7 +106,7 @@ impl NamespaceEnd {
         let keeper = runtime.spawn(keep(made.namespace, Arc::clone(&shared), stop.clone()));
         Ok(Self {
             shared,
-            local_addr,
+            bound,
             keeper,
             stop: stop.drop_guard(),
         })
@@ -114,7 +119,8 @@ impl NamespaceEnd {
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        // A socket that is bound can say where.
+        self.shared.path.local_addr().unwrap_or(self.bound)
     }
 
     pub(super) fn set_endpoint(&self, endpoint: SocketAddr) {
@@ -127,6 +133,23 @@ impl NamespaceEnd {
 
     pub(super) fn probe(&self, endpoint: SocketAddr) {
         self.shared.path.probe(&self.shared.gateway, endpoint);
+    }
+
+    /// False when no other port can be had.
+    pub(super) fn rebind(&self) -> bool {
+        let rebound = self.shared.path.rebind();
+        if let Err(error) = &rebound {
+            tracing::warn!(%error, "UDP keeps its port: no other can be had");
+        }
+        rebound.is_ok()
+    }
+
+    pub(super) fn measure_path(&self, gateway: &[IpAddr]) {
+        self.shared.path.measure(&self.shared.addresses, gateway);
+    }
+
+    pub(super) fn measured(&self) -> watch::Receiver<Option<Report>> {
+        self.shared.path.measured()
     }
 
     pub(super) async fn shutdown(self) {

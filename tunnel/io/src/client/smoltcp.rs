@@ -11,7 +11,7 @@ use orfe_tunnel_core::path::{self, Path};
 use orfe_tunnel_core::{Batch, Event, Node, PeerId, PeerStats, PublicKey};
 use tokio::sync::{oneshot, watch};
 
-use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelStatus, phase};
+use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelStatus, cookie, phase};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 use crate::netstack::{
     ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, Stack, StackConfig, TunnelStream,
@@ -35,12 +35,10 @@ impl SmoltcpEnd {
     /// Starts the thread. It tells its state through `status` until it ends.
     pub(super) fn start(
         config: EndConfig,
-        mut node: Node,
+        node: Node,
         status: watch::Sender<TunnelStatus>,
         path: watch::Sender<Option<path::Report>>,
     ) -> io::Result<Self> {
-        // Echo requests up to the largest MTU measure the path; the stack's own packets keep to its MTU.
-        node.set_mtu(config.mtu.max(path::MTU_MAX.into()));
         let addresses = config.addresses.clone();
         let stack = StackConfig {
             addresses: config.addresses,
@@ -54,6 +52,7 @@ impl SmoltcpEnd {
         let front = ClientFront {
             gateway: config.gateway,
             addresses,
+            mtu: config.mtu,
             prober: None,
             path,
             wishes: Arc::clone(&wishes),
@@ -151,11 +150,6 @@ impl SmoltcpDialer {
     }
 }
 
-/// What tells this prober's echo requests from those of others; nothing depends on its being hard to guess.
-fn cookie() -> u64 {
-    getrandom::u64().unwrap_or(1)
-}
-
 /// What dialers ask of the thread.
 #[derive(Debug)]
 enum Dial {
@@ -193,6 +187,8 @@ struct ClientFront {
     gateway: PublicKey,
     /// Our own, for the prober's packets.
     addresses: Vec<IpAddr>,
+    /// Of the stack: it is fixed for its life. What the path lets through is told to connections when they are made.
+    mtu: usize,
     prober: Option<Path>,
     path: watch::Sender<Option<path::Report>>,
     wishes: Arc<Mutex<Wishes>>,
@@ -206,11 +202,17 @@ impl ClientFront {
     /// Sends what the prober has. It is asked once in each round, and there is one every second at the latest.
     fn send_probes(&mut self, ends: &mut Ends, now: Instant) {
         let Some(prober) = &mut self.prober else { return };
-        let mut requests = Batch::new();
         while let Some(request) = prober.poll_packet(now) {
-            requests.push(&request, ());
+            ends.node.handle_measuring(&request, now, &mut ends.out);
         }
-        ends.node.handle_packets(&requests, now, &mut ends.out);
+        ends.node.set_segment_mtu(prober.mtu().into());
+    }
+
+    /// Begins anew with what passes everywhere, and stays there when there is nobody to ask.
+    fn start_measuring(&mut self, gateway: &[IpAddr], ends: &mut Ends, now: Instant) {
+        let limit = u16::try_from(self.mtu).map_or(path::MTU_MAX, |mtu| mtu.min(path::MTU_MAX));
+        self.prober = Path::new(&self.addresses, gateway, limit, cookie(), now);
+        ends.node.set_segment_mtu(path::MTU_MIN.into());
     }
 
     /// A handshake that was answered tells the round trip before the first connection could.
@@ -247,7 +249,7 @@ impl Front for ClientFront {
         }
         ends.rebind |= wishes.rebind;
         if let Some(gateway) = wishes.measure {
-            self.prober = Path::new(&self.addresses, &gateway, path::MTU_MAX, cookie(), now);
+            self.start_measuring(&gateway, ends, now);
         }
         self.send_probes(ends, now);
         self.measure(ends, now);

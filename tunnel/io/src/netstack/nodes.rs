@@ -125,6 +125,19 @@ impl Nodes {
         self.first.probe(public_key, endpoint, now, out);
     }
 
+    /// See [`Node::handle_measuring`]; a device, which alone measures, has one key.
+    pub(crate) fn handle_measuring(&mut self, packet: &[u8], now: Instant, out: &mut Datagrams) {
+        self.first.handle_measuring(packet, now, out);
+    }
+
+    /// See [`Node::set_segment_mtu`].
+    pub(crate) fn set_segment_mtu(&mut self, mtu: usize) {
+        self.first.set_segment_mtu(mtu);
+        if let Some(second) = &mut self.second {
+            second.node.set_segment_mtu(mtu);
+        }
+    }
+
     pub(crate) fn route(&self, address: IpAddr) -> Option<PeerId> {
         self.first.route(address)
     }

@@ -1,19 +1,21 @@
 //! The data path from outside: started, told about changes, observed, stopped.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use orfe_tunnel_core::path::{self, Path, Report};
 use orfe_tunnel_core::{Datagrams, Event, Node, PeerConfig, PeerError, PeerStats, PublicKey};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::device::TunDevice;
+use super::measure::Measuring;
 use super::threads::{self, Inbound, Outbound};
-use crate::client::{Phase, TunnelStatus, phase};
+use crate::client::{Phase, TunnelStatus, cookie, phase};
 use crate::udp::{Sent, UdpPort};
 
 /// What a data path is made from.
@@ -36,6 +38,7 @@ pub struct DataPathConfig {
 pub struct DataPath {
     shared: Arc<Shared>,
     status: watch::Receiver<TunnelStatus>,
+    measured: watch::Receiver<Option<Report>>,
     /// Closing it ends both threads.
     stop: Mutex<Option<UnixStream>>,
     wake: UnixStream,
@@ -55,11 +58,20 @@ struct Thread {
 pub(super) struct Shared {
     node: Mutex<Node>,
     pub(super) device: TunDevice,
-    pub(super) udp: UdpPort,
+    /// The socket in use. Whoever sends or receives holds it for one batch or one wait, so another can take its place.
+    udp: Mutex<Arc<UdpPort>>,
+    /// What the second thread is to measure by from now on, until it takes it up.
+    prober: Mutex<Option<Wanted>>,
+    /// Largest packet of the device.
+    mtu: usize,
     gateway: PublicKey,
     /// Until the path has ended.
     status: Mutex<Option<watch::Sender<TunnelStatus>>>,
 }
+
+/// A prober, or that nothing is to be measured.
+#[derive(Debug)]
+struct Wanted(Option<Path>);
 
 impl DataPath {
     /// Starts the two threads. A peer with endpoint and keepalive is greeted at once.
@@ -97,23 +109,27 @@ impl DataPath {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
+        let (measured_publisher, measured) = watch::channel(None);
         let shared = Arc::new(Shared {
+            mtu: config.node.mtu(),
             node: Mutex::new(config.node),
             device: config.device,
-            udp: config.udp,
+            udp: Mutex::new(Arc::new(config.udp)),
+            prober: Mutex::default(),
             gateway: config.gateway,
             status: Mutex::new(Some(publisher)),
         });
         let path = Self {
             shared: Arc::clone(&shared),
             status,
+            measured,
             stop: Mutex::new(Some(stop)),
             wake,
             threads: Mutex::default(),
             ended: CancellationToken::new(),
         };
         let outbound = Outbound::new(Arc::clone(&shared), stopped.try_clone()?);
-        let inbound = Inbound::new(shared, stopped, woken);
+        let inbound = Inbound::new(shared, stopped, woken, Measuring::new(measured_publisher));
         // The first failure drops the path, which ends what was started.
         path.spawn("orfe-tun-udp", move || outbound.run())?;
         path.spawn("orfe-udp-tun", move || inbound.run())?;
@@ -141,7 +157,7 @@ impl DataPath {
 
     /// Where UDP is bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shared.udp.local_addr()
+        self.shared.udp().local_addr()
     }
 
     /// What is known of each peer at this moment.
@@ -161,8 +177,35 @@ impl DataPath {
         let mut out = Datagrams::new();
         self.shared.node().rehandshake(peer, Instant::now(), &mut out);
         // One small datagram: when the socket takes none now, the protocol's own retry follows.
-        let _ = self.shared.udp.send(&out, &mut Sent::default());
+        let _ = self.shared.udp().send(&out, &mut Sent::default());
         self.wake();
+    }
+
+    /// Sends from a fresh UDP port from now on: a middlebox may hold a dead mapping for the old one. What the old one still
+    /// held is lost, as on any network. On an error the old one stays.
+    pub fn rebind(&self) -> io::Result<()> {
+        let fresh = self.shared.udp().fresh_port()?;
+        tracing::debug!(address = ?fresh.local_addr(), "UDP has a fresh port");
+        *lock(&self.shared.udp) = Arc::new(fresh);
+        // The second thread waits for the old one.
+        self.wake();
+        Ok(())
+    }
+
+    /// Measures the path from one of our `own` inner addresses to one of the `gateway`'s, from now on and anew: to be called
+    /// also when the network changed. The MTU begins with what passes everywhere ([`path::MTU_MIN`]), follows what is
+    /// measured up to the device's own, and stays where it begins when they have no family in common.
+    pub fn measure(&self, own: &[IpAddr], gateway: &[IpAddr]) {
+        let limit = u16::try_from(self.shared.mtu).map_or(path::MTU_MAX, |mtu| mtu.min(path::MTU_MAX));
+        let prober = Path::new(own, gateway, limit, cookie(), Instant::now());
+        *lock(&self.shared.prober) = Some(Wanted(prober));
+        self.set_mtu(self.shared.mtu.min(path::MTU_MIN.into()));
+        self.wake();
+    }
+
+    /// What was measured of the path, now and as it changes; `None` while nothing was.
+    pub fn measured(&self) -> watch::Receiver<Option<Report>> {
+        self.measured.clone()
     }
 
     /// Asks by a handshake whether `peer` answers at `endpoint`, beside the traffic; see [`Node::probe`].
@@ -170,7 +213,7 @@ impl DataPath {
         let mut out = Datagrams::new();
         self.shared.node().probe(peer, endpoint, Instant::now(), &mut out);
         // What the socket does not take now is not sent: whoever probes does it again.
-        let _ = self.shared.udp.send(&out, &mut Sent::default());
+        let _ = self.shared.udp().send(&out, &mut Sent::default());
         self.wake();
     }
 
@@ -186,7 +229,8 @@ impl DataPath {
         self.shared.node().remove_peer(peer)
     }
 
-    /// Takes packets of at most `mtu` bytes from now on; larger ones are answered with "too big".
+    /// Takes packets of at most `mtu` bytes from now on; larger ones are answered with "too big". What is measured
+    /// changes it again.
     pub fn set_mtu(&self, mtu: usize) {
         self.shared.node().set_mtu(mtu);
     }
@@ -226,8 +270,26 @@ impl Shared {
     /// Sends all of `out` and clears it, waiting for room as long as the path is not stopped.
     pub(super) fn send(&self, out: &mut Datagrams, stopped: &UnixStream) {
         let mut sent = Sent::default();
-        while self.udp.send(out, &mut sent).is_err() && threads::wait_writable(&self.udp, stopped) {}
+        loop {
+            // Looked up each time: a socket that takes nothing may have been exchanged meanwhile.
+            let udp = self.udp();
+            if udp.send(out, &mut sent).is_ok() || !threads::wait_writable(&udp, stopped) {
+                break;
+            }
+        }
         out.clear();
+    }
+
+    /// The socket, for one batch or one wait.
+    pub(super) fn udp(&self) -> Arc<UdpPort> {
+        Arc::clone(&lock(&self.udp))
+    }
+
+    /// Has the second thread measure by another prober, when that was asked for.
+    pub(super) fn pass_prober(&self, measuring: &mut Measuring) {
+        if let Some(Wanted(prober)) = lock(&self.prober).take() {
+            measuring.take_up(prober);
+        }
     }
 
     /// Shows the gateway's state to the outside.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use orfe_tunnel_core::{Batch, Datagrams, PeerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::measure::Measuring;
 use super::offload::{Group, HEADER_LEN, MAX_JOINED, SPARE, groups, split};
 use super::path::{Shared, report};
-use crate::udp::ReceiveBuffers;
+use crate::udp::{ReceiveBuffers, UdpPort};
 
 /// Longest packet of the device: an IP packet, large or not.
 const MAX_PACKET: usize = 65_535;
@@ -152,6 +153,9 @@ pub(super) struct Inbound {
     shared: Arc<Shared>,
     stopped: UnixStream,
     woken: UnixStream,
+    /// The socket in use, until a wake-up says that it may be another.
+    udp: Arc<UdpPort>,
+    measuring: Measuring,
     received: ReceiveBuffers,
     packets: Batch<PeerId>,
     groups: Vec<Group>,
@@ -165,10 +169,18 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(shared: Arc<Shared>, stopped: UnixStream, woken: UnixStream) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        stopped: UnixStream,
+        woken: UnixStream,
+        measuring: Measuring,
+    ) -> Self {
         let now = Instant::now();
+        let udp = shared.udp();
         Self {
-            received: shared.udp.receive_buffers(),
+            received: udp.receive_buffers(),
+            udp,
+            measuring,
             shared,
             stopped,
             woken,
@@ -184,7 +196,7 @@ impl Inbound {
 
     pub(super) fn run(mut self) {
         loop {
-            match self.shared.udp.receive(&mut self.received) {
+            match self.udp.receive(&mut self.received) {
                 Ok(()) => self.open(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.sleep() {
@@ -231,9 +243,15 @@ impl Inbound {
                 self.shared.send(&mut self.out, &self.stopped);
             }
             if opened >= WRITE_BYTES {
+                if self.measuring.take_answers(&mut self.packets, now) {
+                    self.timer = now;
+                }
                 write_all(&self.shared, &mut self.packets, &mut self.groups);
                 opened = 0;
             }
+        }
+        if self.measuring.take_answers(&mut self.packets, now) {
+            self.timer = now;
         }
         write_all(&self.shared, &mut self.packets, &mut self.groups);
     }
@@ -242,6 +260,7 @@ impl Inbound {
     fn timers(&mut self, now: Instant) {
         let mut node = self.shared.node();
         node.handle_timeout(now, &mut self.out);
+        self.measuring.work(&mut node, now, &mut self.out);
         while let Some(event) = node.poll_event() {
             report(&event);
             self.is_changed = true;
@@ -254,7 +273,7 @@ impl Inbound {
         }
         let publish = self.unpublished.then(|| self.published + PUBLISH_INTERVAL);
         let due = node.poll_timeout().map(|(at, _reason)| at);
-        self.timer = [publish, due]
+        self.timer = [publish, due, self.measuring.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -269,15 +288,26 @@ impl Inbound {
         let mut fds = [
             PollFd::new(&self.stopped, PollFlags::IN),
             PollFd::new(&self.woken, PollFlags::IN),
-            PollFd::new(&self.shared.udp, PollFlags::IN),
+            PollFd::new(&*self.udp, PollFlags::IN),
         ];
         let ready = wait(&mut fds, Some(timeout));
         if !fds[1].revents().is_empty() {
             // How often it was woken does not matter.
             let _ = rustix::io::read(&self.woken, &mut [0; 64]);
             self.timer = Instant::now();
+            self.take_over();
         }
         ready.is_stopped
+    }
+
+    /// Takes over what was set from outside: another socket, another prober.
+    fn take_over(&mut self) {
+        let udp = self.shared.udp();
+        if !Arc::ptr_eq(&udp, &self.udp) {
+            self.received = udp.receive_buffers();
+            self.udp = udp;
+        }
+        self.shared.pass_prober(&mut self.measuring);
     }
 }
 

@@ -15,6 +15,7 @@ mod impaired;
 mod limits;
 #[cfg(target_os = "linux")]
 mod namespace;
+mod path;
 mod peers;
 mod proxy;
 mod raw;

@@ -14,6 +14,7 @@
 mod helper_process;
 mod impaired;
 mod limits;
+mod path;
 mod peers;
 mod support;
 mod transfer;

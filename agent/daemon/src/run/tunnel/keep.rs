@@ -50,6 +50,8 @@ pub(super) struct Keeper<'a> {
     lost_at: Option<Instant>,
     pub(super) told: Option<TunnelStatus>,
     told_phase: Option<Phase>,
+    /// The path's MTU when it was last looked at, on this path.
+    mtu: Option<u16>,
 }
 
 impl<'a> Keeper<'a> {
@@ -87,6 +89,7 @@ impl<'a> Keeper<'a> {
             lost_at: None,
             told: None,
             told_phase: None,
+            mtu: None,
         }
     }
 
@@ -203,6 +206,8 @@ impl<'a> Keeper<'a> {
         self.portal = None;
         self.memory.remember(&self.network.ids, carrier).await;
         self.tunnel.measure_path(self.desired.gateway.addresses.clone());
+        // What is found now is compared with nothing: it is another path.
+        self.mtu = None;
         if carrier == Carrier::Websocket && self.resolving.is_none() {
             // Names may not have been resolved where the way up begins.
             self.resolving = Some(Box::pin(resolve(self.rungs.names())));
@@ -288,14 +293,18 @@ impl<'a> Keeper<'a> {
         if self.told_phase != Some(state.phase) {
             tracing::info!(phase = status.phase.as_str(), endpoint = %state.endpoint, "tunnel");
         }
+        let mtu = path.map(|report| report.mtu);
+        let fell = self.mtu.zip(mtu).is_some_and(|(before, now)| now < before);
+        self.mtu = mtu;
         let recovered = state.phase == Phase::Up && self.told_phase == Some(Phase::Down);
         self.told_phase = Some(state.phase);
         if self.told.as_ref() != Some(&status) {
             self.told = Some(status.clone());
             let _ = self.ends.inputs.send(Input::Tunnel(Some(Box::new(status)))).await;
         }
-        if recovered {
-            // What was open before the path died may be dead without knowing it.
+        if recovered || fell {
+            // What was open before the path died may be dead without knowing it. And where the MTU falls, what the gateway
+            // sends on older connections does not pass any more, and nobody tells it.
             self.cut().await;
         }
     }

@@ -58,8 +58,13 @@ pub(super) fn describe(known: &Known<'_>) -> Option<String> {
 /// Asks the registry's host for a page in plain HTTP: a portal answers with a redirect to itself. Nothing is sent that is
 /// worth reading. None when there is no such answer.
 pub(super) async fn find_portal(host: String) -> Option<String> {
+    // A portal takes over the port of plain HTTP, whatever the registry's is.
+    find_portal_at(host, 80).await
+}
+
+async fn find_portal_at(host: String, port: u16) -> Option<String> {
     let ask = async {
-        let mut stream = TcpStream::connect((host.trim_matches(['[', ']']), 80))
+        let mut stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
             .await
             .ok()?;
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -94,6 +99,8 @@ fn foreign_redirect(head: &[u8], host: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -115,6 +122,55 @@ mod tests {
         assert_eq!(answer("200", "http://login.hotel.test/"), None);
         assert_eq!(foreign_redirect(b"\xff\x00 nonsense", "x"), None);
         assert_eq!(foreign_redirect(b"", "x"), None);
+    }
+
+    /// Asks a web server that answers `answer` whether it is a portal, and what `status` says then.
+    async fn obstacle_of(answer: &'static str) -> Option<String> {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let portal = find_portal_at("localhost".to_owned(), port).await;
+        let request = serving.await.unwrap();
+        assert_eq!(
+            request,
+            "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        );
+        describe(&Known {
+            settled: None,
+            failed_rounds: 1,
+            offline: false,
+            portal: portal.as_deref(),
+            foreign: false,
+            bridge: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_web_server_that_redirects_in_place_of_the_registry_is_named() {
+        let text =
+            obstacle_of("HTTP/1.1 302 Found\r\nLocation: http://login.hotel.test/?mac=1\r\n\r\n").await;
+        let text = text.unwrap();
+        assert!(
+            text.contains("captive portal") && text.contains("login.hotel.test"),
+            "{text}"
+        );
+        assert!(!text.contains("mac=1"), "{text}");
+        for answer in [
+            "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://localhost/\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            "",
+        ] {
+            let text = obstacle_of(answer).await.unwrap_or_default();
+            assert!(!text.contains("portal"), "{answer}: {text}");
+        }
     }
 
     #[test]

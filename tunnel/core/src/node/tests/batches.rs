@@ -116,6 +116,47 @@ fn segment_sizes_are_lowered_both_ways_and_follow_the_mtu() {
 }
 
 #[test]
+fn segment_sizes_can_be_lowered_alone_and_larger_packets_still_pass() {
+    let (mut device, mut gateway) = connected();
+    device.node.set_mtu(1420);
+    gateway.node.set_mtu(1420);
+    device.node.set_segment_mtu(1280);
+    let flight = device.send(&syn(device.inner, gateway.inner, 1460));
+    settle(&mut device, &mut gateway, flight);
+    assert_eq!(announced(&gateway.received.pop().unwrap()), 1240);
+    let flight = gateway.send(&syn(gateway.inner, device.inner, 1460));
+    settle(&mut gateway, &mut device, flight);
+    assert_eq!(announced(&device.received.pop().unwrap()), 1240);
+    let large = packet(device.inner, gateway.inner, 1300);
+    let flight = device.send(&large);
+    settle(&mut device, &mut gateway, flight);
+    assert_eq!(gateway.received.pop(), Some(large));
+}
+
+#[test]
+fn what_measures_the_path_passes_above_the_mtu_and_may_wait_for_a_session() {
+    let (mut device, mut gateway) = (End::new(1), End::new(2));
+    device.dials(&gateway);
+    gateway.knows(&device);
+    device.node.set_mtu(1000);
+    let request = packet(device.inner, gateway.inner, 1420);
+    let mut out = Datagrams::new();
+    device.node.handle_measuring(&request, Instant::now(), &mut out);
+    let flight = datagrams(&out);
+    settle(&mut device, &mut gateway, flight);
+    assert_eq!(gateway.received.pop().as_ref(), Some(&request), "it waited");
+    let mut out = Datagrams::new();
+    device.node.handle_measuring(&request, Instant::now(), &mut out);
+    let lengths: Vec<usize> = out.iter().map(|(datagram, _)| datagram.len()).collect();
+    assert_eq!(
+        lengths,
+        [request.len() + 32],
+        "not padded beyond what is asked about"
+    );
+    assert!(device.send(&request).is_empty(), "and nothing else does");
+}
+
+#[test]
 fn a_packet_that_is_too_big_is_answered_once_for_each_batch() {
     let (mut device, gateway) = connected();
     device.node.set_mtu(1000);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -15,6 +15,8 @@ pub(crate) struct Impairment {
     /// Of 1000: held back until the next one has passed.
     reorder: AtomicU32,
     stopped: AtomicBool,
+    /// Longer datagrams are lost; 0 lets all pass.
+    longest: AtomicUsize,
     passed: AtomicU64,
     lost: AtomicU64,
 }
@@ -87,6 +89,11 @@ impl Relay {
         self.impairment.stopped.store(stopped, Ordering::Relaxed);
     }
 
+    /// Loses datagrams of more than `longest` bytes from now on: a black hole, which sends no word back.
+    pub(crate) fn lose_longer_than(&self, longest: usize) {
+        self.impairment.longest.store(longest, Ordering::Relaxed);
+    }
+
     /// Datagrams passed and lost.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (
@@ -115,6 +122,8 @@ impl Way {
     /// What is to be sent on now that `datagram` has come.
     fn pass(&mut self, datagram: &[u8]) -> Vec<Vec<u8>> {
         let stopped = self.impairment.stopped.load(Ordering::Relaxed);
+        let longest = self.impairment.longest.load(Ordering::Relaxed);
+        let stopped = stopped || (longest > 0 && datagram.len() > longest);
         if stopped || self.chance() < self.impairment.loss.load(Ordering::Relaxed) {
             self.impairment.lost.fetch_add(1, Ordering::Relaxed);
             return Vec::new();
