@@ -34,7 +34,7 @@ pub mod udp;
 use std::process::ExitCode;
 
 pub use client::{
-    ParseTcpStackError, Phase, TcpStack, Tunnel, TunnelConfig, TunnelDialer, TunnelError, TunnelPeer,
+    HostOptions, ParseTcpStackError, Phase, SplitDns, TcpStack, Tunnel, TunnelConfig, TunnelDialer, TunnelError, TunnelPeer,
     TunnelStatus,
 };
 pub use gateway::{

@@ -28,6 +28,7 @@ impl Bench {
             agent_version: "0.1.0".into(),
             desired,
             drain_timeout: Duration::from_secs(600),
+            tunnel_off: false,
             rng: StdRng::seed_from_u64(5),
         };
         Self {
