@@ -37,4 +37,6 @@ mod secrets;
 #[cfg(test)]
 mod terminator;
 #[cfg(all(test, target_os = "linux"))]
+mod tun_mode;
+#[cfg(all(test, target_os = "linux"))]
 mod tunnel;

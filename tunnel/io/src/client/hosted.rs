@@ -10,11 +10,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{DialFailure, EndConfig, HostOptions, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelError, TunnelStatus};
+use super::{
+    DialFailure, EndConfig, HostOptions, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelError, TunnelStatus,
+};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 use crate::namespace::{Connections, Sockets};
 use crate::places::Places;
-pub use crate::tun::host::HostTunnelError as HostError;
+pub(super) use crate::tun::host::HostTunnelError as HostError;
 use crate::tun::host::{HostTunnel, HostTunnelConfig};
 use crate::tun::{DataPath, TunOptions};
 use crate::udp::{UdpOptions, UdpPort};

@@ -93,7 +93,11 @@ impl NamespaceEnd {
         let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
-            connections: Connections::new(Sockets::Namespace(made.namespace.clone()), config.addresses, places),
+            connections: Connections::new(
+                Sockets::Namespace(made.namespace.clone()),
+                config.addresses,
+                places,
+            ),
             gateway: config.gateway,
             nudged: Mutex::new(None),
         });

@@ -83,7 +83,12 @@ pub(super) fn networks(desired: &Desired, outer: &[IpAddr]) -> (Vec<AllowedIp>, 
     allowed_ips(desired)
         .into_iter()
         .filter(|network| seen.insert((network.address(), network.prefix())))
-        .filter(|network| !desired.addresses.iter().any(|own| *network == AllowedIp::host(*own)))
+        .filter(|network| {
+            !desired
+                .addresses
+                .iter()
+                .any(|own| *network == AllowedIp::host(*own))
+        })
         .partition(|network| !outer.iter().any(|address| contains(*network, *address)))
 }
 

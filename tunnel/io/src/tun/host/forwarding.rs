@@ -36,7 +36,11 @@ pub(super) fn allow(device: &str, bridges: &[String], journal: &mut Journal) -> 
 }
 
 /// Lets in `bridges` in the place of those before.
-pub(super) fn replace(device: &str, bridges: &[String], journal: &mut Journal) -> Result<(), HostTunnelError> {
+pub(super) fn replace(
+    device: &str,
+    bridges: &[String],
+    journal: &mut Journal,
+) -> Result<(), HostTunnelError> {
     if bridges.is_empty() {
         journal.undo_those(|change| matches!(change, Change::Table { .. } | Change::Forwarding { .. }));
         return Ok(());
