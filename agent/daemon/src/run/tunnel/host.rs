@@ -77,7 +77,8 @@ fn is_dockers(name: &str) -> bool {
 }
 
 /// What the host routes into the tunnel, each once, and what it must not: networks with an address of `outer`, which the
-/// tunnel itself is reached by. Orfe's proxies reach also those through the tunnel, because their sockets are bound to it.
+/// tunnel itself is reached by. Sockets of Orfe's proxies are bound to the device, so those never go another way either: Linux
+/// sends IPv4 into the device even so, and refuses IPv6.
 pub(super) fn networks(desired: &Desired, outer: &[IpAddr]) -> (Vec<AllowedIp>, Vec<AllowedIp>) {
     let mut seen = BTreeSet::new();
     allowed_ips(desired)
@@ -101,8 +102,8 @@ pub(super) fn describe_refused(refused: &[AllowedIp]) -> Option<String> {
     let names: Vec<String> = refused.iter().map(ToString::to_string).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "no route of this machine to {}: the gateway or the registry itself is in there. Orfe's proxies reach it; the \
-             registry's policy should name smaller networks",
+            "no route of this machine to {}: the gateway or the registry itself is in there. The registry's policy \
+             should name smaller networks",
             names.join(", ")
         )
     })

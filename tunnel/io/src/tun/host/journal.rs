@@ -150,6 +150,24 @@ mod tests {
     }
 
     #[test]
+    fn a_change_is_noted_once_and_may_be_taken_back_without_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        assert!(!Journal::exists(&state));
+        let mut journal = Journal::open(&state).unwrap();
+        let dns = Change::Dns {
+            interface: "no-such-link".to_owned(),
+        };
+        for noted in [dns.clone(), change(), change()] {
+            journal.note(noted).unwrap();
+        }
+        assert_eq!(journal.changes.len(), 2);
+        journal.undo_those(|change| matches!(change, Change::Forwarding { .. }));
+        assert_eq!(journal.changes, [dns]);
+        assert!(Journal::exists(&state));
+    }
+
+    #[test]
     fn what_was_noted_is_taken_back_by_the_next_and_by_nobody_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
