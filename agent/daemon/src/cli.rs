@@ -110,8 +110,11 @@ pub(crate) struct JoinArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// How the tunnel meets this machine [env: ORFE_TUNNEL]
-    #[arg(long, value_name = "MODE")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        help = "How the tunnel meets this machine [env: ORFE_TUNNEL]"
+    )]
     pub tunnel: Option<TunnelMode>,
 }
 

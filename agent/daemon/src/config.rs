@@ -215,12 +215,7 @@ impl Config {
         let file_tcp_stack = (raw.tunnel.tcp_stack.as_deref())
             .map(|name| parse_tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
             .transpose()?;
-        let tunnel_mode = text("ORFE_TUNNEL")?
-            .map(|name| tunnel::parse_mode("the variable ORFE_TUNNEL", &name))
-            .transpose()?;
-        let file_tunnel_mode = (raw.tunnel.mode.as_deref())
-            .map(|name| tunnel::parse_mode(&format!("tunnel.mode in {}", file.value.display()), name))
-            .transpose()?;
+        let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, &file.value, raw.tunnel.mode)?;
         let bridges = tunnel::bridges(&file.value, raw.tunnel.bridges)?;
         let containers = text("ORFE_CONTAINERS")?
             .map(|enabled| parse_containers(&enabled))
@@ -254,7 +249,7 @@ impl Config {
             proxy_listen: pick(None, None, proxy_listen.map(Some), || None),
             forwards: pick(None, None, forwards, Vec::new),
             tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
-            tunnel_mode: pick(None, tunnel_mode, file_tunnel_mode, TunnelMode::default),
+            tunnel_mode,
             split_dns: pick(None, None, raw.tunnel.split_dns, || false),
             bridges: pick(None, None, bridges, || Bridges::Auto),
             containers: pick(None, containers, raw.containers.enabled, || {

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::{Setting, pick};
 use crate::failure::{Exit, Failure};
 
 /// What becomes of a tunnel that the registry wants.
@@ -58,8 +59,22 @@ impl fmt::Display for Bridges {
     }
 }
 
+/// The mode by the variable's text or the file's.
+pub(super) fn mode(
+    variable: Option<String>,
+    file: &Path,
+    raw: Option<String>,
+) -> Result<Setting<TunnelMode>, Failure> {
+    let variable = variable
+        .map(|name| parse_mode("the variable ORFE_TUNNEL", &name))
+        .transpose()?;
+    let place = format!("tunnel.mode in {}", file.display());
+    let raw = raw.map(|name| parse_mode(&place, &name)).transpose()?;
+    Ok(pick(None, variable, raw, TunnelMode::default))
+}
+
 /// The mode of this name, which stood at `place`.
-pub(super) fn parse_mode(place: &str, name: &str) -> Result<TunnelMode, Failure> {
+fn parse_mode(place: &str, name: &str) -> Result<TunnelMode, Failure> {
     [TunnelMode::Userspace, TunnelMode::Tun, TunnelMode::Off]
         .into_iter()
         .find(|mode| mode.as_str() == name)
