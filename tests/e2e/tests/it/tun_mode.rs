@@ -51,8 +51,8 @@ fn inner_address(fleet: &Fleet) -> String {
     address.as_str().unwrap().to_owned()
 }
 
-/// What a TLS client says and hears in an ordinary container, on Docker's default bridge, that was given Coder's address.
-fn ask(engine: &Engine, address: &str, request: &str) -> String {
+/// What a TLS client says and hears in an ordinary container on `network` that was given Coder's address.
+fn ask(engine: &Engine, network: &str, address: &str, request: &str) -> String {
     let entry = format!("{CODER}:{address}");
     let connect = format!("{CODER}:443");
     let arguments = [
@@ -68,12 +68,12 @@ fn ask(engine: &Engine, address: &str, request: &str) -> String {
         // Quiet, it goes on reading when its input has ended.
         "-quiet",
     ];
-    text(&engine.client_with(&["--add-host", &entry], &arguments, request))
+    text(&engine.client_with(&["--network", network, "--add-host", &entry], &arguments, request))
 }
 
-async fn wait_for_page(engine: &Engine, address: &str) {
+async fn wait_for_page(engine: &Engine, network: &str, address: &str) {
     wait_for("the page, in a container", PATIENCE, || {
-        let answer = ask(engine, address, HEALTHZ);
+        let answer = ask(engine, network, address, HEALTHZ);
         answer.contains("200 OK").then_some(()).ok_or(answer)
     })
     .await
@@ -122,14 +122,14 @@ async fn containers_reach_coder_through_the_host_and_nothing_stays_on_it() {
     // The provisioner gets through as well, by the agent's proxy and sockets of the host.
     fleet.wait_until_healthy().await;
     let address = inner_address(&fleet);
-    wait_for_page(&engine, &address).await;
+    wait_for_page(&engine, "bridge", &address).await;
     let upgrade = format!(
         "GET /api/v2/organizations/default/provisionerdaemons/serve?name=from-a-container&provisioner=terraform&\
          tag=scope%3Dorganization&version=1.9 HTTP/1.1\r\nHost: {CODER}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Coder-Provisioner-Daemon-PSK: {PSK}\r\n\r\n"
     );
-    let answer = ask(&engine, &address, &upgrade);
+    let answer = ask(&engine, "bridge", &address, &upgrade);
     assert!(answer.contains("101 Switching Protocols"), "{answer}");
 
     // An orderly end.
@@ -139,7 +139,9 @@ async fn containers_reach_coder_through_the_host_and_nothing_stays_on_it() {
     // A crash leaves the rules, which the next life takes away, though it has no use for TUN mode.
     start_agent(&mut fleet, "tun");
     wait_for_device(&fleet).await;
-    wait_for_page(&engine, &address).await;
+    // A bridge that came later is let in, too.
+    engine.answer(&["network", "create", "later"]);
+    wait_for_page(&engine, "later", &address).await;
     kill_agent(&mut fleet).await;
     assert!(tables(&fleet).contains(TABLE), "{}", tables(&fleet));
     start_agent(&mut fleet, "userspace");
