@@ -47,6 +47,7 @@ pub struct Agent {
     version: String,
     started_at: Timestamp,
     drain_timeout: Duration,
+    tunnel_off: bool,
     session: Session,
     slots: BTreeMap<u8, Slot>,
     /// What each running child was started with, to see when it must be replaced.
@@ -88,6 +89,7 @@ impl Agent {
             version: start.agent_version,
             started_at: now.wall,
             drain_timeout: start.drain_timeout,
+            tunnel_off: start.tunnel_off,
             session,
             slots: BTreeMap::new(),
             plans: BTreeMap::new(),
@@ -222,7 +224,11 @@ impl Agent {
         }
     }
 
-    fn apply(&mut self, desired: DesiredState) {
+    fn apply(&mut self, mut desired: DesiredState) {
+        if self.tunnel_off {
+            // What is kept on disk has it still: another choice needs no word of the registry.
+            desired.tunnel = None;
+        }
         let tunnel_before = self.desired.as_ref().and_then(|desired| desired.tunnel.as_ref());
         if self.desired.is_none() || tunnel_before != desired.tunnel.as_ref() {
             if desired.tunnel.is_none() {

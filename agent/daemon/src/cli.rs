@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::config::TunnelMode;
+
 const EXAMPLES: &str = "\
 Examples:
   orfe-registry join-code create | orfe join -    enrol this machine
@@ -57,7 +59,7 @@ pub(crate) enum Command {
     /// Enrol this machine with a join code
     Join(JoinArgs),
     /// Run the daemon in the foreground
-    Run,
+    Run(RunArgs),
     /// Show how the daemon is
     Status(StatusArgs),
     /// Connect standard input and output to a host and port
@@ -101,6 +103,19 @@ pub(crate) struct JoinArgs {
     /// Name in the fleet; the host name by default
     #[arg(long)]
     pub name: Option<String>,
+    /// How the tunnel is to meet this machine, from now on
+    #[arg(long, value_name = "MODE")]
+    pub tunnel: Option<TunnelMode>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[arg(
+        long,
+        value_name = "MODE",
+        help = "How the tunnel meets this machine [env: ORFE_TUNNEL]"
+    )]
+    pub tunnel: Option<TunnelMode>,
 }
 
 #[derive(Debug, Args)]

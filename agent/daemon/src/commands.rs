@@ -20,7 +20,7 @@ use crate::cli::{Cli, Command};
 pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Join(args) => join::run(&cli.places, &args),
-        Command::Run => run::run(&cli.places),
+        Command::Run(args) => run::run(&cli.places, &args),
         Command::Status(args) => status::run(&cli.places, &args),
         Command::Nc(args) => nc::run(&cli.places, &args),
         Command::Proxy { command } => proxy::run(&cli.places, &command),

@@ -1,10 +1,11 @@
 //! Configuration: raw TOML, variables and flags become one valid [`Config`], each value with its origin.
 //!
-//! Flag > `ORFE_*` variable > file > default. (What the registry states is desired state and not configuration; it never
+//! Flag > `ORFE_*` variable > file > what was chosen at `orfe join` > default. (What the registry states is desired state and not configuration; it never
 //! overrides what the machine's owner wrote.) Everything is read and checked before anything is opened.
 
 mod file;
 mod local;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,8 +18,10 @@ use orfe_tunnel::TcpStack;
 use serde::Serialize;
 
 pub(crate) use self::local::Forward;
+pub(crate) use self::tunnel::{Bridges, TunnelMode};
 use crate::cli::PlaceArgs;
 use crate::failure::{Exit, Failure};
+use crate::state;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,6 +30,8 @@ pub(crate) enum Origin {
     Flag,
     Environment,
     File,
+    /// `orfe join` was told so.
+    Join,
     Default,
 }
 
@@ -36,6 +41,7 @@ impl fmt::Display for Origin {
             Self::Flag => "flag",
             Self::Environment => "environment",
             Self::File => "file",
+            Self::Join => "join",
             Self::Default => "default",
         })
     }
@@ -67,6 +73,12 @@ pub(crate) struct Config {
     pub forwards: Setting<Vec<Forward>>,
     /// Which TCP stack carries the connections in the tunnel.
     pub tcp_stack: Setting<TcpStack>,
+    /// What becomes of a tunnel that the registry wants.
+    pub tunnel_mode: Setting<TunnelMode>,
+    /// In TUN mode: whether the policy's names are looked up through the tunnel.
+    pub split_dns: Setting<bool>,
+    /// In TUN mode: bridges whose containers may use the tunnel.
+    pub bridges: Setting<Bridges>,
     /// Whether workspace containers get a way to Coder.
     pub containers: Setting<ContainersEnabled>,
     /// The Docker network that they join for it.
@@ -122,7 +134,32 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 impl Config {
     /// The configuration of this process.
     pub(crate) fn load(flags: &PlaceArgs) -> Result<Self, Failure> {
-        Self::resolve(flags, &Environment::of_process())
+        let mut config = Self::resolve(flags, &Environment::of_process())?;
+        config.take_joined_choice();
+        Ok(config)
+    }
+
+    /// Takes what `orfe join` was told, where nothing closer says otherwise. Whoever may not read the state folder sees the
+    /// default: only `orfe config show` can be so.
+    fn take_joined_choice(&mut self) {
+        if self.tunnel_mode.origin == Origin::Default
+            && let Some(value) = state::joined_tunnel_mode(&self.state.value)
+        {
+            self.tunnel_mode = Setting {
+                value,
+                origin: Origin::Join,
+            };
+        }
+    }
+
+    /// Takes the flag `--tunnel`, if it was given.
+    pub(crate) fn choose_tunnel(&mut self, flag: Option<TunnelMode>) {
+        if let Some(value) = flag {
+            self.tunnel_mode = Setting {
+                value,
+                origin: Origin::Flag,
+            };
+        }
     }
 
     fn resolve(flags: &PlaceArgs, environment: &Environment<'_>) -> Result<Self, Failure> {
@@ -178,6 +215,8 @@ impl Config {
         let file_tcp_stack = (raw.tunnel.tcp_stack.as_deref())
             .map(|name| parse_tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
             .transpose()?;
+        let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, &file.value, raw.tunnel.mode)?;
+        let bridges = tunnel::bridges(&file.value, raw.tunnel.bridges)?;
         let containers = text("ORFE_CONTAINERS")?
             .map(|enabled| parse_containers(&enabled))
             .transpose()?;
@@ -210,6 +249,9 @@ impl Config {
             proxy_listen: pick(None, None, proxy_listen.map(Some), || None),
             forwards: pick(None, None, forwards, Vec::new),
             tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
+            tunnel_mode,
+            split_dns: pick(None, None, raw.tunnel.split_dns, || false),
+            bridges: pick(None, None, bridges, || Bridges::Auto),
             containers: pick(None, containers, raw.containers.enabled, || {
                 ContainersEnabled::Auto
             }),
@@ -262,6 +304,21 @@ impl Config {
                 "tunnel.tcp_stack",
                 self.tcp_stack.value.to_string(),
                 self.tcp_stack.origin,
+            ),
+            (
+                "tunnel.mode",
+                self.tunnel_mode.value.as_str().to_owned(),
+                self.tunnel_mode.origin,
+            ),
+            (
+                "tunnel.split_dns",
+                self.split_dns.value.to_string(),
+                self.split_dns.origin,
+            ),
+            (
+                "tunnel.bridges",
+                self.bridges.value.to_string(),
+                self.bridges.origin,
             ),
             (
                 "containers.enabled",

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::config::TunnelMode;
 use crate::failure::{Exit, Failure};
 
 /// Larger than any file here; whoever put something larger into the folder meant harm.
@@ -49,6 +50,15 @@ pub(crate) struct Identity {
     /// SHA-256 of the registry's TLS public key, base32, when the join code pinned it.
     #[serde(default, with = "pin_text")]
     pub spki_pin: Option<SpkiPin>,
+    /// What the person who joined chose; the configuration goes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelMode>,
+}
+
+/// What was chosen at `orfe join`, for who does not hold the folder; `None` also where that cannot be read.
+pub(crate) fn joined_tunnel_mode(folder: &Path) -> Option<TunnelMode> {
+    let bytes = private::read(&folder.join("identity.json"), FILE_MAX).ok()?;
+    serde_json::from_slice::<Identity>(&bytes).ok()?.tunnel
 }
 
 /// Port and credential of the local proxy.
@@ -325,9 +335,12 @@ mod tests {
             registry_url: "https://orfe.example.com:7443".parse().unwrap(),
             registry_key: NoisePrivateKey::generate().unwrap().public_key(),
             spki_pin: Some(SpkiPin([3; 32])),
+            tunnel: Some(TunnelMode::Tun),
         };
         folder.store_identity(&identity).unwrap();
         assert_eq!(folder.identity().unwrap(), Some(identity));
+        assert_eq!(joined_tunnel_mode(folder.path()), Some(TunnelMode::Tun));
+        assert_eq!(joined_tunnel_mode(Path::new("/nonexistent")), None);
     }
 
     #[test]

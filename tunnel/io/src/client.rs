@@ -13,6 +13,11 @@
 mod choice;
 mod dialer;
 #[cfg(target_os = "linux")]
+mod hosted;
+#[cfg(not(target_os = "linux"))]
+#[path = "client/no_host.rs"]
+mod hosted;
+#[cfg(target_os = "linux")]
 mod namespaced;
 #[cfg(not(target_os = "linux"))]
 #[path = "client/no_namespace.rs"]
@@ -37,6 +42,7 @@ use tokio::sync::watch;
 use self::choice::Choice;
 pub use self::dialer::TunnelDialer;
 use self::dialer::{DialFailure, Way};
+use self::hosted::HostEnd;
 use self::namespaced::NamespaceEnd;
 use self::smoltcp::SmoltcpEnd;
 
@@ -77,6 +83,30 @@ impl TunnelConfig {
     pub fn this_program() -> PathBuf {
         PathBuf::from("/proc/self/exe")
     }
+}
+
+/// What TUN mode adds to a [`TunnelConfig`]: how the tunnel becomes a part of the host.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Name of the device, 1 to 15 letters, digits, `-`, `_` or `.`.
+    pub device: String,
+    /// What the host routes into the tunnel, each once. None of them may contain an outer address of the gateway.
+    pub networks: Vec<AllowedIp>,
+    /// Names that are looked up through the tunnel; `None` leaves DNS as it is.
+    pub dns: Option<SplitDns>,
+    /// Bridges whose containers may use the tunnel, such as `docker0`.
+    pub bridges: Vec<String>,
+    /// Where the journal of changes to the host is kept: a folder that only this user writes to.
+    pub state: PathBuf,
+}
+
+/// Which names are asked of whom.
+#[derive(Debug, Clone)]
+pub struct SplitDns {
+    /// Name servers inside the tunnel.
+    pub servers: Vec<IpAddr>,
+    /// Domains with all names below them.
+    pub domains: Vec<String>,
 }
 
 /// Which TCP stack carries the connections of a tunnel in userspace mode.
@@ -165,7 +195,7 @@ pub struct TunnelStatus {
     pub rx_bytes: u64,
     /// Inner bytes sent.
     pub tx_bytes: u64,
-    /// The TCP stack in use: `namespace` or `smoltcp`.
+    /// The TCP stack in use: `namespace` or `smoltcp`, or in TUN mode `host`.
     pub stack: &'static str,
     /// Why that one and no other, in a sentence for people.
     pub stack_reason: Arc<str>,
@@ -205,6 +235,9 @@ pub enum TunnelError {
         /// What a person can do about it.
         hint: Option<&'static str>,
     },
+    /// TUN mode could not be set up; nothing of it is left on the host.
+    #[error("TUN mode cannot be set up")]
+    Host(#[source] hosted::HostError),
 }
 
 impl TunnelError {
@@ -212,6 +245,7 @@ impl TunnelError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoNamespace { hint, .. } => *hint,
+            Self::Host(error) => hosted::hint(error),
             Self::Config(_) | Self::Open { .. } => None,
         }
     }
@@ -230,6 +264,7 @@ pub struct Tunnel {
 enum End {
     Smoltcp(SmoltcpEnd),
     Namespace(NamespaceEnd),
+    Host(HostEnd),
 }
 
 impl Tunnel {
@@ -277,11 +312,47 @@ impl Tunnel {
         Ok(Self { end, status, path })
     }
 
+    /// Starts the tunnel as a device of this host: TUN mode. [`TunnelConfig::tcp_stack`] and [`TunnelConfig::helper`] are not
+    /// looked at: connections are the host's own, bound to the device.
+    ///
+    /// Blocks for some milliseconds. A runtime of tokio has to be entered.
+    pub fn start_on_host(config: TunnelConfig, host: HostOptions) -> Result<Self, TunnelError> {
+        let (publisher, status) = watch::channel(TunnelStatus {
+            phase: Phase::Connecting,
+            since: Instant::now(),
+            last_handshake: None,
+            endpoint: config.peer.endpoint,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            stack: "host",
+            stack_reason: "TUN mode uses the host's own".into(),
+            congestion_control: hosted::congestion_control(),
+            dropped: 0,
+            connections: 0,
+            buffered_bytes: 0,
+        });
+        let inner = EndConfig {
+            addresses: config.addresses,
+            mtu: config.mtu,
+            bind: config.bind,
+            gateway: config.peer.public_key,
+        };
+        let node = node(config.private_key, config.mtu, config.peer).map_err(TunnelError::Config)?;
+        let end = HostEnd::start(inner, host, node, publisher)?;
+        let path = end.measured();
+        Ok(Self {
+            end: End::Host(end),
+            status,
+            path,
+        })
+    }
+
     /// Opens connections through this tunnel.
     pub fn dialer(&self) -> TunnelDialer {
         let way = match &self.end {
             End::Smoltcp(end) => Way::Smoltcp(end.dialer()),
             End::Namespace(end) => Way::Namespace(end.dialer()),
+            End::Host(end) => Way::Host(end.dialer()),
         };
         TunnelDialer::new(way, self.status.clone())
     }
@@ -296,6 +367,7 @@ impl Tunnel {
         match &self.end {
             End::Smoltcp(end) => end.local_addr(),
             End::Namespace(end) => end.local_addr(),
+            End::Host(end) => end.local_addr(),
         }
     }
 
@@ -304,6 +376,7 @@ impl Tunnel {
         match &self.end {
             End::Smoltcp(end) => end.set_endpoint(endpoint),
             End::Namespace(end) => end.set_endpoint(endpoint),
+            End::Host(end) => end.set_endpoint(endpoint),
         }
     }
 
@@ -312,6 +385,7 @@ impl Tunnel {
         match &self.end {
             End::Smoltcp(end) => end.rehandshake(),
             End::Namespace(end) => end.rehandshake(),
+            End::Host(end) => end.rehandshake(),
         }
     }
 
@@ -320,6 +394,7 @@ impl Tunnel {
         match &self.end {
             End::Smoltcp(end) => end.probe(endpoint),
             End::Namespace(end) => end.probe(endpoint),
+            End::Host(end) => end.probe(endpoint),
         }
     }
 
@@ -332,6 +407,7 @@ impl Tunnel {
                 true
             }
             End::Namespace(end) => end.rebind(),
+            End::Host(end) => end.rebind(),
         }
     }
 
@@ -342,6 +418,16 @@ impl Tunnel {
         match &self.end {
             End::Smoltcp(end) => end.measure_path(gateway),
             End::Namespace(end) => end.measure_path(&gateway),
+            End::Host(end) => end.measure_path(&gateway),
+        }
+    }
+
+    /// Lets containers of these bridges, and of no others, into the tunnel: in TUN mode; elsewhere it does nothing. Blocks
+    /// for some milliseconds.
+    pub fn set_bridges(&mut self, bridges: &[String]) -> Result<(), TunnelError> {
+        match &mut self.end {
+            End::Host(end) => end.set_bridges(bridges).map_err(TunnelError::Host),
+            End::Smoltcp(_) | End::Namespace(_) => Ok(()),
         }
     }
 
@@ -355,6 +441,7 @@ impl Tunnel {
         match self.end {
             End::Smoltcp(end) => end.shutdown().await,
             End::Namespace(end) => end.shutdown().await,
+            End::Host(end) => end.shutdown().await,
         }
     }
 }

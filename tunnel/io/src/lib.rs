@@ -34,8 +34,8 @@ pub mod udp;
 use std::process::ExitCode;
 
 pub use client::{
-    ParseTcpStackError, Phase, TcpStack, Tunnel, TunnelConfig, TunnelDialer, TunnelError, TunnelPeer,
-    TunnelStatus,
+    HostOptions, ParseTcpStackError, Phase, SplitDns, TcpStack, Tunnel, TunnelConfig, TunnelDialer,
+    TunnelError, TunnelPeer, TunnelStatus,
 };
 pub use gateway::{
     Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,

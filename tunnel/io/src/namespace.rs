@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-pub(crate) use self::dialer::{Connections, OpenError};
+pub(crate) use self::dialer::{Connections, OpenError, Sockets};
 use self::message::{MAX_ADDRESSES, Step};
 use self::process::Helper;
 

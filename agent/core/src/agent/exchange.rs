@@ -121,5 +121,7 @@ pub struct Start {
     /// The desired state from disk.
     pub desired: Option<DesiredState>,
     pub drain_timeout: Duration,
+    /// Whether the machine's owner ruled a tunnel out: then what the registry wants of one is kept and not made true.
+    pub tunnel_off: bool,
     pub rng: StdRng,
 }

@@ -17,6 +17,10 @@ struct Bench {
 
 impl Bench {
     fn new(desired: Option<DesiredState>) -> Self {
+        Self::with_tunnel_off(desired, false)
+    }
+
+    fn with_tunnel_off(desired: Option<DesiredState>, tunnel_off: bool) -> Self {
         let now = Now {
             instant: Instant::now(),
             wall: Timestamp::UNIX_EPOCH,
@@ -28,6 +32,7 @@ impl Bench {
             agent_version: "0.1.0".into(),
             desired,
             drain_timeout: Duration::from_secs(600),
+            tunnel_off,
             rng: StdRng::seed_from_u64(5),
         };
         Self {
@@ -164,6 +169,21 @@ fn the_desired_state_on_disk_is_made_true_without_the_registry() {
         sign: Sign::Connected,
     });
     assert_eq!(bench.health(), Health::Healthy);
+}
+
+#[test]
+fn a_tunnel_that_the_owner_ruled_out_is_not_waited_for() {
+    let mut bench = Bench::with_tunnel_off(Some(desired(1)), true);
+    bench.input(Input::Facts(Box::new(Facts {
+        os: "linux".into(),
+        ..unknown_facts()
+    })));
+    bench.input(Input::Terraform(Terraform::Found {
+        version: "1.11.4".into(),
+    }));
+    let commands = bench.take();
+    assert!(matches!(commands[0], Command::ApplyTunnel(None)), "{commands:?}");
+    assert_eq!(spawns(&commands).len(), 1, "{commands:?}");
 }
 
 #[test]

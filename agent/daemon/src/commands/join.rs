@@ -35,7 +35,8 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let identity = runtime.block_on(enrol(&state, &code, name))?;
+    let mut identity = runtime.block_on(enrol(&state, &code, name))?;
+    identity.tunnel = args.tunnel;
     state.store_identity(&identity)?;
     print(&format!(
         "joined {} as {}\nnext: orfe run\n",
@@ -161,6 +162,7 @@ async fn enrol(state: &StateFolder, code: &JoinCode, name: DeviceName) -> Result
             registry_url: registry.url,
             registry_key: registry.key,
             spki_pin: registry.spki_pin,
+            tunnel: None,
         }),
         FromRegistry::Refused(refused) => Err(refusal(&refused)),
         FromRegistry::Welcome(_) | FromRegistry::Desired(_) | FromRegistry::Ack(_) => Err(Failure::new(

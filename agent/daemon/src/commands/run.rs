@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::cli::PlaceArgs;
+use crate::cli::{PlaceArgs, RunArgs};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::run::{Daemon, init_logging};
 use crate::state::StateFolder;
 
-pub(super) fn run(places: &PlaceArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(places)?;
+pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut config = Config::load(places)?;
+    config.choose_tunnel(args.tunnel);
     init_logging(&config)?;
     let state = StateFolder::open(&config.state.value)?;
     let Some(identity) = state.identity()? else {

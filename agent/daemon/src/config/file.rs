@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::tunnel::RawBridges;
 use super::{ContainersEnabled, LogFormat};
 use crate::failure::{Exit, Failure};
 
@@ -63,6 +64,10 @@ pub(super) struct RawProvisioner {
 pub(super) struct RawTunnel {
     /// A name; see [`orfe_tunnel::TcpStack`].
     pub(super) tcp_stack: Option<String>,
+    /// A name; see [`super::TunnelMode`].
+    pub(super) mode: Option<String>,
+    pub(super) split_dns: Option<bool>,
+    pub(super) bridges: Option<RawBridges>,
 }
 
 #[derive(Debug, Default, Deserialize)]

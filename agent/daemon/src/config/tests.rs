@@ -123,6 +123,75 @@ fn the_tcp_stack_is_one_of_three() {
 }
 
 #[test]
+fn the_tunnels_mode_is_the_flags_the_variables_the_files_or_what_was_joined_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let identity = crate::state::Identity {
+        version: 1,
+        device: orfe_protocol::id::DeviceId::generate(),
+        name: "box".parse().unwrap(),
+        registry_url: "https://orfe.example.com".parse().unwrap(),
+        registry_key: orfe_protocol::key::NoisePrivateKey::generate()
+            .unwrap()
+            .public_key(),
+        spki_pin: None,
+        tunnel: Some(TunnelMode::Tun),
+    };
+    let joined = crate::state::StateFolder::open(&state).unwrap();
+    joined.store_identity(&identity).unwrap();
+    let file = folder.path().join("agent.toml");
+    let flags = PlaceArgs {
+        config: Some(file.clone()),
+        state: Some(state),
+        ..PlaceArgs::default()
+    };
+    let chosen = |variables: &[(&str, &str)], flag| {
+        let mut config = resolve(&flags, variables).unwrap();
+        config.take_joined_choice();
+        config.choose_tunnel(flag);
+        (config.tunnel_mode.value, config.tunnel_mode.origin)
+    };
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(chosen(&[HOME], None), (TunnelMode::Tun, Origin::Join));
+    std::fs::write(&file, "[tunnel]\nmode = \"off\"\n").unwrap();
+    assert_eq!(chosen(&[HOME], None), (TunnelMode::Off, Origin::File));
+    let variables = [HOME, ("ORFE_TUNNEL", "userspace")];
+    assert_eq!(
+        chosen(&variables, None),
+        (TunnelMode::Userspace, Origin::Environment)
+    );
+    assert_eq!(
+        chosen(&variables, Some(TunnelMode::Off)),
+        (TunnelMode::Off, Origin::Flag)
+    );
+    let error = resolve(&flags, &[HOME, ("ORFE_TUNNEL", "tap")]).unwrap_err();
+    let text = crate::failure::render(&error.into());
+    assert!(text.contains("`tap`") && text.contains("`userspace`"), "{text}");
+}
+
+#[test]
+fn bridges_are_a_word_or_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    let flags = PlaceArgs {
+        config: Some(file.clone()),
+        ..PlaceArgs::default()
+    };
+    let bridges = |value: &str| {
+        std::fs::write(&file, format!("[tunnel]\nbridges = {value}\n")).unwrap();
+        resolve(&flags, &[HOME]).map(|config| config.bridges.value)
+    };
+    assert_eq!(bridges("\"auto\"").unwrap(), Bridges::Auto);
+    assert_eq!(bridges("\"off\"").unwrap(), Bridges::Off);
+    let named = Bridges::Named(vec!["docker0".to_owned()]);
+    assert_eq!(bridges("[\"docker0\"]").unwrap(), named);
+    for wrong in ["\"docker0\"", "[\"a b\"]", "[\"\\\"; drop\"]"] {
+        let text = crate::failure::render(&bridges(wrong).unwrap_err().into());
+        assert!(text.contains("tunnel.bridges"), "{wrong}: {text}");
+    }
+}
+
+#[test]
 fn a_drain_without_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.toml");

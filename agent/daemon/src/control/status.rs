@@ -20,6 +20,9 @@ pub(crate) struct Status {
     pub registry: Registry,
     pub checks: Vec<Check>,
     pub tunnel: Option<TunnelStatus>,
+    /// Why there is none whatever the registry wants; absent where it may have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_off: Option<String>,
     pub provisioners: Vec<ProvisionerStatus>,
     /// The way of workspace containers to Coder; absent where it is off or there is no tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]

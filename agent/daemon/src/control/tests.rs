@@ -67,6 +67,7 @@ fn status(health: Health) -> Status {
         },
         checks: vec![],
         tunnel: None,
+        tunnel_off: None,
         containers: None,
         provisioners: vec![],
         tags: Tags::default(),

@@ -27,9 +27,9 @@ use super::children::{Children, end_orphan};
 use super::containers::ContainersTask;
 use super::doors::Doors;
 use super::slot::{SlotShell, Ways};
-use super::tunnel::{Ends, TunnelTask};
+use super::tunnel::{Ends, HostChoice, TunnelTask};
 use super::{GRACE, INPUTS, probes};
-use crate::config::{Config, ContainersEnabled};
+use crate::config::{Config, ContainersEnabled, TunnelMode};
 use crate::control::status::{self, Containers, Device, Registry, Status};
 use crate::control::{PersonsProxy, Server, Services};
 use crate::failure::{self, Failure};
@@ -103,6 +103,8 @@ impl Daemon {
             key: identity.registry_key,
             spki_pin: identity.spki_pin,
         };
+        super::tunnel::clean_host(state.path()).await;
+        let host = HostChoice::of(&config, state.path());
         let agent = Agent::new(start(&config, &identity, desired), now());
         let mut daemon = Self {
             agent,
@@ -136,6 +138,7 @@ impl Daemon {
                 ends: Ends {
                     key: wireguard_key,
                     tcp_stack: daemon.config.tcp_stack.value,
+                    host,
                     registry,
                     dialer,
                     inputs: inputs.clone(),
@@ -402,6 +405,7 @@ impl Daemon {
             },
             checks: observed.checks.clone(),
             tunnel: observed.tunnel.clone(),
+            tunnel_off: tunnel_off(&self.config),
             provisioners: observed.provisioners.clone(),
             containers: self.containers.borrow().clone(),
             state: self.state.path().to_owned(),
@@ -436,8 +440,20 @@ fn start(config: &Config, identity: &Identity, desired: Option<DesiredState>) ->
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         desired,
         drain_timeout: config.drain_timeout.value,
+        tunnel_off: config.tunnel_mode.value == TunnelMode::Off,
         rng: StdRng::from_os_rng(),
     }
+}
+
+/// Why there is no tunnel whatever the registry wants.
+fn tunnel_off(config: &Config) -> Option<String> {
+    let mode = &config.tunnel_mode;
+    (mode.value == TunnelMode::Off).then(|| {
+        format!(
+            "chosen on this machine ({}); names of the policy are reached as any other",
+            mode.origin
+        )
+    })
 }
 
 fn now() -> Now {

@@ -9,15 +9,17 @@
 //! | `rungs` | what the rungs of the ladder are made of: addresses, and the bridge to the registry's WebSocket |
 //! | `memory` | which rung worked on which network |
 //! | `shown` | the status that comes of it |
+//! | `host` | TUN mode: routes, bridges, names |
 //! | `obstacle` | what stands in the way, in words: no network, a captive portal, blocked UDP |
 
+mod host;
 mod keep;
 mod memory;
 mod obstacle;
 mod rungs;
 mod shown;
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use orfe_core::agent::Input;
 use orfe_protocol::desired::Tunnel as Desired;
-use orfe_protocol::observed::{TunnelPhase, TunnelStatus};
+use orfe_protocol::observed::{TunnelMode, TunnelPhase, TunnelStatus};
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::{
     AllowedIp, Phase, PrivateKey, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer,
@@ -33,6 +35,7 @@ use orfe_tunnel::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+pub(super) use self::host::{HostChoice, clean_host};
 use self::keep::Keeper;
 use self::memory::Memory;
 use self::rungs::{Rungs, resolve};
@@ -54,10 +57,45 @@ pub(super) struct TunnelTask {
 pub(super) struct Ends {
     pub(super) key: PrivateKey,
     pub(super) tcp_stack: TcpStack,
+    /// In TUN mode, what is wanted of it.
+    pub(super) host: Option<HostChoice>,
     /// Whose WebSocket carries datagrams, and how it is known.
     pub(super) registry: RegistryAddress,
     pub(super) dialer: watch::Sender<Option<Arc<dyn Dialer>>>,
     pub(super) inputs: mpsc::Sender<Input>,
+}
+
+impl Ends {
+    fn mode(&self) -> TunnelMode {
+        match self.host {
+            Some(_) => TunnelMode::Tun,
+            None => TunnelMode::Userspace,
+        }
+    }
+
+    /// The TCP stack that is wanted, in the words of the status.
+    fn wanted_stack(&self) -> &'static str {
+        match self.host {
+            Some(_) => "host",
+            None => self.tcp_stack.as_str(),
+        }
+    }
+
+    /// Where the registry is, as far as that must not be reached through the tunnel.
+    async fn registry_addresses(&self) -> Vec<IpAddr> {
+        let Some(name) = self.registry.url.host_str().filter(|_| self.host.is_some()) else {
+            return Vec::new();
+        };
+        let port = self.registry.url.port_or_known_default().unwrap_or_default();
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        match tokio::net::lookup_host((name, port)).await {
+            Ok(found) => found.map(|address| address.ip().to_canonical()).collect(),
+            Err(error) => {
+                tracing::debug!(name, %error, "the registry's name does not resolve");
+                Vec::new()
+            }
+        }
+    }
 }
 
 impl TunnelTask {
@@ -108,10 +146,10 @@ async fn keep(
     instances: watch::Receiver<Option<Desired>>,
 ) {
     let mut rungs = Rungs::new(&desired.gateway, ends.registry.clone());
-    let tunnel = start(ends, desired, &mut rungs).await;
+    let (tunnel, registry) = start(ends, desired, &mut rungs).await;
     ends.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
     let started = Instant::now();
-    Keeper::new(ends, desired, memory, tunnel, rungs)
+    Keeper::new(ends, desired, memory, tunnel, rungs, registry)
         .run(instances)
         .await;
     ends.dialer.send_replace(None);
@@ -121,15 +159,16 @@ async fn keep(
     }
 }
 
-/// Starts the tunnel; tries until it works.
-async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> Tunnel {
+/// Starts the tunnel; tries until it works. Gives also where the registry was then, in TUN mode.
+async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> (Tunnel, Vec<IpAddr>) {
     let since = Instant::now();
     let mut obstacle = None;
     loop {
         let waiting = TunnelStatus {
             addresses: desired.addresses.clone(),
             obstacle,
-            ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), ends.tcp_stack.as_str())
+            mode: ends.mode(),
+            ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), ends.wanted_stack())
         };
         let _ = ends.inputs.send(Input::Tunnel(Some(Box::new(waiting)))).await;
         rungs.resolved(resolve(rungs.names()).await);
@@ -140,9 +179,16 @@ async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> Tunnel {
             )
         } else {
             let config = config(ends, desired);
-            // Making a namespace blocks for as long as the system takes.
-            match tokio::task::spawn_blocking(move || Tunnel::start(config)).await {
-                Ok(Ok(tunnel)) => return tunnel,
+            let registry = ends.registry_addresses().await;
+            let outer = [rungs.destinations(), registry.clone()].concat();
+            let host = ends.host.as_ref().map(|choice| choice.options(desired, &outer));
+            // Making a namespace or a device blocks for as long as the system takes.
+            let starting = tokio::task::spawn_blocking(move || match host {
+                Some(host) => Tunnel::start_on_host(config, host),
+                None => Tunnel::start(config),
+            });
+            match starting.await {
+                Ok(Ok(tunnel)) => return (tunnel, registry),
                 Ok(Err(error)) => describe(error),
                 Err(error) => format!("starting the tunnel was cut short: {error}"),
             }

@@ -37,6 +37,8 @@ pub(crate) struct Engine {
     /// The engine's network namespace, and one beside it.
     pub(crate) host: String,
     pub(crate) neighbour: String,
+    /// Namespaces that end with the engine.
+    own: Vec<String>,
     folder: TempDir,
 }
 
@@ -51,11 +53,6 @@ pub(crate) fn obstacle() -> Option<String> {
 
 impl Engine {
     pub(crate) fn start() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("orfe-engine-")
-            .permissions(Permissions::from_mode(0o755))
-            .tempdir_in("/tmp")
-            .unwrap();
         let id = std::process::id();
         let (host, neighbour) = (format!("orfe-eng-{id}"), format!("orfe-nbr-{id}"));
         for namespace in [&host, &neighbour] {
@@ -71,11 +68,27 @@ impl Engine {
             ip(&["-n", namespace, "link", "set", "cable", "up"]);
         }
         ip(&["-n", &neighbour, "route", "add", "default", "via", "10.77.0.1"]);
+        let own = vec![host.clone(), neighbour.clone()];
+        Self::start_at(host, neighbour, own)
+    }
+
+    /// The same in a network namespace that somebody else made, and with none beside it.
+    pub(crate) fn start_in(namespace: &str) -> Self {
+        Self::start_at(namespace.to_owned(), String::new(), Vec::new())
+    }
+
+    fn start_at(host: String, neighbour: String, own: Vec<String>) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("orfe-engine-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in("/tmp")
+            .unwrap();
         let daemon = spawn(folder.path(), &host, "dockerd-1");
         let engine = Self {
             daemon,
             host,
             neighbour,
+            own,
             folder,
         };
         engine.wait_until_it_answers();
@@ -107,6 +120,11 @@ impl Engine {
 
     /// `openssl s_client` in a container on `network` with `input` on its stdin, ended after five seconds.
     pub(crate) fn client(&self, network: &str, arguments: &[&str], input: &str) -> Output {
+        self.client_with(&["--network", network], arguments, input)
+    }
+
+    /// The same in a container that is made with these `options`.
+    pub(crate) fn client_with(&self, options: &[&str], arguments: &[&str], input: &str) -> Output {
         use std::io::{Seek as _, Write as _};
         let mut file = tempfile::tempfile_in(self.folder.path()).unwrap();
         file.write_all(input.as_bytes()).unwrap();
@@ -122,15 +140,8 @@ impl Engine {
             "run",
             "-i",
         ]);
-        command.args([
-            "--name",
-            "client",
-            "--network",
-            network,
-            "client",
-            "openssl",
-            "s_client",
-        ]);
+        command.args(options);
+        command.args(["--name", "client", "client", "openssl", "s_client"]);
         let output = command.args(arguments).stdin(file).output().unwrap();
         self.docker(&["rm", "-f", "client"]);
         output
@@ -198,7 +209,7 @@ impl Drop for Engine {
             }
         }
         self.end();
-        for namespace in [&self.host, &self.neighbour] {
+        for namespace in &self.own {
             let _ = Command::new("ip").args(["netns", "del", namespace]).status();
         }
     }

@@ -4,6 +4,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Networks that this process has made: each has names and addresses of its own.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// See the module.
 pub(crate) struct Lab {
@@ -33,11 +37,12 @@ impl Lab {
             }
         }
         let pid = std::process::id();
-        let net = [198, 19, (pid % 251) as u8];
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let net = [198, 19, ((pid + number) % 251) as u8];
         let lab = Self {
-            namespace: format!("orfe-e2e-{pid}"),
-            outer: format!("oe{pid}h"),
-            inner: format!("oe{pid}i"),
+            namespace: format!("orfe-e2e-{pid}-{number}"),
+            outer: format!("oe{pid}-{number}h"),
+            inner: format!("oe{pid}-{number}i"),
             host: Ipv4Addr::new(net[0], net[1], net[2], 1).into(),
             net,
         };
@@ -79,6 +84,11 @@ impl Lab {
             run(command.arg("nft").args(rule.split(' ')))?;
         }
         Ok(())
+    }
+
+    /// The device's network namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// A command line that runs what follows in the device's network.

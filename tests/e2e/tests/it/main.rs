@@ -36,5 +36,7 @@ mod programs;
 mod secrets;
 #[cfg(test)]
 mod terminator;
+#[cfg(test)]
+mod tun_mode;
 #[cfg(all(test, target_os = "linux"))]
 mod tunnel;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::hosted::HostDialer;
 use super::namespaced::NamespaceDialer;
 use super::smoltcp::SmoltcpDialer;
 use super::{MAX_CONNECTIONS, Phase, TunnelStatus};
@@ -26,6 +27,7 @@ pub struct TunnelDialer {
 pub(super) enum Way {
     Smoltcp(SmoltcpDialer),
     Namespace(NamespaceDialer),
+    Host(HostDialer),
 }
 
 /// Why a TCP stack opened no connection.
@@ -72,6 +74,7 @@ impl TunnelDialer {
             match &self.way {
                 Way::Smoltcp(dialer) => dialer.nudge().await,
                 Way::Namespace(dialer) => dialer.nudge(),
+                Way::Host(dialer) => dialer.nudge(),
             }
             return Err(down);
         }
@@ -79,6 +82,7 @@ impl TunnelDialer {
             match &self.way {
                 Way::Smoltcp(dialer) => dialer.connect(destination).await,
                 Way::Namespace(dialer) => dialer.connect(destination).await,
+                Way::Host(dialer) => dialer.connect(destination).await,
             }
         };
         match tokio::time::timeout(self.timeout, attempt).await {
@@ -113,6 +117,7 @@ impl Dialer for TunnelDialer {
             let bound = match &self.way {
                 Way::Smoltcp(dialer) => dialer.bind_datagrams(destination).await,
                 Way::Namespace(dialer) => dialer.bind_datagrams(destination).await,
+                Way::Host(dialer) => dialer.bind_datagrams(destination).await,
             };
             bound.map_err(|source| DialError::Io { destination, source })
         })

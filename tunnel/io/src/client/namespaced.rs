@@ -19,7 +19,7 @@ use super::choice::NoNamespace;
 use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 pub(super) use crate::namespace::Made;
-use crate::namespace::{Connections, Namespace, NamespaceConfig, NamespaceError, OpenError};
+use crate::namespace::{Connections, Namespace, NamespaceConfig, NamespaceError, OpenError, Sockets};
 use crate::places::Places;
 use crate::tun::{DataPath, DataPathConfig, TunDevice};
 use crate::udp::{UdpOptions, UdpPort};
@@ -97,7 +97,11 @@ impl NamespaceEnd {
         let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
-            connections: Connections::new(made.namespace.clone(), config.addresses.clone(), places),
+            connections: Connections::new(
+                Sockets::Namespace(made.namespace.clone()),
+                config.addresses.clone(),
+                places,
+            ),
             addresses: config.addresses,
             gateway: config.gateway,
             nudged: Mutex::new(None),
@@ -178,6 +182,19 @@ async fn keep(namespace: Namespace, shared: Arc<Shared>, stop: CancellationToken
     namespace.close().await;
 }
 
+impl From<OpenError> for DialFailure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::TooMany => Self::TooMany,
+            OpenError::Refused => Self::Refused,
+            OpenError::TimedOut => Self::TimedOut,
+            OpenError::Gone => Self::Gone,
+            OpenError::Unaddressable => Self::unaddressable(),
+            OpenError::Io(error) => Self::Io(error),
+        }
+    }
+}
+
 /// Opens connections of the namespace.
 #[derive(Debug, Clone)]
 pub(super) struct NamespaceDialer {
@@ -193,12 +210,7 @@ impl NamespaceDialer {
         };
         match opened {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(OpenError::TooMany) => Err(DialFailure::TooMany),
-            Err(OpenError::Refused) => Err(DialFailure::Refused),
-            Err(OpenError::TimedOut) => Err(DialFailure::TimedOut),
-            Err(OpenError::Gone) => Err(DialFailure::Gone),
-            Err(OpenError::Unaddressable) => Err(DialFailure::unaddressable()),
-            Err(OpenError::Io(error)) => Err(DialFailure::Io(error)),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
 use super::Namespace;
@@ -17,10 +19,38 @@ use crate::places::{NoPlace, Places};
 /// Entries of the list of connections at which ended ones are taken out of it: so many that each costs little.
 const SWEEP_AT: usize = 1024;
 
-/// The connections of one namespace, as many at once as there are places.
+/// Where sockets come from.
+#[derive(Debug)]
+pub(crate) enum Sockets {
+    /// From a private namespace.
+    Namespace(Namespace),
+    /// Of the host, bound to this device: when its routes are gone, nothing goes another way.
+    Device(String),
+}
+
+impl Sockets {
+    async fn socket(&self, kind: SocketKind) -> io::Result<OwnedFd> {
+        let device = match self {
+            Self::Namespace(namespace) => return namespace.helper.socket(kind).await,
+            Self::Device(device) => device,
+        };
+        let (domain, kind) = match kind {
+            SocketKind::Tcp4 => (Domain::IPV4, Type::STREAM),
+            SocketKind::Tcp6 => (Domain::IPV6, Type::STREAM),
+            SocketKind::Udp4 => (Domain::IPV4, Type::DGRAM),
+            SocketKind::Udp6 => (Domain::IPV6, Type::DGRAM),
+        };
+        let socket = Socket::new(domain, kind, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind_device(Some(device.as_bytes()))?;
+        Ok(socket.into())
+    }
+}
+
+/// The connections of one tunnel, as many at once as there are places.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    namespace: Namespace,
+    sockets: Sockets,
     addresses: Vec<IpAddr>,
     places: Places,
     open: Mutex<HashMap<u64, Weak<KernelSocket>>>,
@@ -45,9 +75,9 @@ pub(crate) enum OpenError {
 }
 
 impl Connections {
-    pub(crate) fn new(namespace: Namespace, addresses: Vec<IpAddr>, places: Places) -> Self {
+    pub(crate) fn new(sockets: Sockets, addresses: Vec<IpAddr>, places: Places) -> Self {
         Self {
-            namespace,
+            sockets,
             addresses,
             places,
             open: Mutex::default(),
@@ -67,12 +97,7 @@ impl Connections {
             SocketAddr::V4(_) => SocketKind::Tcp4,
             SocketAddr::V6(_) => SocketKind::Tcp6,
         };
-        let socket = self
-            .namespace
-            .helper
-            .socket(kind)
-            .await
-            .map_err(OpenError::from)?;
+        let socket = self.sockets.socket(kind).await.map_err(OpenError::from)?;
         let socket = TcpSocket::from_std_stream(socket.into());
         // Small messages go out at once.
         socket.set_nodelay(true).map_err(OpenError::Io)?;
@@ -120,7 +145,7 @@ impl Connections {
             SocketAddr::V4(_) => SocketKind::Udp4,
             SocketAddr::V6(_) => SocketKind::Udp6,
         };
-        let socket = self.namespace.helper.socket(kind).await?;
+        let socket = self.sockets.socket(kind).await?;
         rustix::net::bind(&socket, &SocketAddr::new(own, 0))?;
         Ok(InnerUdp(UdpSocket::from_std(socket.into())?))
     }

@@ -26,12 +26,16 @@ mod routes;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use orfe_tunnel_core::{AllowedIp, Node, PublicKey};
+use tokio::sync::watch;
 
 use self::change::Change;
 use self::journal::Journal;
 use super::{DataPath, DataPathConfig, TunDevice, TunOptions};
+pub use crate::client::SplitDns;
+use crate::client::TunnelStatus;
 use crate::udp::UdpPort;
 
 /// What TUN mode is made from.
@@ -53,15 +57,6 @@ pub struct HostTunnelConfig {
     pub node: Node,
     /// The peer at the other end.
     pub gateway: PublicKey,
-}
-
-/// Which names are asked of whom.
-#[derive(Debug, Clone)]
-pub struct SplitDns {
-    /// Name servers inside the tunnel.
-    pub servers: Vec<IpAddr>,
-    /// Domains with all names below them.
-    pub domains: Vec<String>,
 }
 
 /// Why TUN mode could not be set up. Everything that had been changed is taken back.
@@ -132,10 +127,12 @@ pub enum HostTunnelError {
     Start(#[source] io::Error),
 }
 
-/// A tunnel as a device of this host.
+/// A tunnel as a device of this host. Dropping it takes back what was changed and waits for the threads: that blocks for
+/// some milliseconds, and an asynchronous caller has [`HostTunnel::stop`].
 #[derive(Debug)]
 pub struct HostTunnel {
-    path: DataPath,
+    name: String,
+    path: Arc<DataPath>,
     journal: Journal,
 }
 
@@ -144,6 +141,14 @@ impl HostTunnel {
     ///
     /// Blocks for some milliseconds, for `nft` and `resolvectl`.
     pub fn start(config: HostTunnelConfig) -> Result<Self, HostTunnelError> {
+        Self::start_telling(config, None)
+    }
+
+    /// The same with a state that somebody else has a part in.
+    pub(crate) fn start_telling(
+        config: HostTunnelConfig,
+        publisher: Option<watch::Sender<TunnelStatus>>,
+    ) -> Result<Self, HostTunnelError> {
         let mut journal = Journal::open(&config.state)?;
         check(&config)?;
         let name = config.device.name.clone();
@@ -151,14 +156,18 @@ impl HostTunnel {
             name: name.clone(),
             source,
         })?;
-        let path = DataPath::start(DataPathConfig {
+        let path = DataPathConfig {
             device,
             udp: config.udp,
             node: config.node,
             gateway: config.gateway,
             stack: "host",
-        })
-        .map_err(HostTunnelError::Start)?;
+        };
+        let path = match publisher {
+            Some(publisher) => DataPath::start_telling(path, publisher),
+            None => DataPath::start(path),
+        };
+        let path = path.map_err(HostTunnelError::Start)?;
         // On an error the path is dropped, which ends the device, and the journal is undone.
         let changed = routes::add(&name, &config.networks)
             .and_then(|()| match &config.dns {
@@ -167,9 +176,14 @@ impl HostTunnel {
             })
             .and_then(|()| forwarding::allow(&name, &config.bridges, &mut journal));
         match changed {
-            Ok(()) => Ok(Self { path, journal }),
+            Ok(()) => Ok(Self {
+                name,
+                path: Arc::new(path),
+                journal,
+            }),
             Err(error) => {
                 journal.undo();
+                path.stop_blocking();
                 Err(error)
             }
         }
@@ -180,21 +194,41 @@ impl HostTunnel {
         &self.path
     }
 
+    /// The data path, for tasks that must not keep the device.
+    pub(crate) fn shared_path(&self) -> &Arc<DataPath> {
+        &self.path
+    }
+
+    /// Lets containers of these bridges into the tunnel, and of no others. Blocks for some milliseconds.
+    pub fn set_bridges(&mut self, bridges: &[String]) -> Result<(), HostTunnelError> {
+        match bridges.iter().find(|name| !change::is_interface(name)) {
+            Some(name) => Err(HostTunnelError::InterfaceName { name: name.clone() }),
+            None => forwarding::replace(&self.name, bridges, &mut self.journal),
+        }
+    }
+
     /// Takes back what was changed, and ends the data path and the device.
     pub async fn stop(self) {
-        let mut journal = self.journal;
-        // Programs are run for it; the state of a few files does not matter to anyone who waits.
-        if tokio::task::spawn_blocking(move || journal.undo()).await.is_err() {
+        // Programs are run for it, and threads are waited for.
+        if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
             tracing::error!("the changes to this host were not all taken back; the next start does");
         }
-        self.path.stop().await;
+    }
+}
+
+impl Drop for HostTunnel {
+    fn drop(&mut self) {
+        self.journal.undo();
+        self.path.stop_blocking();
     }
 }
 
 /// Takes away what a killed process left on this host. [`HostTunnel::start`] does so, too; this is for an agent that no
 /// longer uses TUN mode.
 pub fn clean_up(state: &Path) -> Result<(), HostTunnelError> {
-    Journal::open(state)?;
+    if Journal::exists(state) {
+        Journal::open(state)?;
+    }
     Ok(())
 }
 

@@ -254,6 +254,25 @@ impl DataPath {
         drop(lock(&self.shared.status).take());
     }
 
+    /// The same for who cannot wait in another way: blocks until both threads are at their ends, some milliseconds.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn stop_blocking(&self) {
+        drop(lock(&self.stop).take());
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            if thread.handle.join().is_err() {
+                tracing::error!("a thread of the data path panicked");
+            }
+        }
+        drop(lock(&self.shared.status).take());
+    }
+
+    /// Cancelled when a thread has ended; for who must not keep the path.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn end(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Has the second thread look at the node's timers anew.
     fn wake(&self) {
         // A full buffer means that the thread is being woken already.

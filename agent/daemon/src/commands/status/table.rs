@@ -95,7 +95,9 @@ pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
         &status
             .tunnel
             .as_ref()
-            .map_or("off".to_owned(), |tunnel| describe_tunnel(tunnel, now)),
+            .map(|tunnel| describe_tunnel(tunnel, now))
+            .or_else(|| status.tunnel_off.as_ref().map(|reason| format!("off: {reason}")))
+            .unwrap_or_else(|| "off".to_owned()),
     );
     for slot in &status.provisioners {
         push_provisioner(&mut page, slot, &status.state, now);

@@ -10,27 +10,31 @@ use orfe_platform::network::{Network, NetworkSignal, NetworkWatch};
 use orfe_protocol::desired::Tunnel as Desired;
 use orfe_protocol::observed::{Carrier, TunnelStatus};
 use orfe_tunnel::carrier::BridgeState;
-use orfe_tunnel::{Phase, Tunnel};
+use orfe_tunnel::{AllowedIp, Phase, Tunnel};
 use orfe_tunnel_core::ladder::{Candidate, Ladder, Move, Seen};
 use orfe_tunnel_core::path::Report;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::host::HostChoice;
 use super::memory::Memory;
 use super::rungs::{Rungs, resolve};
-use super::{Ends, obstacle};
+use super::{Ends, host, obstacle};
 
 /// A rung that was lost for this long took the connections through it with it.
 const CUT_AFTER: Duration = Duration::from_secs(3);
+
+/// How often it is looked for new bridges in TUN mode: a container's first steps take longer.
+const BRIDGES_EVERY: Duration = Duration::from_secs(2);
 
 /// Something that runs beside the loop, one of its kind at a time.
 type Job<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// One tunnel with its ladder.
 pub(super) struct Keeper<'a> {
-    ends: &'a Ends,
+    pub(super) ends: &'a Ends,
     pub(super) desired: &'a Desired,
     memory: &'a mut Memory,
     tunnel: Tunnel,
@@ -46,6 +50,10 @@ pub(super) struct Keeper<'a> {
     diagnosing: Job<Option<String>>,
     pub(super) portal: Option<String>,
     rounds: u32,
+    /// In TUN mode, where the registry is, networks that therefore have no route, and bridges that are let in.
+    registry: Vec<IpAddr>,
+    pub(super) refused: Vec<AllowedIp>,
+    bridges: Vec<String>,
     /// When the rung in use was lost.
     lost_at: Option<Instant>,
     pub(super) told: Option<TunnelStatus>,
@@ -61,7 +69,10 @@ impl<'a> Keeper<'a> {
         memory: &'a mut Memory,
         tunnel: Tunnel,
         rungs: Rungs,
+        registry: Vec<IpAddr>,
     ) -> Self {
+        let refused = refused(ends, desired, &rungs, &registry);
+        let bridges = ends.host.as_ref().map(HostChoice::bridges).unwrap_or_default();
         let now = Instant::now();
         let network = Network::look(&rungs.destinations());
         let start = memory
@@ -86,6 +97,9 @@ impl<'a> Keeper<'a> {
             diagnosing: None,
             portal: None,
             rounds: 0,
+            registry,
+            refused,
+            bridges,
             lost_at: None,
             told: None,
             told_phase: None,
@@ -97,6 +111,8 @@ impl<'a> Keeper<'a> {
     pub(super) async fn run(mut self, mut instances: watch::Receiver<Option<Desired>>) {
         let (mut states, mut paths) = (self.tunnel.status(), self.tunnel.path());
         let mut instance = self.desired.gateway.instance;
+        let mut bridges = interval(BRIDGES_EVERY);
+        bridges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.see(&states.borrow_and_update().clone());
             self.carry_out().await;
@@ -127,7 +143,14 @@ impl<'a> Keeper<'a> {
                     // It was made anew: the gateway is to learn at once where we are now.
                     self.tunnel.rehandshake();
                 },
-                answers = job(&mut self.resolving) => self.take_addresses(answers),
+                answers = job(&mut self.resolving) => {
+                    self.take_addresses(answers);
+                    if refused(self.ends, self.desired, &self.rungs, &self.registry) != self.refused {
+                        tracing::warn!("the gateway moved into a network that is routed to it; starting the tunnel again");
+                        return;
+                    }
+                }
+                _ = bridges.tick(), if self.ends.host.is_some() => self.let_bridges_in(),
                 portal = job(&mut self.diagnosing) => self.portal = portal,
             }
         }
@@ -283,6 +306,22 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// Lets containers of new bridges in, and forgets bridges that are gone.
+    fn let_bridges_in(&mut self) {
+        let Some(choice) = &self.ends.host else {
+            return;
+        };
+        let bridges = choice.bridges();
+        if bridges == self.bridges {
+            return;
+        }
+        tracing::info!(?bridges, "containers of these bridges may use the tunnel");
+        if let Err(error) = self.tunnel.set_bridges(&bridges) {
+            tracing::warn!(%error, "bridges are not let into the tunnel");
+        }
+        self.bridges = bridges;
+    }
+
     fn on_websocket(&self) -> bool {
         self.rungs.carrier(self.using.rung) == Carrier::Websocket
     }
@@ -308,6 +347,15 @@ impl<'a> Keeper<'a> {
             self.cut().await;
         }
     }
+}
+
+/// Networks that get no route in TUN mode.
+fn refused(ends: &Ends, desired: &Desired, rungs: &Rungs, registry: &[IpAddr]) -> Vec<AllowedIp> {
+    if ends.host.is_none() {
+        return Vec::new();
+    }
+    let outer = [rungs.destinations().as_slice(), registry].concat();
+    host::networks(desired, &outer).1
 }
 
 async fn at(timer: Option<Instant>) {

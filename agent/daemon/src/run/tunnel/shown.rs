@@ -4,7 +4,7 @@ use orfe_protocol::observed::{CarrierStatus, PathStatus, TunnelStatus};
 use orfe_tunnel_core::path::Report;
 
 use super::keep::Keeper;
-use super::{obstacle, phase, wall};
+use super::{host, obstacle, phase, wall};
 
 /// A round trip is told anew when it is a quarter more or less than the one that was told.
 const RTT_NEWS: f64 = 0.25;
@@ -54,7 +54,8 @@ impl Keeper<'_> {
             addresses: self.desired.addresses.clone(),
             carrier,
             path: worth_telling(told.and_then(|told| told.path), path),
-            obstacle: obstacle::describe(&known),
+            obstacle: obstacle::describe(&known).or_else(|| host::describe_refused(&self.refused)),
+            mode: self.ends.mode(),
             tcp_stack_reason: Some(state.stack_reason.to_string()),
             congestion_control: state.congestion_control.as_ref().map(ToString::to_string),
             ..TunnelStatus::new(phase, since, state.stack)

@@ -35,6 +35,20 @@ pub(super) fn allow(device: &str, bridges: &[String], journal: &mut Journal) -> 
     Ok(())
 }
 
+/// Lets in `bridges` in the place of those before.
+pub(super) fn replace(
+    device: &str,
+    bridges: &[String],
+    journal: &mut Journal,
+) -> Result<(), HostTunnelError> {
+    if bridges.is_empty() {
+        journal.undo_those(|change| matches!(change, Change::Table { .. } | Change::Forwarding { .. }));
+        return Ok(());
+    }
+    // The table is replaced as a whole, so that connections under way go on.
+    allow(device, bridges, journal)
+}
+
 /// Our table, made anew in one transaction.
 fn rules(table: &Change, device: &str, bridges: &[String]) -> String {
     let Change::Table { name } = table else {

@@ -50,6 +50,11 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// Whether one was ever kept there.
+    pub(super) fn exists(state: &Path) -> bool {
+        state.join(FILE).exists()
+    }
+
     /// Opens the journal of a state folder and takes back what an earlier process left.
     pub(super) fn open(state: &Path) -> Result<Self, JournalError> {
         private::create_dir(state)?;
@@ -90,17 +95,27 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Notes a change that is about to be made.
+    /// Notes a change that is about to be made. One that is noted already is taken back once.
     pub(super) fn note(&mut self, change: Change) -> Result<(), JournalError> {
+        if self.changes.contains(&change) {
+            return Ok(());
+        }
         self.changes.push(change);
         self.write()
     }
 
     /// Takes back all changes, latest first. What fails is said and kept for the next time.
     pub(super) fn undo(&mut self) {
+        self.undo_those(|_| true);
+    }
+
+    /// Takes back these changes, latest first.
+    pub(super) fn undo_those(&mut self, these: impl Fn(&Change) -> bool) {
         let mut left = Vec::new();
         while let Some(change) = self.changes.pop() {
-            if let Err(error) = change.undo() {
+            if !these(&change) {
+                left.push(change);
+            } else if let Err(error) = change.undo() {
                 tracing::warn!(%change, %error, "a change to this host could not be taken back; the next start tries again");
                 left.push(change);
             }
@@ -132,6 +147,24 @@ mod tests {
             interface: "no-such-link".to_owned(),
             was: false,
         }
+    }
+
+    #[test]
+    fn a_change_is_noted_once_and_may_be_taken_back_without_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        assert!(!Journal::exists(&state));
+        let mut journal = Journal::open(&state).unwrap();
+        let dns = Change::Dns {
+            interface: "no-such-link".to_owned(),
+        };
+        for noted in [dns.clone(), change(), change()] {
+            journal.note(noted).unwrap();
+        }
+        assert_eq!(journal.changes.len(), 2);
+        journal.undo_those(|change| matches!(change, Change::Forwarding { .. }));
+        assert_eq!(journal.changes, [dns]);
+        assert!(Journal::exists(&state));
     }
 
     #[test]
