@@ -194,7 +194,11 @@ enum JoinCodeCommand {
     #[command(after_help = "\
 Examples:
   orfe-registry join-code create --tag owner=alice --note \"Alice's laptop\"
-  orfe-registry join-code create | ssh laptop orfe join -")]
+  orfe-registry join-code create | ssh laptop orfe join -
+  orfe-registry join-code create --via-tunnel   # for a device that reaches only the gateway's UDP port
+
+A code with --via-tunnel carries a one-time WireGuard key: enrolment and every later
+session may go through the tunnel. It needs `enabled = true` under [tunnel].")]
     Create(CreateArgs),
     /// List the join codes, without their secrets
     List(Format),
@@ -213,6 +217,9 @@ struct CreateArgs {
     /// How many devices may join with it
     #[arg(long, value_name = "N", default_value_t = 1)]
     uses: u32,
+    /// Let the device reach this registry through the tunnel; such a code has one use
+    #[arg(long)]
+    via_tunnel: bool,
     /// How long it is good, at most 7d
     #[arg(long, value_name = "TIME", default_value = "1h")]
     ttl: Span,
