@@ -31,7 +31,9 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
     let name = wanted_name(args.name.as_deref())?;
     let state = StateFolder::open(&config.state.value)
         .map_err(|failure| failure.hint_or("stop the running daemon before this machine joins"))?;
-    if let Some(identity) = state.identity()? {
+    if let Some(identity) = state.identity()?
+        && !way_in::renews(&identity, &code)
+    {
         return Err(already_joined(&identity, &code, &state).into());
     }
 

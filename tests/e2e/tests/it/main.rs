@@ -38,3 +38,5 @@ mod secrets;
 mod terminator;
 #[cfg(all(test, target_os = "linux"))]
 mod tunnel;
+#[cfg(test)]
+mod via_tunnel;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use orfe_protocol::desired::{DesiredState, Tunnel as Desired};
 use orfe_protocol::id::Revision;
-use orfe_protocol::join_code::{JoinSecret, WayIn};
+use orfe_protocol::join_code::{JoinCode, JoinSecret, WayIn};
 use orfe_protocol::tag::Tags;
 use orfe_tunnel::{AllowedIp, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer};
 use tokio::time::timeout;
@@ -64,6 +64,12 @@ pub(super) fn way(tunnel: &Tunnel, way_in: &WayIn) -> Way {
         dialer: Arc::new(tunnel.dialer()),
         registry: way_in.registry.into(),
     }
+}
+
+/// Whether the code gives a device that has joined already a new way in: it may have lost the one it had, when the gateway got a
+/// new key or another address while the device was off. The registry knows the device by its key, so it stays the same.
+pub(super) fn renews(identity: &Identity, code: &JoinCode) -> bool {
+    code.way_in.is_some() && identity.registry_key == code.registry_key
 }
 
 /// What the daemon begins with: its own end of the tunnel and nothing else. Any revision of the registry's is newer.
