@@ -152,7 +152,10 @@ impl WayIn {
         bytes.extend_from_slice(&self.address.octets());
         bytes.extend_from_slice(&self.registry.ip().octets());
         bytes.extend_from_slice(&self.registry.port().to_be_bytes());
-        let fitting = self.endpoints.iter().filter(|text| u8::try_from(text.len()).is_ok());
+        let fitting = self
+            .endpoints
+            .iter()
+            .filter(|text| u8::try_from(text.len()).is_ok());
         let endpoints: Vec<_> = fitting.take(ENDPOINTS_MAX).collect();
         bytes.push(endpoints.len() as u8);
         for endpoint in endpoints {
@@ -189,7 +192,9 @@ fn endpoint(bytes: &[u8]) -> Result<String, InvalidJoinCode> {
     if parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)) {
         return Ok(text);
     }
-    Err(InvalidJoinCode::Endpoint(format!("`{text}` is not of the form host:port")))
+    Err(InvalidJoinCode::Endpoint(format!(
+        "`{text}` is not of the form host:port"
+    )))
 }
 
 /// A join code, read.
@@ -452,12 +457,17 @@ mod tests {
         );
         // Agents and registries of every age must find the same key.
         let fixed = JoinSecret(Zeroizing::new([7; 32])).tunnel_public_key();
-        assert_eq!(fixed.to_string(), "FIXED");
+        assert_eq!(fixed.to_string(), "rR46X16wsiq2z4DZqVKEag6/mn0gJbUc9Os1+ppRTG4=");
     }
 
     #[test]
     fn a_way_in_without_a_usable_endpoint_is_refused() {
-        for bad in ["orfe.example.com", ":51820", "orfe.example.com:0", "orfe.example.com:70000"] {
+        for bad in [
+            "orfe.example.com",
+            ":51820",
+            "orfe.example.com:0",
+            "orfe.example.com:70000",
+        ] {
             let code = JoinCode {
                 way_in: Some(way_in(vec![bad.to_owned()])),
                 ..code(None)

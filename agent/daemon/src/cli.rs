@@ -95,9 +95,9 @@ Examples:
 
 The code dies when it is used, so it may also be given in place of `-`.
 
-A code made with `--via-tunnel` goes through the gateway's UDP port; the registry need not be
-reached in any other way. It also gives a machine that has joined, and has lost its way in
-(the gateway's key changed while it was off), a new one: stop the daemon first.")]
+A code made with `--via-tunnel` needs nothing but the gateway's UDP port. A machine
+that has joined and lost its way in (the gateway's key changed while it was off)
+gets a new one by such a code; stop the daemon first.")]
 pub(crate) struct JoinArgs {
     /// The join code, or `-` to read it from standard input
     #[arg(value_name = "CODE|-")]

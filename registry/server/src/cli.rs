@@ -195,10 +195,11 @@ enum JoinCodeCommand {
 Examples:
   orfe-registry join-code create --tag owner=alice --note \"Alice's laptop\"
   orfe-registry join-code create | ssh laptop orfe join -
-  orfe-registry join-code create --via-tunnel   # for a device that reaches only the gateway's UDP port
+  orfe-registry join-code create --via-tunnel --note "reaches UDP 51820 only"
 
-A code with --via-tunnel carries a one-time WireGuard key: enrolment and every later
-session may go through the tunnel. It needs `enabled = true` under [tunnel].")]
+With --via-tunnel, enrolment and every later session may go through the tunnel:
+the device has to reach the gateway's UDP port and nothing else. Such a code has
+one use, and needs a registry that runs a gateway.")]
     Create(CreateArgs),
     /// List the join codes, without their secrets
     List(Format),

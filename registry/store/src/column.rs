@@ -91,10 +91,7 @@ impl Columns<'_> {
     pub(crate) fn join_tunnel(&self) -> Result<Option<(WireGuardPublicKey, Ipv4Addr)>, StoreError> {
         let column = "tunnel_key";
         let key: Option<String> = self.0.try_get(column).map_err(unreadable(column))?;
-        let address: Option<i64> = self
-            .0
-            .try_get("tunnel_ipv4")
-            .map_err(unreadable("tunnel_ipv4"))?;
+        let address: Option<i64> = self.0.try_get("tunnel_ipv4").map_err(unreadable("tunnel_ipv4"))?;
         let (Some(key), Some(_)) = (key, address) else {
             return Ok(None);
         };

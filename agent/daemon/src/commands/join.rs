@@ -46,7 +46,11 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
         state.store_desired(&way_in::first_desired(&identity, tunnel))?;
     }
     state.store_identity(&identity)?;
-    let through = if code.way_in.is_some() { " through the tunnel" } else { "" };
+    let through = if code.way_in.is_some() {
+        " through the tunnel"
+    } else {
+        ""
+    };
     print(&format!(
         "joined {}{through} as {}\nnext: orfe run\n",
         identity.registry_url, identity.name

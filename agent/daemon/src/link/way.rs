@@ -104,7 +104,11 @@ impl InnerWay {
                     };
                     match connect(registry, &way, key).await {
                         Err(error @ (LinkError::Inside(_) | LinkError::Silent { .. })) => last = error,
-                        settled => return settled,
+                        Ok(connection) => {
+                            tracing::info!(%inside, "the registry is reached through the tunnel");
+                            return Ok(connection);
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
                 sleep(AGAIN).await;

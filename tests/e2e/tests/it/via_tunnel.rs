@@ -102,7 +102,10 @@ async fn codes_that_are_good_no_more_open_nothing() {
     let two = run(two.args(["join-code", "create", "--via-tunnel", "--uses", "2"]));
     let said = String::from_utf8_lossy(&two.stderr);
     assert_eq!(two.status.code(), Some(2), "{said}");
-    assert!(said.contains("has one use, not 2") && said.contains("hint: "), "{said}");
+    assert!(
+        said.contains("has one use, not 2") && said.contains("hint: "),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +114,11 @@ async fn a_device_that_missed_the_gateways_new_key_is_let_in_by_a_new_code() {
     fleet.wait_until_healthy().await;
     fleet.stop_agent();
     fleet.answer(fleet.registry_command().args(["gateway", "rotate-key"]));
-    fleet.answer(fleet.registry_command().args(["gateway", "rotate-key", "--finish"]));
+    fleet.answer(
+        fleet
+            .registry_command()
+            .args(["gateway", "rotate-key", "--finish"]),
+    );
 
     let code = new_code(&fleet, &[]);
     let joined = join(&fleet, "state", &code);

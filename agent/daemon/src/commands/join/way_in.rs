@@ -25,7 +25,11 @@ const HANDSHAKE: Duration = Duration::from_secs(8);
 const KEEPALIVE: Duration = Duration::from_secs(25);
 
 /// Opens the tunnel; when this returns, the gateway has answered.
-pub(super) async fn open(secret: &JoinSecret, way_in: &WayIn, tcp_stack: TcpStack) -> Result<Tunnel, Failure> {
+pub(super) async fn open(
+    secret: &JoinSecret,
+    way_in: &WayIn,
+    tcp_stack: TcpStack,
+) -> Result<Tunnel, Failure> {
     let mut addresses = Vec::new();
     for endpoint in &way_in.endpoints {
         // One name that does not resolve is not the end: there may be another.
@@ -91,9 +95,11 @@ fn config(
     endpoint: SocketAddr,
     tcp_stack: TcpStack,
 ) -> Result<TunnelConfig, Failure> {
-    let private_key = secret.tunnel_key().to_base64().parse().map_err(|error| {
-        Failure::new("the join code's one-time key cannot be used").because(error)
-    })?;
+    let private_key = secret
+        .tunnel_key()
+        .to_base64()
+        .parse()
+        .map_err(|error| Failure::new("the join code's one-time key cannot be used").because(error))?;
     Ok(TunnelConfig {
         private_key,
         addresses: vec![way_in.address.into()],
@@ -113,7 +119,9 @@ fn config(
 
 fn unstartable(error: TunnelError) -> Failure {
     let hint = error.hint().map(str::to_owned);
-    Failure::new("the tunnel cannot be started").hint(hint).because(error)
+    Failure::new("the tunnel cannot be started")
+        .hint(hint)
+        .because(error)
 }
 
 /// The gateway answers nobody whose key it does not know, so a dead code and a blocked path look alike.
