@@ -143,7 +143,11 @@ async fn create_join_code(
     Json(request): Json<api::CreateJoinCode>,
 ) -> Result<Json<api::CreatedJoinCode>, ApiError> {
     check(&request)?;
-    let gateway = if request.via_tunnel { Some(admin.way_in()?) } else { None };
+    let gateway = if request.via_tunnel {
+        Some(admin.way_in()?)
+    } else {
+        None
+    };
     let random = |error: getrandom::Error| ApiError {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         message: format!("the system gives no random numbers: {error}"),
@@ -226,7 +230,10 @@ fn check(request: &api::CreateJoinCode) -> Result<(), ApiError> {
         return bad(message, "see `--uses`");
     }
     if request.via_tunnel && request.uses != 1 {
-        let message = format!("a join code with `--via-tunnel` has one use, not {}", request.uses);
+        let message = format!(
+            "a join code with `--via-tunnel` has one use, not {}",
+            request.uses
+        );
         return bad(message, "leave `--uses` out and make a code for each device");
     }
     if !(1..=api::JOIN_CODE_TTL_MAX_S).contains(&request.ttl_s) {

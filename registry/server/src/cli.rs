@@ -195,7 +195,7 @@ enum JoinCodeCommand {
 Examples:
   orfe-registry join-code create --tag owner=alice --note \"Alice's laptop\"
   orfe-registry join-code create | ssh laptop orfe join -
-  orfe-registry join-code create --via-tunnel --note "reaches UDP 51820 only"
+  orfe-registry join-code create --via-tunnel --note \"reaches UDP 51820 only\"
 
 With --via-tunnel, enrolment and every later session may go through the tunnel:
 the device has to reach the gateway's UDP port and nothing else. Such a code has

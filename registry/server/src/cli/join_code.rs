@@ -36,8 +36,9 @@ pub(super) async fn run(
 async fn create(client: &Client, args: &CreateArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     if args.via_tunnel && args.uses != 1 {
         let message = format!("a join code with `--via-tunnel` has one use, not {}", args.uses);
-        return Err(Failure::usage(message)
-            .hint("leave `--uses` out and make a code for each device; its one-time WireGuard key cannot be shared"));
+        return Err(Failure::usage(message).hint(
+            "leave `--uses` out and make a code for each device; its one-time WireGuard key cannot be shared",
+        ));
     }
     let request = CreateJoinCode {
         tags: tags(&args.tags)?,
