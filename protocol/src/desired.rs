@@ -4,7 +4,7 @@
 //! it in a private file and makes it true with or without the registry.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -103,6 +103,9 @@ pub struct Gateway {
     /// The gateway's own inner addresses: it answers echo requests and DNS there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Where the registry answers inside the tunnel; none from a registry that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<SocketAddr>,
     /// One life of the gateway: when it changes, the old session is gone and a handshake is due at once.
     pub instance: InstanceId,
 }

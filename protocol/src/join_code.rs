@@ -3,32 +3,39 @@
 //! `orfe1-` and, in lower-case base32 (RFC 4648 alphabet, no padding):
 //!
 //! ```text
-//! version 1 | flags 1 | URL length 1 | URL | code id 16 | secret 32 | registry's Noise key 32 | [SPKI pin 32] | checksum 4
+//! version 1 | flags 1 | URL length 1 | URL | code id 16 | secret 32 | registry's Noise key 32 | [SPKI pin 32] | [way in] |
+//!     checksum 4
+//! way in: gateway's WireGuard key 32 | device's IPv4 4 | registry's IPv4 4 | its port 2 | endpoints 1 | (length 1 | text) each
 //! ```
 //!
-//! Flag bit 0 says that the pin is there; a set bit that this version does not know makes the code
+//! Flag bit 0 says that the pin is there, bit 1 that the code is used through the tunnel. A set bit that this version does not know makes the code
 //! unreadable, because it may restrict what the code is good for. The checksum is the head of the SHA-256 of all
 //! before it: it catches a code that was cut or mistyped, and proves nothing. What proves something is the
 //! secret (to the registry, which keeps only its hash) and the registry's key (to the device).
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD, Encoding};
 use sha2::{Digest, Sha256};
 use url::Url;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::id::JoinCodeId;
-use crate::key::{KEY_LEN, NoisePublicKey};
+use crate::key::{KEY_LEN, NoisePrivateKey, NoisePublicKey, WireGuardPublicKey};
 
 const PREFIX: &str = "orfe1-";
 const VERSION: u8 = 1;
 const FLAG_PIN: u8 = 1;
+const FLAG_TUNNEL: u8 = 2;
 const CHECKSUM_LEN: usize = 4;
 
-/// Longest text that is looked at; a code with the longest URL is well below it.
-const TEXT_MAX: usize = 1024;
+/// Longest text that is looked at; a code with the longest URL and the longest endpoints has 1902 characters.
+const TEXT_MAX: usize = 2048;
+
+/// Most endpoints in a code: it is to stay short, and the first answers almost always.
+const ENDPOINTS_MAX: usize = 3;
 
 /// Why a join code could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -45,6 +52,8 @@ pub enum InvalidJoinCode {
     Flags(u8),
     #[error("the join code holds no usable registry address: {0}")]
     Url(String),
+    #[error("the join code holds no usable address of the gateway: {0}")]
+    Endpoint(String),
 }
 
 /// SHA-256 of the public key (`SubjectPublicKeyInfo`) of the registry's TLS certificate.
@@ -80,6 +89,25 @@ impl JoinSecret {
         JoinSecretHash(digest.into())
     }
 
+    /// The one-time WireGuard key of a code that is used through the tunnel. It follows from the secret, so that the code
+    /// stays short; the registry keeps its public half only. Who knows one key learns nothing of the secret or its hash: each
+    /// is made with a text of its own. (WireGuard's and the Noise session's keys are of one kind.)
+    pub fn tunnel_key(&self) -> NoisePrivateKey {
+        let mut bytes = Zeroizing::new([0; KEY_LEN]);
+        let mut digest = Sha256::new()
+            .chain_update(b"orfe-join-tunnel-key-v1")
+            .chain_update(self.0.as_slice())
+            .finalize();
+        bytes.copy_from_slice(&digest);
+        digest.as_mut_slice().zeroize();
+        NoisePrivateKey::from_bytes(bytes)
+    }
+
+    /// The public half of [`JoinSecret::tunnel_key`].
+    pub fn tunnel_public_key(&self) -> WireGuardPublicKey {
+        WireGuardPublicKey::from_bytes(*self.tunnel_key().public_key().as_bytes())
+    }
+
     /// As text, for the claim message inside the Noise session.
     pub fn to_text(&self) -> crate::secret::Secret {
         crate::secret::Secret::new(BASE32_NOPAD.encode(self.0.as_slice()).to_lowercase())
@@ -104,6 +132,71 @@ impl fmt::Debug for JoinSecret {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JoinSecretHash(pub [u8; 32]);
 
+/// The way in through the tunnel, for a device that reaches nothing but the gateway's UDP port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayIn {
+    /// The gateway's WireGuard key.
+    pub gateway_key: WireGuardPublicKey,
+    /// The device's inner address, good as long as the one-time key is.
+    pub address: Ipv4Addr,
+    /// Where the registry answers inside the tunnel.
+    pub registry: SocketAddrV4,
+    /// Where the gateway's UDP port is, `host:port`, best first: 1 to 3, each of 255 bytes at most. More are left out of
+    /// the text.
+    pub endpoints: Vec<String>,
+}
+
+impl WayIn {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(self.gateway_key.as_bytes());
+        bytes.extend_from_slice(&self.address.octets());
+        bytes.extend_from_slice(&self.registry.ip().octets());
+        bytes.extend_from_slice(&self.registry.port().to_be_bytes());
+        let fitting = self
+            .endpoints
+            .iter()
+            .filter(|text| u8::try_from(text.len()).is_ok());
+        let endpoints: Vec<_> = fitting.take(ENDPOINTS_MAX).collect();
+        bytes.push(endpoints.len() as u8);
+        for endpoint in endpoints {
+            bytes.push(endpoint.len() as u8);
+            bytes.extend_from_slice(endpoint.as_bytes());
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, InvalidJoinCode> {
+        let gateway_key = WireGuardPublicKey::from_bytes(reader.array()?);
+        let address = Ipv4Addr::from(reader.array::<4>()?);
+        let ip = Ipv4Addr::from(reader.array::<4>()?);
+        let registry = SocketAddrV4::new(ip, u16::from_be_bytes(reader.array()?));
+        let count = usize::from(reader.byte()?);
+        if !(1..=ENDPOINTS_MAX).contains(&count) {
+            return Err(InvalidJoinCode::Endpoint(format!("there are {count} of them")));
+        }
+        let endpoints = (0..count).map(|_| {
+            let length = reader.byte()?;
+            endpoint(reader.take(usize::from(length))?)
+        });
+        Ok(Self {
+            gateway_key,
+            address,
+            registry,
+            endpoints: endpoints.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn endpoint(bytes: &[u8]) -> Result<String, InvalidJoinCode> {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let parts = text.rsplit_once(':');
+    if parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        return Ok(text);
+    }
+    Err(InvalidJoinCode::Endpoint(format!(
+        "`{text}` is not of the form host:port"
+    )))
+}
+
 /// A join code, read.
 #[derive(Debug, Clone)]
 pub struct JoinCode {
@@ -117,13 +210,17 @@ pub struct JoinCode {
     pub registry_key: NoisePublicKey,
     /// Public key of the registry's TLS certificate, when that is self-signed.
     pub spki_pin: Option<SpkiPin>,
+    /// The way in, when the registry is reached through the tunnel.
+    pub way_in: Option<WayIn>,
 }
 
 impl JoinCode {
     /// The code as people copy it. It holds the secret, so it is shown once, where it was asked for.
     pub fn to_text(&self) -> Zeroizing<String> {
         let url = self.registry_url.as_str().trim_end_matches('/');
-        let flags = if self.spki_pin.is_some() { FLAG_PIN } else { 0 };
+        let pin = if self.spki_pin.is_some() { FLAG_PIN } else { 0 };
+        let tunnel = if self.way_in.is_some() { FLAG_TUNNEL } else { 0 };
+        let flags = pin | tunnel;
         let mut bytes = Zeroizing::new(vec![VERSION, flags, url.len().min(255) as u8]);
         bytes.extend_from_slice(&url.as_bytes()[..url.len().min(255)]);
         bytes.extend_from_slice(self.id.as_bytes());
@@ -131,6 +228,9 @@ impl JoinCode {
         bytes.extend_from_slice(self.registry_key.as_bytes());
         if let Some(pin) = self.spki_pin {
             bytes.extend_from_slice(&pin.0);
+        }
+        if let Some(way_in) = &self.way_in {
+            way_in.write(&mut bytes);
         }
         let checksum = checksum(&bytes);
         bytes.extend_from_slice(&checksum);
@@ -165,7 +265,7 @@ impl FromStr for JoinCode {
             return Err(InvalidJoinCode::Version(version));
         }
         let flags = reader.byte()?;
-        if flags & !FLAG_PIN != 0 {
+        if flags & !(FLAG_PIN | FLAG_TUNNEL) != 0 {
             return Err(InvalidJoinCode::Flags(flags));
         }
         let url_len = reader.byte()?;
@@ -178,6 +278,9 @@ impl FromStr for JoinCode {
         } else {
             Some(SpkiPin(reader.array()?))
         };
+        let way_in = (flags & FLAG_TUNNEL != 0)
+            .then(|| WayIn::read(&mut reader))
+            .transpose()?;
         if !reader.0.is_empty() {
             return Err(InvalidJoinCode::Checksum);
         }
@@ -187,6 +290,7 @@ impl FromStr for JoinCode {
             secret,
             registry_key,
             spki_pin,
+            way_in,
         })
     }
 }
@@ -254,6 +358,7 @@ mod tests {
             secret: JoinSecret::generate().unwrap(),
             registry_key: NoisePrivateKey::generate().unwrap().public_key(),
             spki_pin: pin,
+            way_in: None,
         }
     }
 
@@ -340,7 +445,81 @@ mod tests {
         assert!(JoinSecret::from_text("abc").is_none());
     }
 
+    #[test]
+    fn the_one_time_key_is_its_own() {
+        let secret = JoinSecret::generate().unwrap();
+        let key = secret.tunnel_key();
+        assert_eq!(secret.tunnel_public_key().as_bytes(), key.public_key().as_bytes());
+        assert_ne!(key.expose(), &secret.hash().0, "the store has the hash");
+        assert_ne!(
+            secret.tunnel_public_key(),
+            JoinSecret::generate().unwrap().tunnel_public_key()
+        );
+        // Agents and registries of every age must find the same key.
+        let fixed = JoinSecret(Zeroizing::new([7; 32])).tunnel_public_key();
+        assert_eq!(fixed.to_string(), "rR46X16wsiq2z4DZqVKEag6/mn0gJbUc9Os1+ppRTG4=");
+    }
+
+    #[test]
+    fn a_way_in_without_a_usable_endpoint_is_refused() {
+        for bad in [
+            "orfe.example.com",
+            ":51820",
+            "orfe.example.com:0",
+            "orfe.example.com:70000",
+        ] {
+            let code = JoinCode {
+                way_in: Some(way_in(vec![bad.to_owned()])),
+                ..code(None)
+            };
+            let error = code.to_text().parse::<JoinCode>().unwrap_err();
+            assert!(matches!(error, InvalidJoinCode::Endpoint(_)), "{bad}: {error}");
+        }
+        let none = JoinCode {
+            way_in: Some(way_in(vec![])),
+            ..code(None)
+        };
+        assert!(none.to_text().parse::<JoinCode>().is_err());
+    }
+
+    fn way_in(endpoints: Vec<String>) -> WayIn {
+        WayIn {
+            gateway_key: WireGuardPublicKey::from_bytes([9; 32]),
+            address: Ipv4Addr::new(100, 126, 0, 5),
+            registry: SocketAddrV4::new(Ipv4Addr::new(100, 127, 0, 1), 7443),
+            endpoints,
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_code_is_read_as_it_was_written(
+            pin: Option<[u8; 32]>,
+            key: [u8; 32],
+            address: [u8; 4],
+            registry: ([u8; 4], u16),
+            endpoints in proptest::option::of(proptest::collection::vec("[a-z0-9.-]{1,249}:[1-9][0-9]{0,3}", 1..=3)),
+            path in "[a-z]{0,200}",
+        ) {
+            let code = JoinCode {
+                registry_url: format!("https://orfe.example.com:7443/{path}").parse().unwrap(),
+                way_in: endpoints.map(|endpoints| WayIn {
+                    gateway_key: WireGuardPublicKey::from_bytes(key),
+                    address: address.into(),
+                    registry: SocketAddrV4::new(registry.0.into(), registry.1),
+                    endpoints,
+                }),
+                ..code(pin.map(SpkiPin))
+            };
+            let text = code.to_text();
+            prop_assert!(text.len() <= TEXT_MAX);
+            let read: JoinCode = text.parse().unwrap();
+            prop_assert_eq!(read.registry_url, code.registry_url);
+            prop_assert_eq!(read.secret.hash(), code.secret.hash());
+            prop_assert_eq!(read.spki_pin, code.spki_pin);
+            prop_assert_eq!(read.way_in, code.way_in);
+        }
+
         #[test]
         fn no_text_makes_it_panic(text in "(orfe1-)?[a-z2-7]{0,400}") {
             let _ = text.parse::<JoinCode>();

@@ -114,6 +114,10 @@ impl NoisePrivateKey {
         NoisePublicKey(public)
     }
 
+    pub(crate) fn from_bytes(bytes: Zeroizing<[u8; KEY_LEN]>) -> Self {
+        Self(bytes)
+    }
+
     pub(crate) fn expose(&self) -> &[u8; KEY_LEN] {
         &self.0
     }

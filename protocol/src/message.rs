@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::desired::DesiredState;
+use crate::desired::{DesiredState, Tunnel};
 use crate::envelope::Message;
 use crate::id::{BootId, DeviceId, JoinCodeId, Revision};
 use crate::key::WireGuardPublicKey;
@@ -73,6 +73,10 @@ pub struct Claim {
 pub struct Claimed {
     pub device: DeviceId,
     pub name: DeviceName,
+    /// The device's own end of the tunnel, when there is a tunnel: who joined through it could not come back for its desired
+    /// state otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Box<Tunnel>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -95,7 +95,11 @@ Examples:
   orfe-registry join-code create | ssh laptop orfe join -
   orfe join - --name gpu-box < code.txt
 
-The code dies when it is used, so it may also be given in place of `-`.")]
+The code dies when it is used, so it may also be given in place of `-`.
+
+A code made with `--via-tunnel` needs nothing but the gateway's UDP port. A machine
+that has joined and lost its way in (the gateway's key changed while it was off)
+gets a new one by such a code; stop the daemon first.")]
 pub(crate) struct JoinArgs {
     /// The join code, or `-` to read it from standard input
     #[arg(value_name = "CODE|-")]

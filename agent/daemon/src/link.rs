@@ -4,11 +4,15 @@
 //! by the daemon for its session. Every step is bounded by [`STEP_TIMEOUT`], so that a peer that takes the connection and
 //! says nothing is noticed. What TLS proves depends on the join code: with a pin the certificate's public key must be
 //! that one; without, the system's trust store decides. Noise proves the registry in either case.
+//!
+//! A registry that runs a gateway is reached in two ways, directly and through the tunnel ([`Way`]); the daemon takes the one
+//! that works ([`InnerWay`]).
 
 mod carrier;
 mod connection;
 mod task;
 mod tls;
+mod way;
 mod websocket;
 
 use std::time::Duration;
@@ -17,6 +21,7 @@ use orfe_protocol::SUBPROTOCOL;
 use orfe_protocol::join_code::SpkiPin;
 use orfe_protocol::key::{NoisePrivateKey, NoisePublicKey};
 use orfe_protocol::noise::{FRAME_MAX, Initiator, NoiseError};
+use orfe_tunnel::dial::DialError;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use url::Url;
@@ -24,6 +29,7 @@ use url::Url;
 pub(crate) use self::carrier::open_carrier;
 pub(crate) use self::connection::{Connection, Received};
 pub(crate) use self::task::{Link, LinkEvent};
+pub(crate) use self::way::{InnerWay, Way};
 
 /// Longest time for each of: connecting, TLS, the WebSocket upgrade, and the Noise answer.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +57,10 @@ pub(crate) enum LinkError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot reach the registry through the tunnel")]
+    Inside(#[source] DialError),
+    #[error("{}; and {}", direct.text(), inside.text())]
+    NeitherWay { direct: Box<Self>, inside: Box<Self> },
     #[error("no TLS with the registry at {address}")]
     Tls {
         address: String,
@@ -123,6 +133,8 @@ impl LinkError {
     /// What to do, where there is something to do.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Inside(_) => Some("see `orfe status` for what stands in the tunnel's way"),
+            Self::NeitherWay { direct, inside } => inside.hint().or(direct.hint()),
             Self::Connect { .. } | Self::Silent { .. } => {
                 Some("check that this machine can reach that address, and that the registry runs")
             }
@@ -139,15 +151,17 @@ impl LinkError {
     }
 }
 
-/// Opens a session with the registry.
+/// Opens a session with the registry on this way.
 pub(crate) async fn connect(
     registry: &RegistryAddress,
+    way: &Way,
     key: &NoisePrivateKey,
 ) -> Result<Connection, LinkError> {
     let address = address_of(&registry.url);
     let silent = |step| move |_| LinkError::Silent { address, step };
     let socket = websocket::open(
         registry,
+        way,
         &endpoint(&registry.url)?,
         SUBPROTOCOL,
         websocket_config(),

@@ -19,6 +19,7 @@
 mod gateway;
 mod peers;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
 use orfe_protocol::id::JoinCodeId;
-use orfe_protocol::join_code::{JoinCode, JoinSecret, SpkiPin};
+use orfe_protocol::join_code::{JoinCode, JoinSecret, SpkiPin, WayIn};
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::tag::{Tag, Tags};
 use orfe_store::{JoinCodeRow, NewJoinCode, StoreError};
@@ -40,6 +41,7 @@ use crate::api;
 use crate::dashboard::Access;
 use crate::desired::Plan;
 use crate::fleet::DeviceRow;
+use crate::joining::Joiner;
 use crate::session::Closing;
 use crate::shared::Shared;
 
@@ -141,6 +143,11 @@ async fn create_join_code(
     Json(request): Json<api::CreateJoinCode>,
 ) -> Result<Json<api::CreatedJoinCode>, ApiError> {
     check(&request)?;
+    let gateway = if request.via_tunnel {
+        Some(admin.way_in()?)
+    } else {
+        None
+    };
     let random = |error: getrandom::Error| ApiError {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         message: format!("the system gives no random numbers: {error}"),
@@ -157,25 +164,59 @@ async fn create_join_code(
         expires_at: created_at
             .saturating_add(Duration::from_secs(request.ttl_s))
             .unwrap_or(Timestamp::MAX),
-        tunnel_key: None,
+        tunnel_key: request.via_tunnel.then(|| secret.tunnel_public_key()),
     };
     let secret = JoinSecret::generate().map_err(random)?;
     let row = new(&secret);
-    admin.shared.store.join_codes().create(&row).await?;
+    let address = admin.shared.store.join_codes().create(&row).await?;
+    let way_in = (address.zip(gateway)).map(|(address, gateway)| WayIn { address, ..gateway });
+    if let (Some(way_in), Some(key)) = (&way_in, row.tunnel_key) {
+        let joiner = Joiner {
+            key,
+            address: way_in.address,
+            until: row.expires_at,
+        };
+        admin.shared.joining.created(row.id, joiner);
+        // Before the code is shown, so that its first handshake is not lost on a gateway that knows it not.
+        admin.shared.admit_to_gateway();
+    }
     let code = JoinCode {
         registry_url: admin.public_url.clone(),
         id: row.id,
         secret,
         registry_key: admin.shared.noise_key.public_key(),
         spki_pin: admin.pin,
+        way_in,
     };
-    tracing::info!(join_code = %row.id, uses = row.max_uses, "join code created");
+    tracing::info!(join_code = %row.id, uses = row.max_uses, via_tunnel = request.via_tunnel, "join code created");
     Ok(Json(api::CreatedJoinCode {
         version: api::VERSION,
         id: row.id,
         code: code.to_text().to_string(),
         expires_at: row.expires_at,
     }))
+}
+
+impl Admin {
+    /// The way in as a join code tells it, but for the device's address.
+    fn way_in(&self) -> Result<WayIn, ApiError> {
+        let plan = self.plan.borrow();
+        let gateway = plan.tunnel.as_ref().map(|tunnel| &tunnel.gateway);
+        let registry = gateway.and_then(|gateway| gateway.registry);
+        let (Some(gateway), Some(SocketAddr::V4(registry))) = (gateway, registry) else {
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "this registry runs no gateway, so nobody can join through it",
+                "set `enabled = true` under `[tunnel]`, or leave `--via-tunnel` out",
+            ));
+        };
+        Ok(WayIn {
+            gateway_key: gateway.public_key,
+            address: Ipv4Addr::UNSPECIFIED,
+            registry,
+            endpoints: gateway.endpoints.clone(),
+        })
+    }
 }
 
 fn check(request: &api::CreateJoinCode) -> Result<(), ApiError> {
@@ -187,6 +228,13 @@ fn check(request: &api::CreateJoinCode) -> Result<(), ApiError> {
             request.uses
         );
         return bad(message, "see `--uses`");
+    }
+    if request.via_tunnel && request.uses != 1 {
+        let message = format!(
+            "a join code with `--via-tunnel` has one use, not {}",
+            request.uses
+        );
+        return bad(message, "leave `--uses` out and make a code for each device");
     }
     if !(1..=api::JOIN_CODE_TTL_MAX_S).contains(&request.ttl_s) {
         return bad("a join code lives 1 second to 7 days".to_owned(), "see `--ttl`");
@@ -216,6 +264,7 @@ fn view(row: JoinCodeRow, now: Timestamp) -> api::JoinCodeView {
         id: row.id,
         uses: row.uses,
         max_uses: row.max_uses,
+        via_tunnel: row.via_tunnel,
         tags: row.tags,
         note: row.note,
         created_at: row.created_at,

@@ -42,6 +42,9 @@ pub struct CreateJoinCode {
     pub uses: u32,
     pub ttl_s: u64,
     pub note: String,
+    /// The code is used through the tunnel; then it has one use.
+    #[serde(default)]
+    pub via_tunnel: bool,
 }
 
 /// A join code that was made, with its secret: the only time that it is shown.
@@ -77,6 +80,9 @@ pub struct JoinCodeView {
     pub state: String,
     pub uses: u64,
     pub max_uses: u64,
+    /// Whether it is used through the tunnel.
+    #[serde(default)]
+    pub via_tunnel: bool,
     pub tags: Tags,
     pub note: String,
     pub created_at: Timestamp,

@@ -194,7 +194,12 @@ enum JoinCodeCommand {
     #[command(after_help = "\
 Examples:
   orfe-registry join-code create --tag owner=alice --note \"Alice's laptop\"
-  orfe-registry join-code create | ssh laptop orfe join -")]
+  orfe-registry join-code create | ssh laptop orfe join -
+  orfe-registry join-code create --via-tunnel --note \"reaches UDP 51820 only\"
+
+With --via-tunnel, enrolment and every later session may go through the tunnel:
+the device has to reach the gateway's UDP port and nothing else. Such a code has
+one use, and needs a registry that runs a gateway.")]
     Create(CreateArgs),
     /// List the join codes, without their secrets
     List(Format),
@@ -213,6 +218,9 @@ struct CreateArgs {
     /// How many devices may join with it
     #[arg(long, value_name = "N", default_value_t = 1)]
     uses: u32,
+    /// Let the device reach this registry through the tunnel; such a code has one use
+    #[arg(long)]
+    via_tunnel: bool,
     /// How long it is good, at most 7d
     #[arg(long, value_name = "TIME", default_value = "1h")]
     ttl: Span,

@@ -132,6 +132,7 @@ mod tests {
                     endpoints: vec!["orfe.example.com:51820".into()],
                     websocket: None,
                     addresses: vec![],
+                    registry: None,
                     instance: InstanceId::from_bytes([1; 16]),
                 },
                 policy: Arc::new(policy),

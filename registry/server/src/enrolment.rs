@@ -46,9 +46,12 @@ pub(crate) async fn claim(
         Err(ClaimError::Store(error)) => return Err(unavailable(&error)),
     };
     tracing::info!(%source, device = %device.name, join_code = %claim.join_code, "device enrolled");
+    let plan = shared.plan.borrow().clone();
+    let tunnel = plan.tunnel.as_ref().map(|plan| plan.for_device(&device));
     let claimed = Claimed {
         device: device.id,
         name: device.name.clone(),
+        tunnel: tunnel.map(Box::new),
     };
     shared.fleet.enrolled(device);
     shared.joining.claimed(claim.join_code, Timestamp::now());

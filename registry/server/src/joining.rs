@@ -47,6 +47,13 @@ impl Joining {
         joining
     }
 
+    /// A code was made. Its address may have been a used one's whose minute is not over; that one is done.
+    pub(crate) fn created(&self, id: JoinCodeId, joiner: Joiner) {
+        let mut joiners = self.lock();
+        joiners.retain(|_, other| other.address != joiner.address);
+        joiners.insert(id, joiner);
+    }
+
     /// The code was used.
     pub(crate) fn claimed(&self, id: JoinCodeId, now: Timestamp) {
         if let Some(joiner) = self.lock().get_mut(&id) {

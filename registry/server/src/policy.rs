@@ -78,6 +78,11 @@ impl SitePolicy {
         ]
     }
 
+    /// The port at which the gateway's own addresses answer for the registry.
+    pub(crate) fn registry_port(&self) -> u16 {
+        self.registry.port()
+    }
+
     /// As the gateway takes it. The last rule is the registry itself.
     pub(crate) fn for_gateway(&self) -> Result<Policy, PolicyError> {
         let registry = Rule {

@@ -351,6 +351,7 @@ async fn site_policy(store: &Store, config: &Config, https: SocketAddr) -> Resul
 fn make_plan(config: &Config, gateway: Option<&GatewayRole>, public_url: &Url) -> Plan {
     let tunnel = gateway.map(|gateway| {
         let endpoint = endpoint(config, gateway, public_url);
+        let own_v4 = gateway.policy.own_addresses().into_iter().find(IpAddr::is_ipv4);
         let also = config.wireguard_also.iter().map(ToString::to_string);
         TunnelPlan {
             gateway: Gateway {
@@ -358,6 +359,7 @@ fn make_plan(config: &Config, gateway: Option<&GatewayRole>, public_url: &Url) -
                 endpoints: std::iter::once(endpoint).chain(also).collect(),
                 websocket: config.tunnel_websocket.then(|| websocket(public_url)).flatten(),
                 addresses: gateway.policy.own_addresses(),
+                registry: own_v4.map(|ip| SocketAddr::new(ip, gateway.policy.registry_port())),
                 instance: InstanceId::generate(),
             },
             policy: gateway.policy.clone(),

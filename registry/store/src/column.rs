@@ -87,13 +87,22 @@ impl Columns<'_> {
             .map_err(unreadable(column))
     }
 
-    /// The key and the address of a join code's tunnel: both or none.
+    /// The key and the address of a join code's tunnel; none when its address was given to another code.
     pub(crate) fn join_tunnel(&self) -> Result<Option<(WireGuardPublicKey, Ipv4Addr)>, StoreError> {
         let column = "tunnel_key";
         let key: Option<String> = self.0.try_get(column).map_err(unreadable(column))?;
-        let Some(key) = key else { return Ok(None) };
+        let address: Option<i64> = self.0.try_get("tunnel_ipv4").map_err(unreadable("tunnel_ipv4"))?;
+        let (Some(key), Some(_)) = (key, address) else {
+            return Ok(None);
+        };
         let key = key.parse().map_err(unreadable(column))?;
         Ok(Some((key, self.address("tunnel_ipv4")?)))
+    }
+
+    /// Whether a column holds anything.
+    pub(crate) fn is_set(&self, column: &'static str) -> Result<bool, StoreError> {
+        let text: Option<String> = self.0.try_get(column).map_err(unreadable(column))?;
+        Ok(text.is_some())
     }
 
     pub(crate) fn tags(&self, column: &'static str) -> Result<Tags, StoreError> {

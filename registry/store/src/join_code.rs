@@ -45,6 +45,8 @@ pub struct JoinCodeRow {
     pub revoked_at: Option<Timestamp>,
     /// The one-time WireGuard key and its address inside the tunnel.
     pub tunnel: Option<(WireGuardPublicKey, Ipv4Addr)>,
+    /// Whether it was made to be used through the tunnel; stays so when its address is another code's.
+    pub via_tunnel: bool,
 }
 
 impl JoinCodeRow {
@@ -73,6 +75,7 @@ impl JoinCodeRow {
             expires_at: columns.time("expires_at")?,
             revoked_at: columns.optional_time("revoked_at")?,
             tunnel: columns.join_tunnel()?,
+            via_tunnel: columns.is_set("tunnel_key")?,
         })
     }
 }
@@ -95,7 +98,7 @@ impl JoinCodes<'_> {
             Some(_) => {
                 // An address is free again when its code is good no more: there are few of them.
                 sqlx::query(
-                    "UPDATE join_code SET tunnel_key = NULL, tunnel_ipv4 = NULL
+                    "UPDATE join_code SET tunnel_ipv4 = NULL
                      WHERE uses >= max_uses OR revoked_at IS NOT NULL OR expires_at <= $1",
                 )
                 .bind(column::time(code.created_at))

@@ -3,9 +3,12 @@
 //! Keys are made (or found, after a lost answer) before anything is sent. The claim goes through the Noise session with the key
 //! that the join code pins, so a registry that does not hold it learns neither the code's secret nor anything else.
 
+mod way_in;
+
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
+use orfe_protocol::desired::Tunnel;
 use orfe_protocol::join_code::{InvalidJoinCode, JoinCode};
 use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::message::{Claim, Claimed, FromAgent, FromRegistry, Refused, RefusedReason};
@@ -16,7 +19,7 @@ use super::print;
 use crate::cli::{JoinArgs, PlaceArgs};
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
-use crate::link::{Received, RegistryAddress, STEP_TIMEOUT, connect};
+use crate::link::{Received, RegistryAddress, STEP_TIMEOUT, Way, connect};
 use crate::state::{Identity, StateFolder};
 
 /// More than the longest join code.
@@ -28,18 +31,29 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
     let name = wanted_name(args.name.as_deref())?;
     let state = StateFolder::open(&config.state.value)
         .map_err(|failure| failure.hint_or("stop the running daemon before this machine joins"))?;
-    if let Some(identity) = state.identity()? {
+    if let Some(identity) = state.identity()?
+        && !way_in::renews(&identity, &code)
+    {
         return Err(already_joined(&identity, &code, &state).into());
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut identity = runtime.block_on(enrol(&state, &code, name))?;
+    let (mut identity, tunnel) = runtime.block_on(enrol(&config, &state, &code, name))?;
     identity.tunnel = args.tunnel;
+    if let Some(tunnel) = tunnel {
+        // First: with an identity and no way in, the device would look enrolled and never come back.
+        state.store_desired(&way_in::first_desired(&identity, tunnel))?;
+    }
     state.store_identity(&identity)?;
+    let through = if code.way_in.is_some() {
+        " through the tunnel"
+    } else {
+        ""
+    };
     print(&format!(
-        "joined {} as {}\nnext: orfe run\n",
+        "joined {}{through} as {}\nnext: orfe run\n",
         identity.registry_url, identity.name
     ))
 }
@@ -116,7 +130,13 @@ fn already_joined(identity: &Identity, code: &JoinCode, state: &StateFolder) -> 
     })
 }
 
-async fn enrol(state: &StateFolder, code: &JoinCode, name: DeviceName) -> Result<Identity, Failure> {
+/// Claims with the code. Returns the device's own end of the tunnel, too, when the tunnel is the way to the registry.
+async fn enrol(
+    config: &Config,
+    state: &StateFolder,
+    code: &JoinCode,
+    name: DeviceName,
+) -> Result<(Identity, Option<Tunnel>), Failure> {
     let noise_key = state.noise_key()?;
     let wireguard_key = state.wireguard_key()?;
     let registry = RegistryAddress {
@@ -130,7 +150,15 @@ async fn enrol(state: &StateFolder, code: &JoinCode, name: DeviceName) -> Result
             .because(error)
     };
 
-    let mut connection = connect(&registry, &noise_key).await.map_err(unreachable)?;
+    let tunnel = match &code.way_in {
+        Some(way_in) => Some(way_in::open(&code.secret, way_in, config.tcp_stack.value).await?),
+        None => None,
+    };
+    let way = match (&tunnel, &code.way_in) {
+        (Some(tunnel), Some(way_in)) => way_in::way(tunnel, way_in),
+        _ => Way::Direct,
+    };
+    let mut connection = connect(&registry, &way, &noise_key).await.map_err(unreachable)?;
     let claim = Claim {
         join_code: code.id,
         secret: code.secret.to_text(),
@@ -154,16 +182,27 @@ async fn enrol(state: &StateFolder, code: &JoinCode, name: DeviceName) -> Result
             .hint("run the same command again: the code is still good for this machine".to_owned())
     })??;
     connection.close().await;
+    if let Some(tunnel) = tunnel {
+        tunnel.shutdown().await;
+    }
     match *answer {
-        FromRegistry::Claimed(Claimed { device, name }) => Ok(Identity {
-            version: 1,
-            device,
-            name,
-            registry_url: registry.url,
-            registry_key: registry.key,
-            spki_pin: registry.spki_pin,
-            tunnel: None,
-        }),
+        FromRegistry::Claimed(Claimed { tunnel: None, .. }) if code.way_in.is_some() => Err(Failure::new(
+            "the registry enrolled this machine and did not say how to come back through the tunnel",
+        )
+        .hint("ask its admin whether the gateway was switched off".to_owned())),
+        FromRegistry::Claimed(Claimed { device, name, tunnel }) => {
+            let identity = Identity {
+                version: 1,
+                device,
+                name,
+                registry_url: registry.url,
+                registry_key: registry.key,
+                spki_pin: registry.spki_pin,
+                tunnel: None,
+            };
+            let tunnel = tunnel.filter(|_| code.way_in.is_some());
+            Ok((identity, tunnel.map(|tunnel| *tunnel)))
+        }
         FromRegistry::Refused(refused) => Err(refusal(&refused)),
         FromRegistry::Welcome(_) | FromRegistry::Desired(_) | FromRegistry::Ack(_) => Err(Failure::new(
             "the registry answered something else than was asked",

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use url::Url;
 
-use super::{LinkError, RegistryAddress, websocket};
+use super::{LinkError, RegistryAddress, Way, websocket};
 
 /// What is collected until it is written, and what is read at a time: some ten datagrams.
 const BUFFER: usize = 16 * 1024;
@@ -25,7 +25,7 @@ pub(crate) async fn open_carrier(
         .max_write_buffer_size(4 * BUFFER)
         .max_message_size(Some(DATAGRAM_MAX))
         .max_frame_size(Some(DATAGRAM_MAX));
-    let socket = websocket::open(registry, url, TUNNEL_SUBPROTOCOL, config).await?;
+    let socket = websocket::open(registry, &Way::Direct, url, TUNNEL_SUBPROTOCOL, config).await?;
     let messages = socket
         .with(|datagram: Bytes| {
             ready(Ok::<_, tokio_tungstenite::tungstenite::Error>(Message::Binary(

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{LinkError, Received, RegistryAddress, STEP_TIMEOUT, connect};
+use super::{InnerWay, LinkError, Received, RegistryAddress, STEP_TIMEOUT};
 
 /// Messages that wait for the socket. The agent says little; a full queue is a dead socket, and the session is given up.
 const OUTBOX: usize = 64;
@@ -30,6 +30,7 @@ pub(crate) enum LinkEvent {
 pub(crate) struct Link {
     registry: RegistryAddress,
     key: NoisePrivateKey,
+    inner: InnerWay,
     events: mpsc::Sender<(u64, LinkEvent)>,
     tasks: TaskTracker,
     session: u64,
@@ -40,12 +41,14 @@ impl Link {
     pub(crate) fn new(
         registry: RegistryAddress,
         key: NoisePrivateKey,
+        inner: InnerWay,
         events: mpsc::Sender<(u64, LinkEvent)>,
         tasks: TaskTracker,
     ) -> Self {
         Self {
             registry,
             key,
+            inner,
             events,
             tasks,
             session: 0,
@@ -60,13 +63,13 @@ impl Link {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let stop = CancellationToken::new();
         self.live = Some((outbox, stop.clone()));
-        let (registry, key) = (self.registry.clone(), self.key.clone());
+        let (registry, key, inner) = (self.registry.clone(), self.key.clone(), self.inner.clone());
         let reporter = Reporter {
             session: self.session,
             events: self.events.clone(),
         };
         self.tasks.spawn(async move {
-            let closed = run(&registry, &key, inbox, &stop, &reporter).await;
+            let closed = run(&registry, &key, &inner, inbox, &stop, &reporter).await;
             reporter.tell(LinkEvent::Closed(closed)).await;
         });
     }
@@ -107,12 +110,13 @@ impl Reporter {
 async fn run(
     registry: &RegistryAddress,
     key: &NoisePrivateKey,
+    inner: &InnerWay,
     mut inbox: mpsc::Receiver<FromAgent>,
     stop: &CancellationToken,
     reporter: &Reporter,
 ) -> Closed {
     let connected = tokio::select! {
-        connected = connect(registry, key) => connected,
+        connected = inner.connect(registry, key) => connected,
         () = stop.cancelled() => return Closed::Lost("given up".to_owned()),
         () = closed(&mut inbox) => return Closed::Lost("closed".to_owned()),
     };

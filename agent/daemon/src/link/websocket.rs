@@ -1,4 +1,5 @@
-//! A WebSocket to the registry: TCP (through the machine owner's proxy where there is one), TLS, and the upgrade.
+//! A WebSocket to the registry: TCP (through the machine owner's proxy where there is one, or through the tunnel), TLS, and
+//! the upgrade.
 
 use orfe_tunnel::carrier::reach;
 use orfe_tunnel::dial::BoxedStream;
@@ -10,6 +11,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use url::Url;
 
+use super::way::Way;
 use super::{LinkError, RegistryAddress, STEP_TIMEOUT, tls};
 use crate::proxy_env::owners_proxy;
 
@@ -18,6 +20,7 @@ pub(crate) type Socket = WebSocketStream<TlsStream<BoxedStream>>;
 /// Opens the WebSocket at `url`, which is one of the registry's. Each step has its time limit.
 pub(crate) async fn open(
     registry: &RegistryAddress,
+    way: &Way,
     url: &Url,
     protocol: &'static str,
     config: WebSocketConfig,
@@ -30,15 +33,9 @@ pub(crate) async fn open(
         move |_| LinkError::Silent { address, step }
     };
 
-    let proxy = owners_proxy();
-    let connecting = reach(proxy.as_ref(), host.trim_matches(['[', ']']), port);
-    let tcp = timeout(STEP_TIMEOUT, connecting)
+    let tcp = timeout(STEP_TIMEOUT, dial(way, host, port))
         .await
-        .map_err(silent("connecting"))?
-        .map_err(|source| LinkError::Connect {
-            address: address.clone(),
-            source,
-        })?;
+        .map_err(silent("connecting"))??;
 
     let connector = tls::connector(registry.spki_pin).map_err(LinkError::TlsSetup)?;
     let name = tls::server_name(host).map_err(|source| LinkError::Tls {
@@ -64,6 +61,22 @@ pub(crate) async fn open(
         .map_err(silent("opening the WebSocket"))?
         .map_err(not_registry)?;
     Ok(socket)
+}
+
+/// The TCP connection on this way.
+async fn dial(way: &Way, host: &str, port: u16) -> Result<BoxedStream, LinkError> {
+    match way {
+        Way::Direct => {
+            let proxy = owners_proxy();
+            reach(proxy.as_ref(), host.trim_matches(['[', ']']), port)
+                .await
+                .map_err(|source| LinkError::Connect {
+                    address: format!("{host}:{port}"),
+                    source,
+                })
+        }
+        Way::Tunnel { dialer, registry } => dialer.dial(*registry).await.map_err(LinkError::Inside),
+    }
 }
 
 fn tls_error(address: &str, source: std::io::Error) -> LinkError {

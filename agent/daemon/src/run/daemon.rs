@@ -33,7 +33,7 @@ use crate::config::{Config, ContainersEnabled, TunnelMode};
 use crate::control::status::{self, Containers, Device, Registry, Status};
 use crate::control::{PersonsProxy, Server, Services};
 use crate::failure::{self, Failure};
-use crate::link::{Link, LinkEvent, RegistryAddress};
+use crate::link::{InnerWay, Link, LinkEvent, RegistryAddress};
 use crate::proxy_env::owners_proxy;
 use crate::state::{Identity, RunningChild, StateFolder};
 
@@ -105,10 +105,14 @@ impl Daemon {
         };
         super::tunnel::clean_host(state.path()).await;
         let host = HostChoice::of(&config, state.path());
+        let inner = InnerWay {
+            desired: tunnel_desired.clone(),
+            dialers: ways.dialer.clone(),
+        };
         let agent = Agent::new(start(&config, &identity, desired), now());
         let mut daemon = Self {
             agent,
-            link: Link::new(registry.clone(), noise_key, link_sender, tasks.clone()),
+            link: Link::new(registry.clone(), noise_key, inner, link_sender, tasks.clone()),
             link_events,
             inputs: inputs.clone(),
             input_queue,

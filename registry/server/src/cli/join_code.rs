@@ -34,12 +34,19 @@ pub(super) async fn run(
 }
 
 async fn create(client: &Client, args: &CreateArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    if args.via_tunnel && args.uses != 1 {
+        let message = format!("a join code with `--via-tunnel` has one use, not {}", args.uses);
+        return Err(Failure::usage(message).hint(
+            "leave `--uses` out and make a code for each device; its one-time WireGuard key cannot be shared",
+        ));
+    }
     let request = CreateJoinCode {
         tags: tags(&args.tags)?,
         uses: args.uses,
         // A part of a second rounds up: a code that lives 500ms is not refused as one that does not live.
         ttl_s: args.ttl.0.as_millis().div_ceil(1000) as u64,
         note: args.note.clone(),
+        via_tunnel: args.via_tunnel,
     };
     let created: CreatedJoinCode = client.post("/v1/join-codes", &request).await?;
     if args.format.json {
@@ -69,12 +76,13 @@ fn table(list: &JoinCodeList, now: Timestamp, width: Option<usize>) -> String {
     if list.join_codes.is_empty() {
         return "no join codes yet; `orfe-registry join-code create` makes one\n".to_owned();
     }
-    let mut table = Table::new(&["ID", "STATE", "USES", "CREATED", "EXPIRES", "TAGS", "NOTE"]);
+    let mut table = Table::new(&["ID", "STATE", "USES", "WAY", "CREATED", "EXPIRES", "TAGS", "NOTE"]);
     for code in &list.join_codes {
         table.row([
             code.id.to_string(),
             code.state.clone(),
             format!("{}/{}", code.uses, code.max_uses),
+            if code.via_tunnel { "tunnel" } else { "direct" }.to_owned(),
             age(Some(code.created_at), now),
             format!("{:.0}", code.expires_at),
             code.tags.to_string(),
@@ -99,6 +107,7 @@ mod tests {
             state: "open".into(),
             uses: 1,
             max_uses: 3,
+            via_tunnel: false,
             tags: ["owner=alice".parse().unwrap()].into_iter().collect(),
             note: "Alice's laptop".into(),
             created_at: now,
@@ -110,13 +119,13 @@ mod tests {
             join_codes: vec![code],
         };
         insta::assert_snapshot!(table(&list, now, None), @r"
-        ID                                    STATE  USES  CREATED  EXPIRES               TAGS         NOTE
-        01010101-0101-0101-0101-010101010101  open   1/3   now      2027-01-15T09:00:00Z  owner=alice  Alice's laptop
+        ID                                    STATE  USES  WAY     CREATED  EXPIRES               TAGS         NOTE
+        01010101-0101-0101-0101-010101010101  open   1/3   direct  now      2027-01-15T09:00:00Z  owner=alice  Alice's laptop
         ");
         insta::assert_snapshot!(table(&list, now, Some(80)), @r"
-        ID                                    STATE  USES  CREATED  EXPIRES
-        01010101-0101-0101-0101-010101010101  open   1/3   now      2027-01-15T09:00:00Z
-          tags owner=alice  note Alice's laptop
+        ID                                    STATE  USES  WAY     CREATED
+        01010101-0101-0101-0101-010101010101  open   1/3   direct  now
+          expires 2027-01-15T09:00:00Z  tags owner=alice  note Alice's laptop
         ");
         let none = JoinCodeList {
             version: 1,

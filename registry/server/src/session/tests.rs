@@ -137,6 +137,7 @@ fn a_claim_and_then_a_session_on_one_connection() {
     let claimed = Claimed {
         device: DeviceId::from_bytes([3; 16]),
         name: "laptop".parse().unwrap(),
+        tunnel: None,
     };
     let outputs = pair.session.claimed(Ok(claimed.clone()));
     assert_eq!(pair.heard(&outputs), [FromRegistry::Claimed(claimed)]);
@@ -168,6 +169,7 @@ fn each_state_takes_what_fits_it_and_refuses_the_rest() {
         let claimed = Claimed {
             device: DeviceId::from_bytes([3; 16]),
             name: "laptop".parse().unwrap(),
+            tunnel: None,
         };
         let outputs = pair.session.claimed(Ok(claimed));
         pair.heard(&outputs);

@@ -99,6 +99,12 @@ async fn a_code_for_the_tunnel_has_an_address_until_it_is_good_no_more() {
     // The codes live for an hour; afterwards their addresses are given out again.
     let later = store.join_codes().create(&code(3, at(3601))).await.unwrap();
     assert_eq!(later, Some(first));
+    let rows = store.join_codes().list().await.unwrap();
+    assert!(
+        rows.iter().all(|row| row.via_tunnel),
+        "that it was one is still shown"
+    );
+    assert_eq!(rows.iter().filter(|row| row.tunnel.is_some()).count(), 1);
     assert_eq!(store.join_codes().create(&new_code(1).0).await.unwrap(), None);
 }
 

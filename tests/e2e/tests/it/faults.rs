@@ -72,6 +72,8 @@ async fn a_device_starts_and_works_while_the_registry_cannot_be_reached() {
         "the daemon leaves no child when it is asked to end"
     );
 
+    // Neither way leads to the registry: the direct one is cut, and the state on disk is of a registry that tells no other.
+    forget_inner_way(&fleet);
     fleet.https.cut();
     fleet.start_agent();
     let status = fleet.wait_until_healthy().await;
@@ -162,4 +164,13 @@ async fn a_revoked_device_stops_working_and_forgets_the_credential() {
         "the PSK is still on disk"
     );
     assert_eq!(fleet.children(), [0_u32; 0]);
+}
+
+/// Takes out of the desired state on disk where the registry answers inside the tunnel.
+fn forget_inner_way(fleet: &Fleet) {
+    let path = fleet.path("state/desired.json");
+    let mut desired: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let gateway = desired["tunnel"]["gateway"].as_object_mut().unwrap();
+    assert!(gateway.remove("registry").is_some(), "{gateway:?}");
+    std::fs::write(&path, serde_json::to_vec(&desired).unwrap()).unwrap();
 }

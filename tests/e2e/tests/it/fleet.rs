@@ -44,6 +44,13 @@ pub(crate) struct Fleet {
     folder: TempDir,
 }
 
+/// What the device reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    UdpOnly,
+}
+
 /// Another user for the agent.
 struct AgentAs {
     user: u32,
@@ -54,7 +61,12 @@ struct AgentAs {
 impl Fleet {
     /// Starts everything and joins the device; it may not be healthy yet.
     pub(crate) async fn start() -> Self {
-        Self::start_in("", None, None).await
+        Self::start_in("", None, None, Reach::All).await
+    }
+
+    /// A device that reaches the gateway's UDP port and nothing else: it joins, and stays, through the tunnel.
+    pub(crate) async fn start_through_tunnel() -> Self {
+        Self::start_in("", None, None, Reach::UdpOnly).await
     }
 
     /// The same with an agent that runs as an ordinary user and uses an engine; only root can do that.
@@ -65,16 +77,21 @@ impl Fleet {
             group,
             docker_host,
         };
-        Self::start_in("", None, Some(agent_as)).await
+        Self::start_in("", None, Some(agent_as), Reach::All).await
     }
 
     /// [`Fleet::start`] with more lines in the registry's file, and with the device in a network of its own, where the relays
     /// have no part.
     pub(crate) async fn start_with(registry_lines: &str, lab: Option<Lab>) -> Self {
-        Self::start_in(registry_lines, lab, None).await
+        Self::start_in(registry_lines, lab, None, Reach::All).await
     }
 
-    async fn start_in(registry_lines: &str, lab: Option<Lab>, agent_as: Option<AgentAs>) -> Self {
+    async fn start_in(
+        registry_lines: &str,
+        lab: Option<Lab>,
+        agent_as: Option<AgentAs>,
+        reach: Reach,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("e2e-")
             .permissions(std::fs::Permissions::from_mode(0o700))
@@ -111,7 +128,13 @@ impl Fleet {
             folder,
         };
         fleet.start_registry();
-        fleet.join();
+        match reach {
+            Reach::All => fleet.join(&[]),
+            Reach::UdpOnly => {
+                fleet.https.blackhole();
+                fleet.join(&["--via-tunnel"]);
+            }
+        }
         fleet.start_agent();
         fleet
     }
@@ -145,8 +168,8 @@ impl Fleet {
         ready_line(registry, "the registry");
     }
 
-    fn join(&self) {
-        let code = self.answer(self.registry_command().args(["join-code", "create"]));
+    fn join(&self, flags: &[&str]) {
+        let code = self.answer(self.registry_command().args(["join-code", "create"]).args(flags));
         write_private(&self.path("code"), &code);
         let mut command = self.agent_command();
         command.args(["join", "-", "--name", DEVICE]);

@@ -40,3 +40,5 @@ mod terminator;
 mod tun_mode;
 #[cfg(all(test, target_os = "linux"))]
 mod tunnel;
+#[cfg(test)]
+mod via_tunnel;

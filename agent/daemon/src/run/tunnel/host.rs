@@ -158,6 +158,7 @@ mod tests {
                 endpoints: vec![],
                 websocket: None,
                 addresses: vec!["100.64.0.1".parse().unwrap()],
+                registry: None,
                 instance: InstanceId::from_bytes([1; 16]),
             },
             keepalive_s: 25,

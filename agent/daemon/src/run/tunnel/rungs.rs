@@ -229,6 +229,7 @@ mod tests {
             endpoints: vec!["orfe.example.com:51820".into(), "orfe.example.com:443".into()],
             websocket: Some("wss://orfe.example.com/agent/v1/tunnel".parse().unwrap()),
             addresses: vec![],
+            registry: None,
             instance: InstanceId::from_bytes([1; 16]),
         };
         let registry = RegistryAddress {
