@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "cargo xtask",
     about = "Orfe's own commands",
+    max_term_width = 80,
     disable_help_subcommand = true
 )]
 struct Cli {

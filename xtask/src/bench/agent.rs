@@ -66,13 +66,18 @@ async fn measure(stage: &mut Stage, screen: &mut Screen, time: Duration) -> Resu
     let healthy_after = watch::until_healthy(stage, screen, started).await?;
     let process = Process(stage.pid("demo-1").context("the device's daemon is not there")?);
     tokio::time::sleep(SETTLING).await;
-    let (begun, before) = (Instant::now(), process.read()?);
+    let (begun, before) = (Instant::now(), process.read_with_helper()?);
     tokio::time::sleep(time).await;
-    let (seconds, after) = (begun.elapsed().as_secs_f64(), process.read()?);
+    let (seconds, after) = (begun.elapsed().as_secs_f64(), process.read_with_helper()?);
+    let tcp_stack = if process.helper().is_some() {
+        "namespace"
+    } else {
+        "smoltcp"
+    };
     let row = json!({
         "config": "idle, tunnel up, one provisioner connected, heartbeat 15 s",
         "mode": "userspace",
-        "tcp_stack": "smoltcp",
+        "tcp_stack": tcp_stack,
         "seconds": rounded(seconds),
         "rss_mib": rounded(mib(after.rss_bytes)),
         "cpu_percent": rounded((after.cpu_ns - before.cpu_ns) as f64 / 1e7 / seconds),

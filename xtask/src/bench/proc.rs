@@ -42,19 +42,43 @@ impl Process {
         Ok(reading)
     }
 
+    /// The helper that keeps an agent's private network namespace, if it has one.
+    pub(super) fn helper(self) -> Option<Self> {
+        let is_helper = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).nth(1) == Some(b"namespace-helper"))
+        };
+        children(self.0).into_iter().find(is_helper).map(Self)
+    }
+
+    /// The sum over an agent and its namespace helper: what the agent takes, its provisioners aside.
+    pub(super) fn read_with_helper(self) -> Result<Reading> {
+        let mut sum = self.read()?;
+        if let Some(helper) = self.helper() {
+            sum.add(&helper.read()?);
+        }
+        Ok(sum)
+    }
+
     /// The sum over the process and what it has started, as far as that still runs.
     pub(super) fn read_with_children(self) -> Result<Reading> {
         let mut sum = self.read()?;
         for child in children(self.0) {
             // It may have ended since.
             if let Ok(reading) = Process(child).read_with_children() {
-                sum.rss_bytes += reading.rss_bytes;
-                sum.peak_rss_bytes += reading.peak_rss_bytes;
-                sum.cpu_ns += reading.cpu_ns;
-                sum.wakeups += reading.wakeups;
+                sum.add(&reading);
             }
         }
         Ok(sum)
+    }
+}
+
+impl Reading {
+    fn add(&mut self, other: &Self) {
+        self.rss_bytes += other.rss_bytes;
+        self.peak_rss_bytes += other.peak_rss_bytes;
+        self.cpu_ns += other.cpu_ns;
+        self.wakeups += other.wakeups;
     }
 }
 

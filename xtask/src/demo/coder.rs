@@ -82,6 +82,10 @@ impl Target {
             .with_context(|| format!("--coder-url {url} names no port"))?;
         let loopback = loopback_address(&host, port);
         match (url.scheme(), &host) {
+            ("https", Host::Domain("localhost")) => bail!(
+                "--coder-url {url} names localhost, which Go programs such as coder dial past every proxy, and so past the tunnel\n\
+                 hint: give another name that its certificate is made out to, and put it into /etc/hosts"
+            ),
             ("https", Host::Domain(name)) => Ok(Self {
                 url: url.clone(),
                 name: name.to_ascii_lowercase(),
@@ -245,6 +249,7 @@ mod tests {
     fn what_cannot_work_is_refused_before_anything_is_built() {
         for (url, part) in [
             ("https://192.0.2.7", "certificate"),
+            ("https://localhost:8443", "past the tunnel"),
             ("ftp://coder.invalid", "http or https"),
             ("unix:/run/coder", "names no host"),
         ] {

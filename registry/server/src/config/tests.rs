@@ -272,10 +272,12 @@ fn what_is_probably_not_meant_is_warned_of() {
     let folder = Folder::new();
     let direct = WHOLE.replace("name = \"coder.internal\"", "name = \"other.internal\"");
     let port = WHOLE.replace("ports = [443]", "ports = [80]");
-    let warnings = [direct, port].map(|toml| folder.resolve(&toml).unwrap().warnings().join("\n"));
+    let local = WHOLE.replace("coder.internal", "localhost");
+    let warnings = [direct, port, local].map(|toml| folder.resolve(&toml).unwrap().warnings().join("\n"));
     insta::assert_snapshot!(warnings.join("\n"), @r"
     the policy does not name `coder.internal`: devices dial Coder directly
     the policy does not allow port 443 of `coder.internal`, which Coder's URL names
+    Coder's URL names this machine's loopback (`localhost`), which Go programs dial past every proxy: devices would go around the tunnel
     ");
 }
 

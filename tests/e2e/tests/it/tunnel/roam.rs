@@ -42,6 +42,7 @@ async fn a_transfer_goes_on_when_the_device_has_another_address() {
     }
     for stack in STACKS {
         for far in ["tun", "gateway"] {
+            eprintln!("{stack} to {far}: another address");
             let mut pair = Pair::start(Kind::Orfe(stack), Kind::Orfe(far), None).await;
             let mut client = pair.begin_echo(2, MANY_BYTES).await;
             pair.until_served(MANY_BYTES / 8).await;
@@ -53,7 +54,7 @@ async fn a_transfer_goes_on_when_the_device_has_another_address() {
                 .unwrap();
             let report = finish_echo(&mut client, 2, MANY_BYTES, WITHIN).await;
             eprintln!(
-                "{stack} to {far}: another address, {MANY_BYTES} bytes twice in {:.1} s",
+                "{stack} to {far}: {MANY_BYTES} bytes twice in {:.1} s",
                 report.seconds
             );
         }
