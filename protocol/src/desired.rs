@@ -64,6 +64,19 @@ pub enum Credential {
     Key(Secret),
 }
 
+impl Coder {
+    /// Whether Go programs, `coder` among them, dial this Coder past every proxy, and so past the tunnel: its host is
+    /// `localhost` or a loopback address (`golang.org/x/net/http/httpproxy`).
+    pub fn is_past_proxies(&self) -> bool {
+        match self.url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+            None => false,
+        }
+    }
+}
+
 impl Credential {
     pub fn secret(&self) -> &Secret {
         match self {
@@ -150,6 +163,34 @@ mod tests {
         );
         assert_eq!((desired.slots, desired.docker_required), (1, false));
         assert!(desired.coder.is_none() && desired.tunnel.is_none());
+    }
+
+    #[test]
+    fn a_coder_on_loopback_is_dialled_past_proxies() {
+        let is_past = |url: &str| {
+            Coder {
+                url: url.parse().unwrap(),
+                credential: Credential::Psk(Secret::new("hunter2".into())),
+                ca_pem: None,
+            }
+            .is_past_proxies()
+        };
+        for url in [
+            "http://localhost:3000",
+            "https://LOCALHOST",
+            "http://127.9.9.9",
+            "http://[::1]:80",
+            "http://[::ffff:127.0.0.1]",
+        ] {
+            assert!(is_past(url), "{url}");
+        }
+        for url in [
+            "https://coder.localhost",
+            "https://coder.example.com",
+            "http://192.0.2.1",
+        ] {
+            assert!(!is_past(url), "{url}");
+        }
     }
 
     #[test]

@@ -287,7 +287,7 @@ impl Config {
         let Some(host) = coder.url.host_str().filter(|_| self.tunnel) else {
             return warnings;
         };
-        if is_loopback(&coder.url) {
+        if coder.is_past_proxies() {
             warnings.push(format!(
                 "Coder's URL names this machine's loopback (`{host}`), which Go programs dial past every proxy: devices would go around the tunnel"
             ));
@@ -307,16 +307,6 @@ impl Config {
             ));
         }
         warnings
-    }
-}
-
-/// Whether Go's `http.ProxyFromEnvironment` leaves this host out.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => false,
     }
 }
 

@@ -11,6 +11,7 @@
 //! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
 
 mod choice;
+mod config;
 mod dialer;
 #[cfg(target_os = "linux")]
 mod hosted;
@@ -23,191 +24,30 @@ mod namespaced;
 #[path = "client/no_namespace.rs"]
 mod namespaced;
 mod smoltcp;
+mod status;
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::path::Report;
-use orfe_tunnel_core::{
-    AllowedIp, HandshakeLimits, Node, NodeConfig, PeerConfig, PeerStats, PresharedKey, PrivateKey, PublicKey,
-    REJECT_AFTER_TIME, SILENT_AFTER_TIME,
-};
+use orfe_tunnel_core::{HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey, PublicKey};
 use tokio::sync::watch;
 
 use self::choice::Choice;
+pub use self::config::{HostOptions, ParseTcpStackError, SplitDns, TcpStack, TunnelConfig, TunnelPeer};
 pub use self::dialer::TunnelDialer;
 use self::dialer::{DialFailure, Way};
 use self::hosted::HostEnd;
 use self::namespaced::NamespaceEnd;
 use self::smoltcp::SmoltcpEnd;
+use self::status::StackChoice;
+pub use self::status::{Phase, TunnelStatus};
 
 /// Connections at once on a device.
 const MAX_CONNECTIONS: usize = 512;
 /// At most one handshake in this time is started by dials while the tunnel is down (`WireGuard`'s `REKEY_TIMEOUT`).
 const NUDGE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What a tunnel is made from.
-#[derive(Debug, Clone)]
-pub struct TunnelConfig {
-    /// The device's static key.
-    pub private_key: PrivateKey,
-    /// The device's addresses inside the tunnel, at most one for each family is used.
-    pub addresses: Vec<IpAddr>,
-    /// The gateway.
-    pub peer: TunnelPeer,
-    /// Largest inner packet, 1280 to 9216 bytes. 1280 passes everywhere; more is used at once, unless the path is
-    /// measured ([`Tunnel::measure_path`]).
-    pub mtu: usize,
-    /// Where UDP is bound; port 0 lets the system choose.
-    pub bind: SocketAddr,
-    /// Which TCP stack carries the connections.
-    pub tcp_stack: TcpStack,
-    /// The program that becomes the namespace helper, if one is needed. It has to call
-    /// [`run_namespace_helper_if_asked`](crate::run_namespace_helper_if_asked) first of all.
-    pub helper: PathBuf,
-}
-
-impl TunnelConfig {
-    /// The MTU that passes everywhere, IPv6 outside and nested tunnels included.
-    pub const DEFAULT_MTU: usize = 1280;
-
-    /// The MTU that can be reached where the path is measured: an Ethernet path over IPv6.
-    pub const MEASURED_MTU: usize = orfe_tunnel_core::path::MTU_MAX as usize;
-
-    /// The running program, whatever has become of its file since.
-    pub fn this_program() -> PathBuf {
-        PathBuf::from("/proc/self/exe")
-    }
-}
-
-/// What TUN mode adds to a [`TunnelConfig`]: how the tunnel becomes a part of the host.
-#[derive(Debug, Clone)]
-pub struct HostOptions {
-    /// Name of the device, 1 to 15 letters, digits, `-`, `_` or `.`.
-    pub device: String,
-    /// What the host routes into the tunnel, each once. None of them may contain an outer address of the gateway.
-    pub networks: Vec<AllowedIp>,
-    /// Names that are looked up through the tunnel; `None` leaves DNS as it is.
-    pub dns: Option<SplitDns>,
-    /// Bridges whose containers may use the tunnel, such as `docker0`.
-    pub bridges: Vec<String>,
-    /// Where the journal of changes to the host is kept: a folder that only this user writes to.
-    pub state: PathBuf,
-}
-
-/// Which names are asked of whom.
-#[derive(Debug, Clone)]
-pub struct SplitDns {
-    /// Name servers inside the tunnel.
-    pub servers: Vec<IpAddr>,
-    /// Domains with all names below them.
-    pub domains: Vec<String>,
-}
-
-/// Which TCP stack carries the connections of a tunnel in userspace mode.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum TcpStack {
-    /// The kernel's where a private network namespace may be made, smoltcp elsewhere.
-    #[default]
-    Auto,
-    /// The kernel's, in a private network namespace; no tunnel without it.
-    Namespace,
-    /// smoltcp.
-    Smoltcp,
-}
-
-impl TcpStack {
-    /// The name in configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Namespace => "namespace",
-            Self::Smoltcp => "smoltcp",
-        }
-    }
-}
-
-impl fmt::Display for TcpStack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// The text is the name of no TCP stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a TCP stack is `auto`, `namespace` or `smoltcp`")]
-pub struct ParseTcpStackError;
-
-impl FromStr for TcpStack {
-    type Err = ParseTcpStackError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Auto, Self::Namespace, Self::Smoltcp]
-            .into_iter()
-            .find(|stack| stack.as_str() == text)
-            .ok_or(ParseTcpStackError)
-    }
-}
-
-/// The gateway as a device knows it.
-#[derive(Debug, Clone)]
-pub struct TunnelPeer {
-    /// The gateway's key.
-    pub public_key: PublicKey,
-    /// The symmetric key that both mix in, if any.
-    pub preshared_key: Option<PresharedKey>,
-    /// Where the gateway is.
-    pub endpoint: SocketAddr,
-    /// What lies behind the gateway.
-    pub allowed_ips: Vec<AllowedIp>,
-    /// Interval of keepalives; it also keeps the session. Without it the tunnel is made when it is used.
-    pub keepalive: Option<Duration>,
-}
-
-/// Whether packets pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// There was no handshake yet.
-    Connecting,
-    /// A handshake was completed within the last 180 s, and none has gone unanswered since.
-    Up,
-    /// The last handshake is older than that, or the gateway has not answered for 15 s to a later one.
-    Down,
-}
-
-/// What is known of a tunnel. Counters lag by 0.1 s at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TunnelStatus {
-    /// Whether packets pass.
-    pub phase: Phase,
-    /// Since when.
-    pub since: Instant,
-    /// When the latest handshake was completed.
-    pub last_handshake: Option<Instant>,
-    /// Where the gateway is.
-    pub endpoint: SocketAddr,
-    /// Inner bytes received.
-    pub rx_bytes: u64,
-    /// Inner bytes sent.
-    pub tx_bytes: u64,
-    /// The TCP stack in use: `namespace` or `smoltcp`, or in TUN mode `host`.
-    pub stack: &'static str,
-    /// Why that one and no other, in a sentence for people.
-    pub stack_reason: Arc<str>,
-    /// The congestion control that the kernel granted; none where smoltcp has its own.
-    pub congestion_control: Option<Arc<str>>,
-    /// Packets and datagrams dropped, for whatever reason.
-    pub dropped: u64,
-    /// Connections, those being opened or closed included.
-    pub connections: usize,
-    /// Bytes that wait in buffers of connections; 0 where these are the kernel's.
-    pub buffered_bytes: usize,
-}
 
 /// Why a tunnel was not started.
 #[derive(Debug, thiserror::Error)]
@@ -280,20 +120,15 @@ impl Tunnel {
             bind: config.bind,
             gateway: config.peer.public_key,
         };
-        let (publisher, status) = watch::channel(TunnelStatus {
-            phase: Phase::Connecting,
-            since: Instant::now(),
-            last_handshake: None,
-            endpoint: config.peer.endpoint,
-            rx_bytes: 0,
-            tx_bytes: 0,
-            stack: choice.stack(),
-            stack_reason: choice.reason(),
-            congestion_control: choice.congestion_control(),
-            dropped: 0,
-            connections: 0,
-            buffered_bytes: 0,
-        });
+        let (publisher, status) = watch::channel(TunnelStatus::new(
+            config.peer.endpoint,
+            StackChoice {
+                name: choice.stack(),
+                reason: choice.reason(),
+                congestion_control: choice.congestion_control(),
+            },
+            Instant::now(),
+        ));
         let node = node(config.private_key, config.mtu, config.peer).map_err(TunnelError::Config)?;
         let end = match choice {
             Choice::Namespace { made, .. } => NamespaceEnd::start(inner, made, node, publisher).map(|end| {
@@ -317,20 +152,15 @@ impl Tunnel {
     ///
     /// Blocks for some milliseconds. A runtime of tokio has to be entered.
     pub fn start_on_host(config: TunnelConfig, host: HostOptions) -> Result<Self, TunnelError> {
-        let (publisher, status) = watch::channel(TunnelStatus {
-            phase: Phase::Connecting,
-            since: Instant::now(),
-            last_handshake: None,
-            endpoint: config.peer.endpoint,
-            rx_bytes: 0,
-            tx_bytes: 0,
-            stack: "host",
-            stack_reason: "TUN mode uses the host's own".into(),
-            congestion_control: hosted::congestion_control(),
-            dropped: 0,
-            connections: 0,
-            buffered_bytes: 0,
-        });
+        let (publisher, status) = watch::channel(TunnelStatus::new(
+            config.peer.endpoint,
+            StackChoice {
+                name: "host",
+                reason: "TUN mode uses the host's own".into(),
+                congestion_control: hosted::congestion_control(),
+            },
+            Instant::now(),
+        ));
         let inner = EndConfig {
             addresses: config.addresses,
             mtu: config.mtu,
@@ -478,50 +308,4 @@ fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Nod
 /// What tells a prober's echo requests from those of others; nothing depends on its being hard to guess.
 pub(crate) fn cookie() -> u64 {
     getrandom::u64().unwrap_or(1)
-}
-
-pub(crate) fn phase(stats: &PeerStats, now: Instant) -> Phase {
-    let is_silent = stats
-        .unanswered_since
-        .is_some_and(|since| now.saturating_duration_since(since) >= SILENT_AFTER_TIME);
-    match stats.last_handshake {
-        Some(at) if !is_silent && now.saturating_duration_since(at) < REJECT_AFTER_TIME => Phase::Up,
-        Some(_) => Phase::Down,
-        None => Phase::Connecting,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_phase_tells_a_gateway_that_does_not_answer_from_one_that_was_not_asked() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let stats = |last_handshake: Option<u64>, unanswered_since: Option<u64>| PeerStats {
-            public_key: PrivateKey::generate().public_key(),
-            endpoint: None,
-            last_handshake: last_handshake.map(at),
-            unanswered_since: unanswered_since.map(at),
-            rx_bytes: 0,
-            tx_bytes: 0,
-            dropped: orfe_tunnel_core::PeerDrops::default(),
-        };
-        for (last_handshake, unanswered_since, now, expected) in [
-            (None, Some(0), 14, Phase::Connecting),
-            (None, Some(0), 60, Phase::Connecting),
-            (Some(0), None, 179, Phase::Up),
-            (Some(0), None, 180, Phase::Down),
-            (Some(0), Some(40), 54, Phase::Up),
-            (Some(0), Some(40), 55, Phase::Down),
-            (Some(56), None, 57, Phase::Up),
-        ] {
-            assert_eq!(
-                phase(&stats(last_handshake, unanswered_since), at(now)),
-                expected,
-                "handshake {last_handshake:?}, unanswered since {unanswered_since:?}, now {now}"
-            );
-        }
-    }
 }

@@ -130,7 +130,7 @@ impl SlotShell {
         let counting = count_connections(Counting {
             slot: self.number,
             // Go dials a Coder on this machine's loopback past every proxy; there only the child's lines tell.
-            target: self.coder.clone().filter(|_| !is_loopback(&plan.coder.url)),
+            target: self.coder.clone().filter(|_| !plan.coder.is_past_proxies()),
             events: self.proxy.subscribe(),
             table: self.proxy.table(),
             inputs: inputs.clone(),
@@ -339,15 +339,6 @@ fn target(url: &Url) -> Option<Target> {
     let port = url.port_or_known_default()?;
     let host = Host::parse(url.host_str()?).ok()?;
     Some(Target { host, port })
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => false,
-    }
 }
 
 /// Where Linux distributions keep the bundle of trusted certificates; the list that Go looks through.

@@ -8,14 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::path::{self, Path};
-use orfe_tunnel_core::{Batch, Event, Node, PeerId, PeerStats, PublicKey};
+use orfe_tunnel_core::{Batch, Event, Node, PeerId, PublicKey};
 use tokio::sync::{oneshot, watch};
 
-use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelStatus, cookie, phase};
+use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelStatus, cookie};
 use crate::dial::{BoxedDatagrams, BoxedStream};
-use crate::netstack::{
-    ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, Stack, StackConfig, TunnelStream,
-};
+use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, StackConfig, TunnelStream};
 use crate::udp::UdpOptions;
 
 /// Bytes that the buffers of all connections may take together.
@@ -315,27 +313,13 @@ impl Front for ClientFront {
         let Some(stats) = ends.node.stats(&self.gateway) else {
             return;
         };
-        let dropped = stats.dropped.total() + ends.node.drops().total();
+        let (connections, buffered) = (ends.stack.connections(), ends.stack.buffered());
         self.status.send_if_modified(|status| {
             let before = status.clone();
-            update(status, &stats, dropped, &ends.stack, now);
+            status.update(&stats, ends.node.drops(), now);
+            status.connections = connections;
+            status.buffered_bytes = buffered;
             *status != before
         });
     }
-}
-
-fn update(status: &mut TunnelStatus, stats: &PeerStats, dropped: u64, stack: &Stack, now: Instant) {
-    let phase = phase(stats, now);
-    if status.phase != phase {
-        tracing::info!(from = ?status.phase, to = ?phase, "tunnel");
-        status.phase = phase;
-        status.since = now;
-    }
-    status.last_handshake = stats.last_handshake;
-    status.endpoint = stats.endpoint.unwrap_or(status.endpoint);
-    status.rx_bytes = stats.rx_bytes;
-    status.tx_bytes = stats.tx_bytes;
-    status.dropped = dropped;
-    status.connections = stack.connections();
-    status.buffered_bytes = stack.buffered();
 }

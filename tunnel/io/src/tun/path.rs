@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::device::TunDevice;
 use super::measure::Measuring;
 use super::threads::{self, Inbound, Outbound};
-use crate::client::{Phase, TunnelStatus, cookie, phase};
+use crate::client::{Phase, TunnelStatus, cookie};
 use crate::udp::{Sent, UdpPort};
 
 /// What a data path is made from.
@@ -316,24 +316,13 @@ impl Shared {
         let Some(stats) = node.stats(&self.gateway) else {
             return;
         };
-        let dropped = stats.dropped.total() + node.drops().total();
         let publisher = lock(&self.status);
         let Some(publisher) = &*publisher else {
             return;
         };
         publisher.send_if_modified(|status| {
             let before = status.clone();
-            let phase = phase(&stats, now);
-            if status.phase != phase {
-                tracing::info!(from = ?status.phase, to = ?phase, "tunnel");
-                status.phase = phase;
-                status.since = now;
-            }
-            status.last_handshake = stats.last_handshake;
-            status.endpoint = stats.endpoint.unwrap_or(status.endpoint);
-            status.rx_bytes = stats.rx_bytes;
-            status.tx_bytes = stats.tx_bytes;
-            status.dropped = dropped;
+            status.update(&stats, node.drops(), now);
             *status != before
         });
     }
