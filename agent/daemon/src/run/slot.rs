@@ -376,19 +376,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_what_go_takes_for_it() {
-        for (url, loopback) in [
-            ("http://localhost:3000", true),
-            ("http://127.0.0.7", true),
-            ("http://[::1]:3000", true),
-            ("https://coder.demo.internal", false),
-            ("http://10.0.0.1", false),
-        ] {
-            assert_eq!(is_loopback(&url.parse().unwrap()), loopback, "{url}");
-        }
-    }
-
-    #[test]
     fn the_target_has_the_schemes_port() {
         assert_eq!(
             target(&"https://coder.example.com".parse().unwrap())
