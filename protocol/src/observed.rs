@@ -306,6 +306,9 @@ pub struct ProvisionerStatus {
     /// What it waits for, or why it ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What a person can do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// State of a slot; `ARCHITECTURE.md` draws how they follow one another.

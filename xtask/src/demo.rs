@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// The `coder` program that the devices run, of the version of `--coder-url`
     #[arg(long, value_name = "PATH", requires = "coder_url")]
     coder_bin: Option<PathBuf>,
+    /// PEM certificates of the authority that signed `--coder-url`'s certificate, if this machine does not trust it
+    #[arg(long, value_name = "FILE", requires = "coder_url")]
+    coder_ca: Option<PathBuf>,
 }
 
 /// Why the demo came to its end without an error.
@@ -83,7 +86,7 @@ enum Ending {
 
 /// Runs the demo until it is interrupted, or with `--check` until it has an answer.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let choice = CoderChoice::from_flags(args.coder_url, args.psk_file, args.coder_bin)?;
+    let choice = CoderChoice::from_flags(args.coder_url, args.psk_file, args.coder_bin, args.coder_ca)?;
     let mut interrupts = Interrupts::listen()?;
     let mut screen = if args.check {
         Screen::for_check()

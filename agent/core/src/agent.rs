@@ -386,6 +386,7 @@ impl Agent {
             pid: None,
             restarts: 0,
             reason: Some(ORPHAN.to_owned()),
+            hint: None,
         })
     }
 

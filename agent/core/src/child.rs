@@ -52,6 +52,10 @@ pub enum DialFailureKind {
     RateLimited,
     /// Any other HTTP status.
     Status(u16),
+    /// Nobody this machine trusts vouches for the certificate.
+    UnknownAuthority,
+    /// The certificate is made out to another name, is expired, or cannot be used in some other way.
+    Certificate,
     /// No answer at all: refused, reset, not resolved, TLS.
     Network,
 }
@@ -67,7 +71,30 @@ impl DialFailureKind {
             }
             Self::RateLimited => "Coder asks to slow down (429)".to_owned(),
             Self::Status(status) => format!("Coder's address answers with status {status}"),
+            Self::UnknownAuthority => {
+                "Coder's certificate is signed by an authority that this machine does not trust".to_owned()
+            }
+            Self::Certificate => "Coder's certificate does not hold".to_owned(),
             Self::Network => "Coder cannot be reached".to_owned(),
+        }
+    }
+
+    /// What a person can do about it, where that is known.
+    pub const fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Unauthorized => Some("the registry's credential for Coder is wrong or was deleted there"),
+            Self::Version => Some("install the `coder` program of the server's version"),
+            Self::NotCoder => {
+                Some("open a page in a browser on this network, or look at who answers at Coder's URL")
+            }
+            Self::UnknownAuthority => Some(
+                "name the authority's PEM file as `ca_file` in `[coder]` of the registry's configuration, \
+                 or add it to this machine's trusted certificates",
+            ),
+            Self::Certificate => Some(
+                "compare the name and the dates of Coder's certificate with its URL and with this machine's clock",
+            ),
+            Self::RateLimited | Self::Status(_) | Self::Network => None,
         }
     }
 }
@@ -131,6 +158,11 @@ pub fn dial_failure(text: &str) -> DialFailure {
         Some(200..=399) => DialFailureKind::NotCoder,
         Some(429) => DialFailureKind::RateLimited,
         Some(status) => DialFailureKind::Status(status),
+        // The words are those of Go's crypto/x509.
+        None if text.contains("x509: certificate signed by unknown authority") => {
+            DialFailureKind::UnknownAuthority
+        }
+        None if text.contains("x509: ") => DialFailureKind::Certificate,
         None => DialFailureKind::Network,
     };
     DialFailure {
@@ -224,6 +256,14 @@ mod tests {
             (
                 "GET http://x: unexpected status code 502: bad gateway",
                 DialFailureKind::Status(502),
+            ),
+            (
+                "Get \"https://x\": tls: failed to verify certificate: x509: certificate signed by unknown authority",
+                DialFailureKind::UnknownAuthority,
+            ),
+            (
+                "Get \"https://x\": tls: failed to verify certificate: x509: certificate is valid for y, not x",
+                DialFailureKind::Certificate,
             ),
             (
                 "dial tcp 127.0.0.1:1: connect: connection refused",

@@ -4,6 +4,7 @@
 //! terraform when provisioners are wanted, the disk always. Docker is required only when the desired state says so; the session
 //! to the registry never is, because everything goes on without it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -65,7 +66,7 @@ pub struct Observations<'a> {
 struct Finding {
     outcome: CheckOutcome,
     message: String,
-    hint: Option<&'static str>,
+    hint: Option<Cow<'static, str>>,
 }
 
 impl Finding {
@@ -77,8 +78,8 @@ impl Finding {
         }
     }
 
-    const fn hint(mut self, hint: &'static str) -> Self {
-        self.hint = Some(hint);
+    fn hint(mut self, hint: &'static str) -> Self {
+        self.hint = Some(Cow::Borrowed(hint));
         self
     }
 }
@@ -134,7 +135,7 @@ impl CheckBook {
             outcome: finding.outcome,
             required,
             message: finding.message,
-            hint: finding.hint.map(str::to_owned),
+            hint: finding.hint.map(Cow::into_owned),
             since: entry.1,
         }
     }
@@ -197,6 +198,7 @@ fn connected(observations: &Observations<'_>) -> Finding {
     }
     let mut outcome = CheckOutcome::Pending;
     let mut message = format!("{up} of {wanted} provisioners connected to Coder");
+    let mut hint = None;
     for slot in observations.provisioners {
         if matches!(
             slot.state,
@@ -208,19 +210,14 @@ fn connected(observations: &Observations<'_>) -> Finding {
             && let Some(reason) = &slot.reason
         {
             message = format!("{}: {reason}", slot.name);
+            hint.clone_from(&slot.hint);
             break;
         }
     }
-    let finding = Finding::new(outcome, message);
-    let rejected = observations
-        .provisioners
-        .iter()
-        .any(|slot| slot.state == ProvisionerState::Rejected);
-    if rejected {
-        return finding
-            .hint("Coder needs a licence for external provisioners, and nothing in between may answer 403");
+    Finding {
+        hint: hint.map(Cow::Owned),
+        ..Finding::new(outcome, message)
     }
-    finding
 }
 
 fn terraform(found: &Terraform) -> Finding {
@@ -336,6 +333,7 @@ mod tests {
             pid: None,
             restarts: 0,
             reason: reason.map(str::to_owned),
+            hint: None,
         }
     }
 

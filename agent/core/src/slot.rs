@@ -115,6 +115,19 @@ enum State {
     },
 }
 
+/// Why a slot is as it is, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reason {
+    text: String,
+    hint: Option<&'static str>,
+}
+
+impl Reason {
+    const fn new(text: String) -> Self {
+        Self { text, hint: None }
+    }
+}
+
 /// One slot; see the module's picture.
 #[derive(Debug)]
 pub struct Slot {
@@ -132,7 +145,7 @@ pub struct Slot {
     alive: bool,
     open_connections: usize,
     restarts: u32,
-    reason: Option<String>,
+    reason: Option<Reason>,
     last_words: Option<String>,
     backoff: Backoff,
     commands: VecDeque<SlotCommand>,
@@ -170,6 +183,7 @@ impl Slot {
     }
 
     pub fn status(&self) -> ProvisionerStatus {
+        let reason = self.reason_now();
         ProvisionerStatus {
             slot: self.number,
             name: self.name.clone(),
@@ -177,13 +191,14 @@ impl Slot {
             since: self.since,
             pid: self.pid,
             restarts: self.restarts,
-            reason: self.reason_now(),
+            hint: reason.as_ref().and_then(|reason| reason.hint).map(str::to_owned),
+            reason: reason.map(|reason| reason.text),
         }
     }
 
-    fn reason_now(&self) -> Option<String> {
+    fn reason_now(&self) -> Option<Reason> {
         match self.state {
-            State::Blocked => self.blocked_by.clone(),
+            State::Blocked => self.blocked_by.clone().map(Reason::new),
             State::Connected { .. } | State::Idle => None,
             State::Starting { .. }
             | State::Up { .. }
@@ -273,7 +288,7 @@ impl Slot {
     pub fn handle_spawn_failed(&mut self, reason: String, rng: &mut StdRng, now: Now) {
         self.alive = false;
         self.pid = None;
-        self.reason = Some(reason);
+        self.reason = Some(Reason::new(reason));
         if self.wanted {
             let until = now.instant + self.backoff.next(rng);
             self.enter(State::Backoff { until }, now);
@@ -312,8 +327,9 @@ impl Slot {
             Sign::Rejected { text } => self.rejected(&text, now),
             Sign::Fatal { text } => self.last_words = Some(text),
             Sign::InstallingTerraform => {
-                self.reason =
-                    Some("the provisioner downloads terraform, which is missing on its PATH".to_owned());
+                self.reason = Some(Reason::new(
+                    "the provisioner downloads terraform, which is missing on its PATH".to_owned(),
+                ));
             }
             Sign::Started | Sign::Connected | Sign::BuildOutput | Sign::Other => {}
         }
@@ -324,7 +340,7 @@ impl Slot {
             if now.instant.duration_since(since) >= STABLE {
                 self.backoff.reset();
             }
-            self.reason = Some(reason.to_owned());
+            self.reason = Some(Reason::new(reason.to_owned()));
             self.enter(
                 State::Up {
                     quiet_since: now.instant,
@@ -341,13 +357,21 @@ impl Slot {
         if let State::Up { quiet_since, cut, .. } = &mut self.state {
             *quiet_since = now.instant;
             *cut = false;
-            self.reason = Some(format!("{}: {}", failure.kind.describe(), failure.text));
+            self.reason = Some(Reason {
+                text: format!("{}: {}", failure.kind.describe(), failure.text),
+                hint: failure.kind.hint(),
+            });
         }
     }
 
     fn rejected(&mut self, text: &str, now: Now) {
         if !matches!(self.state, State::Draining { .. } | State::Ending { .. }) {
-            self.reason = Some(format!("Coder forbids this provisioner (403): {text}"));
+            self.reason = Some(Reason {
+                text: format!("Coder forbids this provisioner (403): {text}"),
+                hint: Some(
+                    "Coder needs a licence for external provisioners, and nothing in between may answer 403",
+                ),
+            });
             let (kill_at, delay) = (Some(now.instant + ENDING), Some(REJECTED));
             self.commands.push_back(SlotCommand::Drain);
             self.enter(State::Ending { kill_at, delay }, now);
@@ -413,7 +437,7 @@ impl Slot {
                 .take()
                 .map(|text| format!(": {text}"))
                 .unwrap_or_default();
-            self.reason = Some(format!("{}{words}", exit.describe()));
+            self.reason = Some(Reason::new(format!("{}{words}", exit.describe())));
         }
         self.enter(
             State::Backoff {
@@ -429,15 +453,17 @@ impl Slot {
     pub fn handle_timeout(&mut self, now: Now) {
         match &mut self.state {
             State::Starting { deadline } if now.instant >= *deadline => {
-                self.reason = Some(format!(
+                self.reason = Some(Reason::new(format!(
                     "the provisioner said nothing for {} s",
                     STARTING.as_secs()
-                ));
+                )));
                 self.end(now);
             }
             State::Up { quiet_since, cut, .. } if now.instant >= *quiet_since + WEDGED => {
                 if *cut {
-                    self.reason = Some("the provisioner neither connected nor said why".to_owned());
+                    self.reason = Some(Reason::new(
+                        "the provisioner neither connected nor said why".to_owned(),
+                    ));
                     self.end(now);
                 } else {
                     *quiet_since = now.instant;

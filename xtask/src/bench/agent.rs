@@ -47,7 +47,7 @@ pub(super) async fn run(args: Args) -> Result<Vec<Map<String, Value>>> {
 
     let mut interrupts = Interrupts::listen()?;
     let mut screen = Screen::for_check();
-    let choice = CoderChoice::from_flags(None, None, None)?;
+    let choice = CoderChoice::from_flags(None, None, None, None)?;
     let mut stage = Stage::new(programs, choice, 1, false)?.with_session(Session::USUAL);
     let outcome = tokio::select! {
         outcome = measure(&mut stage, &mut screen, Duration::from_secs(args.seconds)) => outcome,

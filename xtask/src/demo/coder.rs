@@ -21,11 +21,16 @@ pub(crate) const DEMO_NAME: &str = "coder.demo.internal";
 #[derive(Debug)]
 pub(crate) enum CoderChoice {
     StandIn,
-    Real {
-        target: Target,
-        psk_file: PathBuf,
-        program: PathBuf,
-    },
+    Real(Box<RealCoder>),
+}
+
+/// A Coder that is not the demo's own.
+#[derive(Debug, Clone)]
+pub(crate) struct RealCoder {
+    pub target: Target,
+    pub psk_file: PathBuf,
+    pub program: PathBuf,
+    pub ca_file: Option<PathBuf>,
 }
 
 impl CoderChoice {
@@ -34,6 +39,7 @@ impl CoderChoice {
         url: Option<Url>,
         psk_file: Option<PathBuf>,
         coder_bin: Option<PathBuf>,
+        coder_ca: Option<PathBuf>,
     ) -> Result<Self> {
         let (Some(url), Some(psk_file), Some(program)) = (url, psk_file, coder_bin) else {
             return Ok(Self::StandIn);
@@ -42,11 +48,12 @@ impl CoderChoice {
             path.canonicalize()
                 .with_context(|| format!("{flag} {}", path.display()))
         };
-        Ok(Self::Real {
+        Ok(Self::Real(Box::new(RealCoder {
             target: Target::of_real(&url)?,
             psk_file: existing(psk_file, "--psk-file")?,
             program: existing(program, "--coder-bin")?,
-        })
+            ca_file: coder_ca.map(|path| existing(path, "--coder-ca")).transpose()?,
+        })))
     }
 }
 
@@ -262,6 +269,7 @@ mod tests {
             Some(Url::parse("https://coder.invalid").unwrap()),
             Some("/nonexistent/psk".into()),
             Some("/nonexistent/coder".into()),
+            None,
         );
         assert!(
             missing

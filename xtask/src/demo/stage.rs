@@ -125,18 +125,16 @@ impl Stage {
 
     async fn start_coder(&mut self, screen: &mut Screen) -> Result<Backstage> {
         self.doing = "starting Coder";
-        if let CoderChoice::Real {
-            target,
-            psk_file,
-            program,
-        } = &self.choice
-        {
-            screen.part("coder", &format!("{}, run by {}", target.url, program.display()));
+        if let CoderChoice::Real(real) = &self.choice {
+            screen.part(
+                "coder",
+                &format!("{}, run by {}", real.target.url, real.program.display()),
+            );
             return Ok(Backstage {
-                target: target.clone(),
-                psk_file: psk_file.clone(),
-                ca_file: None,
-                coder_bin: program.clone(),
+                target: real.target.clone(),
+                psk_file: real.psk_file.clone(),
+                ca_file: real.ca_file.clone(),
+                coder_bin: real.program.clone(),
             });
         }
         let psk_file = self.folder.write_private("psk", new_psk()?.as_bytes())?;

@@ -11,7 +11,8 @@ use orfe_test_support::wait::wait_for_blocking;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{processes, programs};
+use crate::processes::{self, Seen};
+use crate::programs;
 
 /// Time for a build that has little to do, a start, and an end, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -108,6 +109,21 @@ impl Demo {
     }
 }
 
+/// Fails unless all of them are gone, or go within `within`. The tunnel's helper has no environment by which a folder could tell
+/// whose it is: it is known by its place in the tree.
+fn assert_all_ended(all: &[Seen], within: Duration) {
+    assert!(all.len() >= 5, "demo, coder, registry, device, child: {all:?}");
+    wait_for_blocking("the demo's processes to end", within, || {
+        let left: Vec<String> = all
+            .iter()
+            .filter(|process| process.runs())
+            .map(|process| processes::command_line(process.pid()))
+            .collect();
+        left.is_empty().then_some(()).ok_or_else(|| format!("{left:?}"))
+    })
+    .unwrap();
+}
+
 #[test]
 fn check_finds_the_device_healthy_and_leaves_nothing_behind() {
     if !processes::shown() {
@@ -156,6 +172,7 @@ fn an_interrupt_ends_every_process_and_the_whole_was_twenty_lines_at_most() {
         processes::of_folder(&folder).len() >= 3,
         "coder, registry, device and its child run"
     );
+    let all = processes::seen_tree(demo.pid());
 
     processes::send(demo.pid(), Signal::SIGINT);
     let (code, stdout, stderr) = demo.end();
@@ -169,6 +186,7 @@ fn an_interrupt_ends_every_process_and_the_whole_was_twenty_lines_at_most() {
         );
     }
     demo.assert_nothing_is_left(&folder, Duration::ZERO);
+    assert_all_ended(&all, Duration::ZERO);
 }
 
 #[test]
@@ -179,11 +197,13 @@ fn a_killed_demo_is_cleaned_up_after() {
     let mut demo = Demo::start(&[]);
     demo.wait_until_healthy();
     let folder = demo.folder();
+    let all = processes::seen_tree(demo.pid());
 
     processes::kill_9(demo.pid());
 
     demo.end();
     demo.assert_nothing_is_left(&folder, Duration::from_secs(60));
+    assert_all_ended(&all, Duration::from_secs(10));
 }
 
 /// The inputs of a Coder that is not the demo's own.

@@ -8,18 +8,39 @@ use crate::fleet::Fleet;
 use crate::processes;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_tunnel_nothing_reaches_coder() {
+async fn without_udp_nothing_reaches_coder_where_udp_is_the_only_carrier() {
     if !processes::shown() {
         return;
     }
-    // The tunnel has one way only, so that it can be taken away.
     let fleet = Fleet::start_with("[tunnel]\nwebsocket = false\n", None).await;
+    nothing_reaches_coder_without(&fleet, || fleet.wireguard.stop(), || fleet.wireguard.resume()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_every_carrier_nothing_reaches_coder() {
+    if !processes::shown() {
+        return;
+    }
+    let fleet = Fleet::start().await;
+    let stop = || {
+        fleet.wireguard.stop();
+        fleet.https.blackhole();
+    };
+    let resume = || {
+        fleet.wireguard.resume();
+        fleet.https.restore();
+    };
+    nothing_reaches_coder_without(&fleet, stop, resume).await;
+}
+
+/// Takes the tunnel's ways away, gives them back, and looks at who ever reached Coder.
+async fn nothing_reaches_coder_without(fleet: &Fleet, stop: impl Fn(), resume: impl Fn()) {
     fleet.wait_until_healthy().await;
 
-    fleet.wireguard.stop();
+    stop();
     let before = visitors(&fleet.record());
     assert!(!before.is_empty(), "the child was connected");
-    let failed_before = failed_dials(&fleet);
+    let failed_before = failed_dials(fleet);
     // A new child must dial, now that there is no way.
     let child = fleet.child().unwrap();
     processes::kill_9(child);
@@ -27,7 +48,7 @@ async fn without_the_tunnel_nothing_reaches_coder() {
         .wait_for_status("another child whose dial fails", |status| {
             let pid = status["provisioners"][0]["pid"].as_u64();
             let another = pid.is_some_and(|pid| pid != u64::from(child));
-            another && failed_dials(&fleet) > failed_before && status["health"] != "healthy"
+            another && failed_dials(fleet) > failed_before && status["health"] != "healthy"
         })
         .await;
     assert_eq!(
@@ -36,7 +57,7 @@ async fn without_the_tunnel_nothing_reaches_coder() {
         "something reached Coder past the tunnel"
     );
 
-    fleet.wireguard.resume();
+    resume();
     fleet.wait_until_healthy().await;
     let after = visitors(&fleet.record());
     assert!(

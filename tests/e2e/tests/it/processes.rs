@@ -48,6 +48,38 @@ pub(crate) fn tree(root: u32) -> BTreeSet<u32> {
     }
 }
 
+/// A process that was seen once, told from a later one with the same pid by the moment of its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pid: u32,
+    /// In clock ticks since boot.
+    started: u64,
+}
+
+impl Seen {
+    pub(crate) fn pid(self) -> u32 {
+        self.pid
+    }
+
+    /// Whether that very process still runs.
+    pub(crate) fn runs(self) -> bool {
+        started(self.pid) == Some(self.started) && !is_zombie(self.pid)
+    }
+}
+
+/// `root` and everything below it, those too that have no environment to be known by.
+pub(crate) fn seen_tree(root: u32) -> Vec<Seen> {
+    tree(root)
+        .into_iter()
+        .filter_map(|pid| {
+            Some(Seen {
+                pid,
+                started: started(pid)?,
+            })
+        })
+        .collect()
+}
+
 /// The argv of a process, joined by spaces; empty when it has ended.
 pub(crate) fn command_line(pid: u32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -74,6 +106,11 @@ fn all() -> Vec<u32> {
 
 fn parent(pid: u32) -> Option<u32> {
     after_name(pid)?.split(' ').nth(1)?.parse().ok()
+}
+
+/// Field 22 of `/proc/PID/stat`; the state is field 3.
+fn started(pid: u32) -> Option<u64> {
+    after_name(pid)?.split(' ').nth(19)?.parse().ok()
 }
 
 fn is_zombie(pid: u32) -> bool {

@@ -215,6 +215,7 @@ fn slot(slot: u8, state: ProvisionerState) -> ProvisionerStatus {
         pid: Some(4_000 + u32::from(slot)),
         restarts: 0,
         reason: None,
+        hint: None,
     }
 }
 

@@ -507,6 +507,7 @@ mod tests {
             pid: None,
             restarts: 0,
             reason: None,
+            hint: None,
         }
     }
 
