@@ -32,6 +32,11 @@ const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// An ordinary user that owns nothing: `nobody`, `nogroup`.
 const ORDINARY: &str = "65534";
 
+/// Runs its arguments where `/dev/net/tun` is open to everybody, as udev makes it; some containers have it for root alone.
+/// `ip netns exec` runs programs in a mount namespace of their own, so nobody else sees this one.
+const WITH_OPEN_TUN: &str = "mount -t tmpfs -o mode=755 orfe-lab /dev/net \
+    && mknod -m 666 /dev/net/tun c 10 200 && exec \"$0\" \"$@\"";
+
 /// One of the two machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -131,6 +136,12 @@ pub fn obstacle() -> Option<String> {
     None
 }
 
+/// Whether an ordinary user of this machine may open `/dev/net/tun`.
+fn tun_is_open_to_all() -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata("/dev/net/tun").is_ok_and(|found| found.permissions().mode() & 0o006 == 0o006)
+}
+
 /// Two namespaces and the wire; see the module.
 #[derive(Debug)]
 pub struct Lab {
@@ -213,9 +224,11 @@ impl Lab {
     /// program's own.
     pub fn command(&self, side: Side, user: User, program: &Path) -> Command {
         let mut command = ip();
-        command
-            .args(["netns", "exec", &self.namespace(side), "setpriv"])
-            .args(["--pdeathsig", "KILL"]);
+        command.args(["netns", "exec", &self.namespace(side)]);
+        if user == User::Ordinary && !tun_is_open_to_all() {
+            command.args(["sh", "-c", WITH_OPEN_TUN]);
+        }
+        command.args(["setpriv", "--pdeathsig", "KILL"]);
         if user == User::Ordinary {
             command.args(["--reuid", ORDINARY, "--regid", ORDINARY, "--clear-groups"]);
         }
