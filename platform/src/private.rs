@@ -175,6 +175,12 @@ pub fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     imp::files::create_dir(path)
 }
 
+/// Makes `path`, and the folders above it that are missing, with mode 0700. One that is there stays as it is, and is refused
+/// when anybody else could put files in it: for what is put into a folder that is not ours alone.
+pub fn create_missing_dir(path: &Path) -> Result<(), PrivateFileError> {
+    imp::files::create_missing_dir(path)
+}
+
 /// Replaces the contents of `path` atomically; the file ends up with mode 0600.
 ///
 /// Nothing is left behind on an error. A process that is killed in between leaves a temporary file, which
@@ -294,6 +300,23 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_there_already_keeps_its_mode_and_may_not_be_writable_by_others() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b");
+        create_missing_dir(&folder).unwrap();
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
+
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        create_missing_dir(&folder).unwrap();
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let error = create_missing_dir(&folder).unwrap_err();
+        assert!(matches!(error, PrivateFileError::Exposed { .. }), "{error}");
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o7777, 0o1777);
+    }
 
     #[test]
     fn folder_is_made_with_its_parents_and_closed() {

@@ -280,10 +280,13 @@ fn registry(observations: &Observations<'_>) -> Option<Finding> {
         LinkState::Off => None,
         LinkState::Connecting => Some(Finding::new(CheckOutcome::Pending, "connecting to the registry")),
         LinkState::Connected => Some(Finding::new(CheckOutcome::Ok, "connected to the registry")),
-        LinkState::Waiting { reason, .. } => Some(Finding::new(
-            CheckOutcome::Warning,
-            format!("not connected to the registry: {reason}"),
-        )),
+        LinkState::Waiting { reason, .. } => Some(
+            Finding::new(
+                CheckOutcome::Warning,
+                format!("not connected to the registry: {reason}"),
+            )
+            .hint("everything goes on without it; it is tried again by itself"),
+        ),
     }
 }
 

@@ -11,6 +11,7 @@
 //! hammered. A refusal that no retry can cure (the device is revoked, or not known) waits much longer, and says so in `status`.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use orfe_protocol::close;
@@ -59,6 +60,18 @@ pub enum Closed {
     Lost(String),
     /// The registry closed it with this code.
     Code(u16, String),
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(reason) => f.write_str(reason),
+            Self::Code(code, reason) if reason.is_empty() => {
+                write!(f, "the registry closed it (code {code})")
+            }
+            Self::Code(code, reason) => write!(f, "the registry closed it: {reason} (code {code})"),
+        }
+    }
 }
 
 /// How the link is, for people.

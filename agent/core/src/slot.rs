@@ -268,6 +268,8 @@ impl Slot {
     fn start_if_ready(&mut self, now: Now) {
         if matches!(self.state, State::Blocked) && self.wanted && self.blocked_by.is_none() {
             self.last_words = None;
+            // Why the last one ended is no news of this one.
+            self.reason = None;
             self.open_connections = 0;
             self.alive = true;
             self.commands.push_back(SlotCommand::Spawn);

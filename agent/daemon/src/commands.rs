@@ -15,6 +15,7 @@ use clap::CommandFactory;
 use serde_json::json;
 
 use crate::cli::{Cli, Command};
+use crate::failure::Failure;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -43,7 +44,12 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new("cannot write to standard output")
+                .hint("see where it leads to: a full disk, or a file that cannot be written".to_owned())
+                .because(error)
+                .into())
+        }
         _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -164,16 +164,19 @@ impl Config {
 
     fn resolve(flags: &PlaceArgs, environment: &Environment<'_>) -> Result<Self, Failure> {
         let variable = |name: &str| (environment.var)(name).filter(|value| !value.is_empty());
-        let places = Places::of(environment.default_scope(), environment).map_err(|error| {
-            Failure::new("cannot tell where Orfe's files are")
-                .hint(error.hint())
-                .because(error)
-        })?;
+        // Only whoever leaves a place open needs what it is derived from, such as HOME.
+        let places = || {
+            Places::of(environment.default_scope(), environment).map_err(|error| {
+                Failure::new("cannot tell where Orfe's files are")
+                    .hint(error.hint())
+                    .because(error)
+            })
+        };
 
         let named = flags.config.is_some() || variable("ORFE_CONFIG").is_some();
-        let file = pick(flags.config.clone(), path(variable("ORFE_CONFIG")), None, || {
-            places.config_file.clone()
-        });
+        let file = pick_or(flags.config.clone(), path(variable("ORFE_CONFIG")), None, || {
+            places().map(|places| places.config_file)
+        })?;
         let raw = file::read(&file.value, named)?;
         let text = |name: &str| text_variable(name, variable(name));
 
@@ -189,18 +192,18 @@ impl Config {
             .hint(format!("{DRAIN_TIMEOUT_MAX_S} (a day) is the most"))
             .exit(Exit::Usage));
         }
-        let state = pick(
+        let state = pick_or(
             flags.state.clone(),
             path(variable("ORFE_STATE")),
             raw.state,
-            || places.state_dir.clone(),
-        );
-        let control = pick(
+            || places().map(|places| places.state_dir),
+        )?;
+        let control = pick_or(
             flags.control.clone(),
             path(variable("ORFE_CONTROL")),
             raw.control,
-            || places.control_socket.clone(),
-        );
+            || places().map(|places| places.control_socket),
+        )?;
         if cfg!(unix) {
             check_socket_path(&control.value).map_err(|error| {
                 Failure::new("cannot use the control socket")
@@ -264,11 +267,16 @@ impl Config {
         })
     }
 
-    /// The control socket alone: `orfe status` must work for a user who may not read the config file.
+    /// The control socket alone: whoever names it needs no config file, and may not be allowed to read it.
     pub(crate) fn control_socket(flags: &PlaceArgs) -> Result<PathBuf, Failure> {
-        match Self::load(flags) {
-            Ok(config) => Ok(config.control.value),
-            Err(failure) => flags.control.clone().ok_or(failure),
+        Self::control_socket_in(flags, &Environment::of_process())
+    }
+
+    fn control_socket_in(flags: &PlaceArgs, environment: &Environment<'_>) -> Result<PathBuf, Failure> {
+        let variable = (environment.var)("ORFE_CONTROL").filter(|value| !value.is_empty());
+        match flags.control.clone().or_else(|| path(variable)) {
+            Some(socket) => Ok(socket),
+            None => Ok(Self::resolve(flags, environment)?.control.value),
         }
     }
 
@@ -350,6 +358,17 @@ fn pick<T>(
     file: Option<T>,
     default: impl FnOnce() -> T,
 ) -> Setting<T> {
+    let Ok(setting) = pick_or::<_, std::convert::Infallible>(flag, environment, file, || Ok(default()));
+    setting
+}
+
+/// The same where the default may not be known.
+fn pick_or<T, E>(
+    flag: Option<T>,
+    environment: Option<T>,
+    file: Option<T>,
+    default: impl FnOnce() -> Result<T, E>,
+) -> Result<Setting<T>, E> {
     let layers = [
         (flag, Origin::Flag),
         (environment, Origin::Environment),
@@ -357,13 +376,13 @@ fn pick<T>(
     ];
     for (value, origin) in layers {
         if let Some(value) = value {
-            return Setting { value, origin };
+            return Ok(Setting { value, origin });
         }
     }
-    Setting {
-        value: default(),
+    Ok(Setting {
+        value: default()?,
         origin: Origin::Default,
-    }
+    })
 }
 
 fn path(value: Option<OsString>) -> Option<PathBuf> {

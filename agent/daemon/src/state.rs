@@ -192,24 +192,41 @@ impl StateFolder {
         self.write_json("children.json", &children)
     }
 
-    /// The device's identity key; made at the first call.
+    /// The device's identity key; made at the first call, and never anew for a device that is enrolled.
     pub(crate) fn noise_key(&self) -> Result<NoisePrivateKey, Failure> {
         if let Some(text) = self.read_text("noise.key")? {
             return text.parse().map_err(|error| self.spoilt("noise.key", error));
         }
+        self.may_make("noise.key")?;
         let key = NoisePrivateKey::generate().map_err(no_randomness)?;
         private::write(&self.path.join("noise.key"), key.to_base64().as_bytes())?;
         Ok(key)
     }
 
-    /// The key of the device's end of the tunnel; made at the first call.
+    /// The key of the device's end of the tunnel; made at the first call, and never anew for a device that is enrolled.
     pub(crate) fn wireguard_key(&self) -> Result<WireGuardPrivateKey, Failure> {
         if let Some(text) = self.read_text("wireguard.key")? {
             return text.parse().map_err(|error| self.spoilt("wireguard.key", error));
         }
+        self.may_make("wireguard.key")?;
         let key = WireGuardPrivateKey::generate();
         private::write(&self.path.join("wireguard.key"), key.to_base64().as_bytes())?;
         Ok(key)
+    }
+
+    /// The registry knows an enrolled device by its keys: with a new one it would be a stranger, for no reason that shows.
+    fn may_make(&self, key: &str) -> Result<(), Failure> {
+        if self.identity()?.is_none() {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "this machine is enrolled, and its key {} is gone",
+            self.path.join(key).display()
+        ))
+        .hint(format!(
+            "put the file back, or move {} away and join with a new code",
+            self.path.display()
+        )))
     }
 
     fn read_text(&self, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
@@ -315,6 +332,18 @@ mod tests {
         (temp, folder)
     }
 
+    fn identity() -> Identity {
+        Identity {
+            version: 1,
+            device: DeviceId::generate(),
+            name: "box".parse().unwrap(),
+            registry_url: "https://orfe.example.com:7443".parse().unwrap(),
+            registry_key: NoisePrivateKey::generate().unwrap().public_key(),
+            spki_pin: Some(SpkiPin([3; 32])),
+            tunnel: Some(TunnelMode::Tun),
+        }
+    }
+
     #[test]
     fn keys_are_made_once_and_kept() {
         let (_temp, folder) = folder();
@@ -325,18 +354,24 @@ mod tests {
     }
 
     #[test]
+    fn an_enrolled_device_gets_no_new_keys() {
+        let (_temp, folder) = folder();
+        folder.noise_key().unwrap();
+        folder.store_identity(&identity()).unwrap();
+
+        fs_err::remove_file(folder.path().join("noise.key")).unwrap();
+        let error = folder.noise_key().unwrap_err();
+        assert!(error.to_string().contains("noise.key is gone"), "{error}");
+        assert!(!folder.path().join("noise.key").exists());
+        let error = folder.wireguard_key().unwrap_err();
+        assert!(error.to_string().contains("wireguard.key is gone"), "{error}");
+    }
+
+    #[test]
     fn an_identity_survives_its_file() {
         let (_temp, folder) = folder();
         assert_eq!(folder.identity().unwrap(), None);
-        let identity = Identity {
-            version: 1,
-            device: DeviceId::generate(),
-            name: "box".parse().unwrap(),
-            registry_url: "https://orfe.example.com:7443".parse().unwrap(),
-            registry_key: NoisePrivateKey::generate().unwrap().public_key(),
-            spki_pin: Some(SpkiPin([3; 32])),
-            tunnel: Some(TunnelMode::Tun),
-        };
+        let identity = identity();
         folder.store_identity(&identity).unwrap();
         assert_eq!(folder.identity().unwrap(), Some(identity));
         assert_eq!(joined_tunnel_mode(folder.path()), Some(TunnelMode::Tun));

@@ -270,6 +270,7 @@ impl Connection {
             .await
             .map_err(|error| unavailable(&error))?;
         let Some(mut device) = device else {
+            tracing::warn!(%key, "refused a device that is not enrolled");
             return Err(refused(
                 RefusedReason::UnknownDevice,
                 "this device is not enrolled; join with a join code",

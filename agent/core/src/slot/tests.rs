@@ -78,6 +78,18 @@ fn refused() -> Sign {
 }
 
 #[test]
+fn a_new_child_is_not_told_why_the_last_one_ended() {
+    let mut bench = Bench::connected();
+    bench.exit(1);
+    assert!(bench.reason().contains("exit"), "{}", bench.reason());
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(
+        (bench.shown(), bench.reason().as_str()),
+        (ProvisionerState::Starting, "")
+    );
+}
+
+#[test]
 fn it_waits_for_its_prerequisites_and_says_for_which() {
     let mut bench = Bench::new();
     bench.slot.want(Some("terraform is missing".into()), bench.now);

@@ -11,7 +11,7 @@ use crate::cli::{PlaceArgs, Probe, StatusArgs};
 use crate::config::Config;
 use crate::control::Client;
 use crate::control::status::Status;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 
 pub(super) fn run(places: &PlaceArgs, args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let socket = Config::control_socket(places)?;
@@ -30,12 +30,13 @@ pub(super) fn run(places: &PlaceArgs, args: &StatusArgs) -> anyhow::Result<ExitC
 
 fn watch(socket: &std::path::Path, json: bool) -> anyhow::Result<ExitCode> {
     let mut client = Client::watch(socket)?;
-    let mut code = Exit::NotRunning.into();
     while let Some(status) = client.next()? {
-        code = verdict(&status);
         show(&status, json)?;
     }
-    Ok(code)
+    Err(Failure::new("the daemon has ended")
+        .hint("start it again with `orfe run`, or look at its log".to_owned())
+        .exit(Exit::NotRunning)
+        .into())
 }
 
 fn show(status: &Status, json: bool) -> anyhow::Result<()> {

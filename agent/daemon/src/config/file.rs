@@ -80,10 +80,20 @@ pub(super) struct RawLog {
 /// Reads the file. One that is not there is empty, unless it was asked for by name.
 pub(super) fn read(path: &Path, named: bool) -> Result<Raw, Failure> {
     let cannot = |error: std::io::Error| {
-        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        use std::io::ErrorKind;
+        let (hint, exit) = match error.kind() {
+            ErrorKind::PermissionDenied => (
+                "run it as the user that owns the file, or with sudo",
+                Exit::NotPermitted,
+            ),
+            ErrorKind::NotFound => ("check the name after `--config`, or in ORFE_CONFIG", Exit::Usage),
+            ErrorKind::InvalidData => ("it has to be text in UTF-8", Exit::Usage),
+            ErrorKind::IsADirectory => ("name the file in that folder", Exit::Usage),
+            _ => ("see what keeps the system from reading it", Exit::Failed),
+        };
         Failure::new(format!("cannot read the config file {}", path.display()))
-            .hint(denied.then(|| "run it as the user that owns the file, or with sudo".to_owned()))
-            .exit(if denied { Exit::NotPermitted } else { Exit::Failed })
+            .hint(hint.to_owned())
+            .exit(exit)
             .because(error)
     };
     match std::fs::read_to_string(path) {
@@ -105,7 +115,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Raw, Failure> {
             path.display(),
             error.message()
         ))
-        .hint("`orfe config show` prints every setting and its default".to_owned())
+        .hint("`orfe --config /dev/null config show` prints every setting and its default".to_owned())
         .exit(Exit::Usage)
     })
 }

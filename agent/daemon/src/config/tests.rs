@@ -1,6 +1,10 @@
 use super::*;
 
 fn resolve(flags: &PlaceArgs, variables: &[(&str, &str)]) -> Result<Config, Failure> {
+    within(variables, |environment| Config::resolve(flags, environment))
+}
+
+fn within<T>(variables: &[(&str, &str)], work: impl FnOnce(&Environment<'_>) -> T) -> T {
     let variables: Vec<(String, OsString)> = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).into()))
@@ -16,7 +20,7 @@ fn resolve(flags: &PlaceArgs, variables: &[(&str, &str)]) -> Result<Config, Fail
         uid: 1000,
         var: &lookup,
     };
-    Config::resolve(flags, &environment)
+    work(&environment)
 }
 
 const HOME: (&str, &str) = ("HOME", "/nonexistent/home");
@@ -81,6 +85,44 @@ fn a_file_that_was_asked_for_must_be_there() {
     assert_eq!(
         error.unwrap_err().to_string(),
         "cannot read the config file /nonexistent/a.toml"
+    );
+}
+
+#[test]
+fn who_names_every_place_needs_no_home() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, "").unwrap();
+    let flags = PlaceArgs {
+        config: Some(file),
+        state: Some("/a/state".into()),
+        control: Some("/a/socket".into()),
+    };
+    assert_eq!(
+        resolve(&flags, &[]).unwrap().state.value,
+        PathBuf::from("/a/state")
+    );
+
+    let flags = PlaceArgs { state: None, ..flags };
+    let error = resolve(&flags, &[]).unwrap_err();
+    assert_eq!(error.to_string(), "cannot tell where Orfe's files are");
+}
+
+#[test]
+fn who_names_the_socket_needs_no_config_file() {
+    let flags = PlaceArgs {
+        config: Some("/nonexistent/a.toml".into()),
+        ..PlaceArgs::default()
+    };
+    let socket = |variables: &[(&str, &str)]| {
+        within(variables, |environment| {
+            Config::control_socket_in(&flags, environment)
+        })
+    };
+    assert!(socket(&[HOME]).is_err());
+    assert_eq!(
+        socket(&[("ORFE_CONTROL", "/a/socket")]).unwrap(),
+        PathBuf::from("/a/socket")
     );
 }
 

@@ -46,6 +46,10 @@ impl ServerError {
     pub(crate) fn hint(&self) -> String {
         match self {
             Self::Taken(_) => "stop the other daemon, or choose another socket with `--control`".to_owned(),
+            Self::Folder(PrivateFileError::Exposed { .. } | PrivateFileError::ForeignOwner { .. }) => {
+                "name a folder that only you can write to with `--control`; one that is missing is made so"
+                    .to_owned()
+            }
             Self::Folder(error) => error
                 .hint()
                 .unwrap_or_else(|| "choose another place with `--control`".to_owned()),
@@ -69,7 +73,7 @@ impl Server {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        private::create_dir(folder).map_err(ServerError::Folder)?;
+        private::create_missing_dir(folder).map_err(ServerError::Folder)?;
         let cannot = |source| ServerError::Bind {
             path: path.to_owned(),
             source,
@@ -85,7 +89,7 @@ impl Server {
             _ => {}
         }
         let listener = UnixListener::bind(path).map_err(cannot)?;
-        // The folder is ours alone already; the mode says the same to whoever looks at the socket.
+        // Nobody else can put anything in its place, but a folder that was there may be open for looking in.
         restrict(path).map_err(cannot)?;
         Ok(Self {
             listener,

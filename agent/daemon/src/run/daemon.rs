@@ -249,7 +249,7 @@ impl Daemon {
             LinkEvent::Connected => Input::LinkConnected,
             LinkEvent::Message(message) => Input::LinkMessage(message),
             LinkEvent::Closed(closed) => {
-                tracing::warn!(?closed, "not connected to the registry");
+                tracing::warn!(reason = %closed, "not connected to the registry");
                 Input::LinkClosed(closed)
             }
         };

@@ -59,6 +59,23 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     Ok(())
 }
 
+pub(crate) fn create_missing_dir(path: &Path) -> Result<(), PrivateFileError> {
+    // Followed, if it is a symlink: whoever made it could as well have named its target.
+    let metadata = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return create_dir(path),
+        metadata => metadata.map_err(|error| PrivateFileError::new("look at", path, error))?,
+    };
+    if !metadata.is_dir() {
+        return Err(PrivateFileError::WrongKind {
+            path: path.to_path_buf(),
+            found: "something else",
+            wanted: "a folder",
+        });
+    }
+    check_owner(metadata.uid(), path)?;
+    check_mode(metadata.mode(), WRITABLE_BY_OTHERS, FOLDER_MODE, path)
+}
+
 /// Opens a file for reading without following a symlink, and without hanging on a FIFO.
 pub(crate) fn open(path: &Path) -> Result<File, PrivateFileError> {
     open_with(path, OFlags::NONBLOCK).map_err(|error| open_error(path, error))

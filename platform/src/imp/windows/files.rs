@@ -52,6 +52,11 @@ const EVERYBODY: [(WELL_KNOWN_SID_TYPE, &str); 6] = [
     (WinAnonymousSid, "Anonymous"),
 ];
 
+/// The folder's own list of rights decides, as it was made or is there.
+pub(crate) fn create_missing_dir(path: &Path) -> Result<(), PrivateFileError> {
+    if path.is_dir() { Ok(()) } else { create_dir(path) }
+}
+
 pub(crate) fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     if let Some(parent) = path
         .parent()

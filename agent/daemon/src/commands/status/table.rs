@@ -155,7 +155,11 @@ fn push_provisioner(page: &mut String, slot: &ProvisionerStatus, state: &Path, n
             .join("slots")
             .join(slot.slot.to_string())
             .join("provisioner.log");
-        let _ = write!(text, "\n{reason}\nits output: {}", log.display());
+        let _ = write!(text, "\n{reason}");
+        // It has said something once it ran.
+        if slot.pid.is_some() || slot.restarts > 0 {
+            let _ = write!(text, "\nits output: {}", log.display());
+        }
     }
     row(page, "provisioner", &text);
 }
