@@ -6,7 +6,7 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(not(target_os = "linux"))]
-mod polled;
+pub(crate) mod polled;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]

@@ -1,5 +1,6 @@
 //! The cargo that runs us, for what we have it do.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -25,7 +26,11 @@ pub(crate) fn target_folder() -> Result<PathBuf> {
 ///
 /// It is killed when its future is dropped.
 pub(crate) fn command() -> Result<Command> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    command_of(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The same with another cargo.
+pub(crate) fn command_of(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if describes_us(&name.to_string_lossy()) {

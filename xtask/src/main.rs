@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask check-cross`, `cargo xtask bench`.
 //!
 //! A command is parsed here and run by the module of its name. Everything that can be wrong with the
 //! arguments is found before anything is built or started.
@@ -6,6 +6,7 @@
 #[cfg(target_os = "linux")]
 mod bench;
 mod cargo;
+mod cross;
 #[cfg(unix)]
 mod demo;
 mod interrupt;
@@ -36,6 +37,8 @@ enum Command {
     Demo(Box<demo::Args>),
     /// Run every check that a change must pass
     Test(test::Args),
+    /// Check that what is written for macOS and Windows compiles there
+    CheckCross(cross::Args),
     /// Measure
     #[cfg(target_os = "linux")]
     Bench(bench::Args),
@@ -62,6 +65,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         #[cfg(unix)]
         Command::Demo(args) => runtime()?.block_on(demo::run(*args)),
         Command::Test(args) => runtime()?.block_on(test::run(args)),
+        Command::CheckCross(args) => runtime()?.block_on(cross::run(args)),
         #[cfg(target_os = "linux")]
         Command::Bench(args) => runtime()?.block_on(bench::run(args)),
         #[cfg(unix)]

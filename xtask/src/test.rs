@@ -20,12 +20,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+pub(crate) use self::provision::{Environment, attempt, install_packages, say};
 use self::stage::Stage;
 use self::summary::{Summary, Verdict};
 use crate::interrupt::Interrupts;
 
 /// Exit code of a run that was interrupted, as shells report SIGINT.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -57,6 +58,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         }
         () = interrupts.next() => Ok(ExitCode::from(INTERRUPTED)),
     }
+}
+
+/// Looks for what `cargo xtask check-cross` needs, and installs it where that is wanted.
+pub(crate) async fn prepare_for_cross() -> Environment {
+    provision::prepare(&[Stage::Cross]).await
 }
 
 async fn run_stages(stages: &[Stage]) -> Result<Summary> {

@@ -48,6 +48,17 @@ pub fn engine(root: &Root, timeout: Duration) -> Result<bollard::Docker, Error> 
     connect(&endpoint(root), timeout)
 }
 
+/// Whether asking the engine could bring more than "there is none": without asking. False where its socket is missing.
+pub fn may_have_engine(root: &Root) -> bool {
+    let endpoint = endpoint(root);
+    match endpoint.strip_prefix("unix://") {
+        Some(socket) => {
+            !matches!(fs::metadata(socket), Err(error) if error.kind() == io::ErrorKind::NotFound)
+        }
+        None => true,
+    }
+}
+
 /// The endpoint as a URL.
 fn endpoint(root: &Root) -> String {
     match root.docker_host() {
@@ -233,6 +244,7 @@ mod tests {
     async fn no_socket_is_not_installed_or_not_running() {
         let (folder, root) = tree();
         assert_eq!(reason(probe(&root).await), DockerAbsence::NotInstalled);
+        assert!(!may_have_engine(&root));
 
         std::fs::create_dir_all(folder.path().join("usr/bin")).unwrap();
         std::fs::write(folder.path().join("usr/bin/dockerd"), "").unwrap();
@@ -244,6 +256,7 @@ mod tests {
         let (folder, root) = tree();
         drop(UnixListener::bind(socket(&folder)).unwrap());
         assert_eq!(reason(probe(&root).await), DockerAbsence::NotRunning);
+        assert!(may_have_engine(&root), "it may be started at any moment");
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    #[allow(clippy::unnecessary_wraps, reason = "it can fail where the system is asked")]
     pub(crate) fn new() -> io::Result<Self> {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

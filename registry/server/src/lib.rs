@@ -26,6 +26,7 @@ mod admin;
 mod carrier;
 mod connection;
 mod desired;
+mod elapsed;
 mod enrolment;
 mod gateway;
 mod joining;

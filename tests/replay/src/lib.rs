@@ -6,15 +6,17 @@
 mod core;
 
 pub use self::core::{datagram, node};
+pub use orfe_tunnel::gateway_fuzzing::dns;
 pub use orfe_tunnel::proxy::fuzzing::{http, socks};
 
 /// A target: bytes in, a panic where something is wrong.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its folder of the corpus.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("proxy_http", http),
     ("proxy_socks", socks),
     ("core_datagram", datagram),
     ("core_node", node),
+    ("gateway_dns", dns),
 ];

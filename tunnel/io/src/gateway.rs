@@ -43,6 +43,8 @@ use orfe_tunnel_core::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+#[doc(hidden)]
+pub use self::dns::fuzzing;
 use self::front::GatewayFront;
 pub use self::policy::{
     Access, Destination, DnsPolicy, ParsePortsError, ParseUpstreamError, Policy, PolicyEntry, PolicyError,

@@ -37,6 +37,8 @@ pub use client::{
     HostOptions, ParseTcpStackError, Phase, SplitDns, TcpStack, Tunnel, TunnelConfig, TunnelDialer,
     TunnelError, TunnelPeer, TunnelStatus,
 };
+#[doc(hidden)]
+pub use gateway::fuzzing as gateway_fuzzing;
 pub use gateway::{
     Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
     ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,

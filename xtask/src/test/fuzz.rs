@@ -18,7 +18,13 @@ const SECONDS: u32 = 20;
 /// A target that needs more memory than this has found something.
 const MEMORY_MIB: u32 = 512;
 const FOLDER: &str = "tests/fuzz";
-const TARGETS: [&str; 4] = ["proxy_http", "proxy_socks", "core_datagram", "core_node"];
+const TARGETS: [&str; 5] = [
+    "proxy_http",
+    "proxy_socks",
+    "core_datagram",
+    "core_node",
+    "gateway_dns",
+];
 
 /// Why it cannot run here, if it cannot.
 pub(super) fn obstacle(environment: &Environment) -> Option<String> {

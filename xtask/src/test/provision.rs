@@ -3,7 +3,7 @@
 //! On a person's machine nothing is ever installed: a stage or a test that lacks something says so.
 //! In continuous integration (`CI=true`), as root and where apt is, the Debian packages below are
 //! installed first, and into the target folder wireguard-go with Go's own installer and cargo-deny with
-//! cargo's. What cannot be had is no error here; the stage or test that needs it is then skipped, with its reason.
+//! cargo's, and the compilers for other systems ([`cross`]). What cannot be had is no error here; the stage or test that needs it is then skipped, with its reason.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
@@ -15,6 +15,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::stage::Stage;
+use crate::cross;
 
 /// Debian packages, each with the program that shows whether it is there, and who needs it.
 const PACKAGES: [(&str, &str, &str); 3] = [
@@ -73,13 +74,24 @@ pub(crate) async fn prepare(stages: &[Stage]) -> Environment {
         .iter()
         .any(|stage| matches!(stage, Stage::Tests | Stage::E2e))
     {
-        install_packages(&environment).await;
+        let missing: Vec<&str> = PACKAGES
+            .iter()
+            .filter(|(_, program, _)| !environment.has(program))
+            .map(|(package, _, need)| {
+                say(&format!("installing {package}: {need}"));
+                *package
+            })
+            .collect();
+        install_packages(&missing).await;
         if let Some(tools) = &tools {
             install_wireguard_go(&environment, tools).await;
         }
     }
     if let Some(tools) = tools.filter(|_| stages.contains(&Stage::Deny)) {
         install_cargo_deny(&environment, &tools).await;
+    }
+    if stages.contains(&Stage::Cross) {
+        cross::install().await;
     }
     environment
 }
@@ -106,25 +118,16 @@ fn tools_folder() -> Option<PathBuf> {
     Some(program.parent()?.parent()?.join("tools").join("bin"))
 }
 
-async fn install_packages(environment: &Environment) {
-    let missing: Vec<&str> = PACKAGES
-        .iter()
-        .filter(|(_, program, _)| !environment.has(program))
-        .map(|(package, _, need)| {
-            say(&format!("installing {package}: {need}"));
-            *package
-        })
-        .collect();
-    if missing.is_empty() {
-        return;
+/// Installs Debian packages; false when they cannot be had.
+pub(crate) async fn install_packages(packages: &[&str]) -> bool {
+    if packages.is_empty() {
+        return true;
     }
-    if attempt(Command::new("apt-get").args(["update", "--quiet"])).await {
-        let mut install = Command::new("apt-get");
-        install
-            .args(["install", "--yes", "--quiet", "--no-install-recommends"])
-            .args(missing);
-        attempt(&mut install).await;
-    }
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+        .args(packages);
+    attempt(Command::new("apt-get").args(["update", "--quiet"])).await && attempt(&mut install).await
 }
 
 async fn install_wireguard_go(environment: &Environment, tools: &Path) {
@@ -164,7 +167,7 @@ async fn install_cargo_deny(environment: &Environment, tools: &Path) {
 }
 
 /// Runs an installation; a failure is told, and left to the test that misses the program.
-async fn attempt(command: &mut Command) -> bool {
+pub(crate) async fn attempt(command: &mut Command) -> bool {
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
@@ -181,7 +184,7 @@ async fn attempt(command: &mut Command) -> bool {
     false
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // Nobody is left to tell it to when stdout is gone.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

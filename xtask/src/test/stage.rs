@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::provision::Environment;
 use super::summary::Verdict;
 use super::tally::{Reader, Tally};
-use crate::cargo;
+use crate::{cargo, cross};
 
 /// Lines of a test's output in flight. A full queue makes the readers wait, and so the tests.
 const LINES_IN_FLIGHT: usize = 256;
@@ -27,11 +27,12 @@ pub(crate) enum Stage {
     Fuzz,
     Model,
     E2e,
+    Cross,
 }
 
 impl Stage {
     /// In the order in which they run: what is cheap and fails often comes first.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Fmt,
         Self::Arch,
         Self::Clippy,
@@ -41,6 +42,7 @@ impl Stage {
         Self::Fuzz,
         Self::Model,
         Self::E2e,
+        Self::Cross,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -54,6 +56,7 @@ impl Stage {
             Self::Fuzz => "fuzz",
             Self::Model => "model",
             Self::E2e => "e2e",
+            Self::Cross => "cross",
         }
     }
 
@@ -68,6 +71,7 @@ impl Stage {
             Self::Fuzz => "the fuzz targets, each for some seconds",
             Self::Model => "WireGuard over hours of simulated time, against a reference",
             Self::E2e => "the whole system: the demo, its faults, what it leaves behind",
+            Self::Cross => "what is written for macOS and Windows compiles there",
         }
     }
 
@@ -76,6 +80,7 @@ impl Stage {
         match self {
             Self::Deny if !environment.has("cargo-deny") => Some("cargo-deny is not installed".to_owned()),
             Self::Fuzz => super::fuzz::obstacle(environment),
+            Self::Cross => cross::obstacle(),
             Self::E2e if !cfg!(unix) => Some("the demo runs on Linux and macOS only".to_owned()),
             _ => None,
         }
@@ -136,6 +141,14 @@ impl Stage {
                 tests(command).await?
             }
             Self::E2e => tests(cargo_test(environment, &["--package", "orfe-e2e"])?).await?,
+            Self::Cross => {
+                let table = cross::check_systems(environment).await?;
+                Tally {
+                    passed: table.passed(),
+                    failed: table.failed(),
+                    skipped: table.skipped(),
+                }
+            }
         };
         Ok(Verdict::Ran(tally))
     }

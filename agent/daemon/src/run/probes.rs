@@ -25,7 +25,8 @@ const LATER: Duration = Duration::from_secs(300);
 /// How often the free disk space is read while there is plenty.
 const DISK: Duration = Duration::from_secs(60);
 
-/// How often a Docker engine is looked for that is not there: many machines never have one.
+/// How often it is looked whether a Docker engine that is not there has come: many machines never have one. As long as there is
+/// nothing at its place, this costs one look at a folder.
 const NO_DOCKER: Duration = Duration::from_secs(60);
 
 /// How long `terraform version` may take; it answers in 0.1 s where the disk is awake.
@@ -33,16 +34,13 @@ const TERRAFORM_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Hardware and Docker.
 pub(super) async fn watch_facts(inputs: mpsc::Sender<Input>) {
+    let root = orfe_hardware::Root::system();
     loop {
-        let found = orfe_hardware::probe(&orfe_hardware::Root::system()).await;
+        let found = orfe_hardware::probe(&root).await;
         for problem in &found.problems {
             tracing::debug!(%problem, "a fact could not be read");
         }
-        let pause = if found.docker.is_present() {
-            LATER
-        } else {
-            NO_DOCKER
-        };
+        let has_engine = found.docker.is_present();
         if inputs
             .send(Input::Facts(Box::new(facts::to_wire(&found))))
             .await
@@ -50,7 +48,23 @@ pub(super) async fn watch_facts(inputs: mpsc::Sender<Input>) {
         {
             return;
         }
-        sleep(pause).await;
+        if has_engine {
+            sleep(LATER).await;
+        } else {
+            engine_or_later(NO_DOCKER, LATER, || orfe_hardware::may_have_engine(&root)).await;
+        }
+    }
+}
+
+/// Waits until an engine may have come, which is looked at every `look`, and at most until all is looked at again anyway.
+async fn engine_or_later(look: Duration, at_most: Duration, mut may_have_engine: impl FnMut() -> bool) {
+    let mut waited = Duration::ZERO;
+    while waited < at_most {
+        sleep(look).await;
+        waited += look;
+        if may_have_engine() {
+            return;
+        }
     }
 }
 
@@ -137,6 +151,20 @@ mod tests {
         let file = folder.join(name);
         std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_comes_ends_the_wait() {
+        let moment = Duration::from_millis(1);
+        for (comes_at, looks) in [(1, 1), (2, 2), (9, 3)] {
+            let mut looked = 0;
+            engine_or_later(moment, 3 * moment, || {
+                looked += 1;
+                looked == comes_at
+            })
+            .await;
+            assert_eq!(looked, looks);
+        }
     }
 
     #[tokio::test]

@@ -119,12 +119,12 @@ mod tests {
             join_codes: vec![code],
         };
         insta::assert_snapshot!(table(&list, now, None), @r"
-        ID                                    STATE  USES  WAY     CREATED  EXPIRES               TAGS         NOTE
-        01010101-0101-0101-0101-010101010101  open   1/3   direct  now      2027-01-15T09:00:00Z  owner=alice  Alice's laptop
+        ID                                    STATE  USES  WAY     CREATED   EXPIRES               TAGS         NOTE
+        01010101-0101-0101-0101-010101010101  open   1/3   direct  just now  2027-01-15T09:00:00Z  owner=alice  Alice's laptop
         ");
         insta::assert_snapshot!(table(&list, now, Some(80)), @r"
         ID                                    STATE  USES  WAY     CREATED
-        01010101-0101-0101-0101-010101010101  open   1/3   direct  now
+        01010101-0101-0101-0101-010101010101  open   1/3   direct  just now
           expires 2027-01-15T09:00:00Z  tags owner=alice  note Alice's laptop
         ");
         let none = JoinCodeList {

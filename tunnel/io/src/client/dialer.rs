@@ -36,6 +36,7 @@ pub(super) enum DialFailure {
     Refused,
     TooMany,
     /// By the stack's own patience.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "smoltcp has none"))]
     TimedOut,
     /// The stack has ended.
     Gone,

@@ -1,4 +1,10 @@
 //! Where there is no TUN mode.
+#![allow(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::unnecessary_wraps,
+    clippy::unused_async,
+    reason = "the signatures are those of `hosted`"
+)]
 
 use std::convert::Infallible;
 use std::io;

@@ -1,4 +1,9 @@
 //! Where there are no network namespaces.
+#![allow(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::unused_async,
+    reason = "the signatures are those of `namespaced`"
+)]
 
 use std::convert::Infallible;
 use std::io;

@@ -10,6 +10,8 @@
 //! Nothing here reads or waits; `resolver` asks, `stream` serves TCP. Only peers of the tunnel ask, an answer goes to
 //! the address that the tunnel proved, and its size is bounded, so there is nothing to amplify.
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub(super) mod resolver;
 pub(super) mod stream;
 
@@ -166,10 +168,13 @@ impl Question {
         if answer.len() <= self.room {
             return answer;
         }
-        let cut = Message::from_vec(&answer).map(|message| message.truncate());
-        cut.ok()
-            .and_then(|message| message.to_vec().ok())
-            .unwrap_or_default()
+        let Ok(whole) = Message::from_vec(&answer) else {
+            return Vec::new();
+        };
+        let mut cut = whole.truncate();
+        // Of the options only ours: what the resolver put there has no bound.
+        cut.edns = self.has_edns.then(|| edns(self.dnssec_ok));
+        cut.to_vec().unwrap_or_default()
     }
 
     /// What the peer is told when the resolver does not answer.

@@ -68,9 +68,9 @@ fn the_list_has_one_line_for_each_device() {
         devices: vec![healthy(), device("laptop", "never seen")],
     };
     insta::assert_snapshot!(table(&list, now(), None), @r"
-    NAME     STATE       OS/ARCH      GPU             PROVISIONERS            HANDSHAKE  SEEN    TAGS
-    gpu-box  unhealthy   linux/amd64  nvidia-rtx4090  1/2 connected, backoff  75s ago    3s ago  gpu=nvidia-rtx4090,os=linux,owner=alice
-    laptop   never seen  -            -               -                       never      never   owner=alice
+    NAME     STATE       OS/ARCH      GPU             PROVISIONERS            HANDSHAKE  SEEN      TAGS
+    gpu-box  unhealthy   linux/amd64  nvidia-rtx4090  1/2 connected, backoff  1 min ago  just now  gpu=nvidia-rtx4090,os=linux,owner=alice
+    laptop   never seen  -            -               -                       never      never     owner=alice
     ");
 }
 
@@ -99,7 +99,8 @@ fn on_a_terminal_all_of_it_fits() {
     insta::assert_snapshot!(shown, @r"
     NAME     STATE       OS/ARCH      GPU             PROVISIONERS
     gpu-box  unhealthy   linux/amd64  nvidia-rtx4090  1/2 connected, backoff
-      handshake 75s ago  seen 3s ago  tags gpu=nvidia-rtx4090,os=linux,owner=alice
+      handshake 1 min ago  seen just now
+      tags gpu=nvidia-rtx4090,os=linux,owner=alice
     laptop   never seen  -            -               -
       handshake never  seen never  tags owner=alice
 
@@ -111,8 +112,8 @@ fn on_a_terminal_all_of_it_fits() {
     gpu           nvidia-rtx4090
     provisioners  1/2 connected, backoff
     inner address 100.64.0.1
-    handshake     75s ago
-    seen          3s ago
+    handshake     1 min ago
+    seen          just now
     joined        2027-01-14T08:00:00Z
     noise key     AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
     wireguard key AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
@@ -145,8 +146,8 @@ fn one_device_is_shown_with_its_checks() {
     gpu           nvidia-rtx4090
     provisioners  1/2 connected, backoff
     inner address 100.64.0.1
-    handshake     75s ago
-    seen          3s ago
+    handshake     1 min ago
+    seen          just now
     joined        2027-01-14T08:00:00Z
     noise key     AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
     wireguard key AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
