@@ -9,7 +9,7 @@
 
 use std::future::ready;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use orfe_protocol::{TUNNEL_PATH, TUNNEL_SUBPROTOCOL};
-use orfe_tunnel::carrier::{Carried, DATAGRAM_MAX, carry};
+use orfe_tunnel::carrier::{Carried, DATAGRAM_MAX, carry, towards_gateway};
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -131,7 +131,7 @@ impl Carriers {
         _permit: OwnedSemaphorePermit,
     ) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let udp = match towards(gateway, number).await {
+        let udp = match towards(gateway, number) {
             Ok(udp) => udp,
             Err(error) => {
                 tracing::warn!(%error, %gateway, "no UDP socket towards the gateway");
@@ -170,33 +170,10 @@ async fn silence(carried: &Carried, patience: Silence) -> &'static str {
     }
 }
 
-/// A UDP socket to the gateway with the source address of this number, if the system lets us choose.
-async fn towards(gateway: SocketAddr, number: u32) -> io::Result<UdpSocket> {
-    let reachable = match gateway.ip() {
-        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let gateway = SocketAddr::new(reachable, gateway.port());
-    if cfg!(target_os = "linux")
-        && gateway.is_ipv4()
-        && let Ok(socket) = UdpSocket::bind((source_address(number), 0)).await
-        && socket.connect(gateway).await.is_ok()
-    {
-        return Ok(socket);
-    }
-    let any: IpAddr = match gateway {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(gateway).await?;
-    Ok(socket)
-}
-
-/// Addresses of 127.64.0.0/10 by turns; far more than there are connections.
-fn source_address(number: u32) -> Ipv4Addr {
-    let host = number % ((1 << 22) - 2) + 1;
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) | host)
+fn towards(gateway: SocketAddr, number: u32) -> io::Result<UdpSocket> {
+    let socket = towards_gateway(gateway, number)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
 }
 
 /// The binary messages of a WebSocket; all others are passed over.
@@ -218,14 +195,6 @@ fn datagrams(
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_connection_has_a_source_of_its_own() {
-        assert_eq!(source_address(0), Ipv4Addr::new(127, 64, 0, 1));
-        assert_eq!(source_address(255), Ipv4Addr::new(127, 64, 1, 0));
-        assert_eq!(source_address((1 << 22) - 3), Ipv4Addr::new(127, 127, 255, 254));
-        assert_eq!(source_address((1 << 22) - 2), Ipv4Addr::new(127, 64, 0, 1));
-    }
-
     #[tokio::test]
     async fn a_connection_that_the_gateway_does_not_answer_is_closed() {
         let patience = Silence {
@@ -235,18 +204,5 @@ mod tests {
         };
         let why = silence(&Carried::default(), patience).await;
         assert_eq!(why, "the gateway does not answer this device");
-    }
-
-    #[tokio::test]
-    async fn the_gateway_sees_the_source_that_was_chosen() {
-        let gateway = UdpSocket::bind("0.0.0.0:0").await.unwrap();
-        let socket = towards(gateway.local_addr().unwrap(), 6).await.unwrap();
-        socket.send(b"x").await.unwrap();
-        let (_, source) = gateway.recv_from(&mut [0; 8]).await.unwrap();
-        gateway.send_to(b"y", source).await.unwrap();
-        socket.recv(&mut [0; 8]).await.unwrap();
-        if cfg!(target_os = "linux") {
-            assert_eq!(source.ip(), IpAddr::from([127, 64, 0, 7]));
-        }
     }
 }

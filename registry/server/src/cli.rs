@@ -291,7 +291,8 @@ A whole configuration file:
   [tunnel]
   enabled = true
   websocket = true              # carry it over HTTPS where UDP is blocked
-  also_endpoints = []           # other ways to the UDP port, such as one at 443
+  also_listen = [\"0.0.0.0:443\"] # further UDP addresses; default: none
+  also_endpoints = [\"orfe.example.com:443\"]  # default: the same host at those
 
   [[policy.allow]]
   name = \"coder.example.com\"

@@ -30,6 +30,9 @@ pub use self::policy::{DnsConfig, PolicyEntry};
 /// Largest PSK or certificate file that is read, in bytes.
 const FILE_MAX: u64 = 128 * 1024;
 
+/// Further UDP addresses of the gateway: each is a rung that devices try before WebSocket, and costs them 0.75 s where it is blocked.
+const ALSO_MAX: usize = 4;
+
 /// Longest public URL; a join code has room for 255 bytes.
 const URL_MAX: usize = 200;
 
@@ -59,8 +62,11 @@ pub struct Config {
     pub tunnel: bool,
     /// Whether devices whose network passes no UDP may send the tunnel's datagrams over WebSocket.
     pub tunnel_websocket: bool,
-    /// Further ways to the gateway's UDP port that devices try after the first, such as one at port 443.
-    pub wireguard_also: Vec<HostPort>,
+    /// Further UDP addresses of the gateway, such as one at port 443; port 0 takes any.
+    pub wireguard_also: Vec<SocketAddr>,
+    /// Further ways to the gateway that devices try after the first; none: the first one's host at the ports of
+    /// `wireguard_also`.
+    pub also_endpoints: Option<Vec<HostPort>>,
     /// Threads of the gateway, at most four; none: one for each core.
     pub gateway_threads: Option<NonZeroU8>,
     pub policy: Vec<PolicyEntry>,
@@ -193,6 +199,7 @@ impl Config {
             tunnel: false,
             tunnel_websocket: true,
             wireguard_also: Vec::new(),
+            also_endpoints: None,
             gateway_threads: None,
             policy: Vec::new(),
             dns: DnsConfig::default(),
@@ -234,7 +241,8 @@ impl Config {
             docker_required: raw.docker_required,
             tunnel: raw.tunnel.enabled,
             tunnel_websocket: raw.tunnel.websocket,
-            wireguard_also: raw.tunnel.also_endpoints.clone(),
+            wireguard_also: raw.tunnel.also_listen.clone(),
+            also_endpoints: raw.tunnel.also_endpoints.clone(),
             gateway_threads: raw.tunnel.threads,
             // Each was checked when the file was read.
             policy: raw
@@ -254,6 +262,19 @@ impl Config {
         if !self.dashboard.ip().is_loopback() {
             return Err(ConfigError::DashboardNotLoopback {
                 address: self.dashboard,
+            });
+        }
+        let udp = std::iter::once(&self.wireguard).chain(&self.wireguard_also);
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some(address) = udp
+            .filter(|address| address.port() != 0)
+            .find(|address| !seen.insert(**address))
+        {
+            return Err(ConfigError::ListenTwice { address: *address });
+        }
+        if self.wireguard_also.len() > ALSO_MAX {
+            return Err(ConfigError::AlsoListen {
+                count: self.wireguard_also.len(),
             });
         }
         if let Some(url) = &self.public_url {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
 use orfe_store::{Device, Peer, Subnet};
+use orfe_tunnel::carrier::UdpRelay;
 use orfe_tunnel::{
     Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayView, PeerStats, PrivateKey, PublicKey,
     Shards,
@@ -40,6 +41,12 @@ pub enum GatewayError {
         #[source]
         source: io::Error,
     },
+    #[error("the gateway could not listen on UDP {address}, too")]
+    Also {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("the gateway's key cannot be used")]
     Key,
     #[error("the policy in the configuration cannot be used")]
@@ -51,6 +58,8 @@ pub enum GatewayError {
 pub(crate) struct GatewayRole {
     keys: Mutex<GatewayKeys>,
     pub(crate) local_addr: SocketAddr,
+    /// Where it listens, too.
+    pub(crate) also: Vec<SocketAddr>,
     pub(crate) policy: Arc<SitePolicy>,
     told: watch::Sender<Told>,
     view: GatewayView,
@@ -70,6 +79,7 @@ pub(crate) struct Guests {
 #[derive(Debug)]
 pub(crate) struct GatewayTask {
     gateway: Gateway,
+    relays: Vec<UdpRelay>,
     told: watch::Receiver<Told>,
 }
 
@@ -80,10 +90,11 @@ struct Told {
     peers: Vec<Admitted>,
 }
 
-/// Binds UDP and starts the gateway, without peers.
+/// Binds UDP, at `also` too, and starts the gateway, without peers.
 pub(crate) fn start(
     keys: GatewayKeys,
     listen: SocketAddr,
+    also: &[SocketAddr],
     shards: Shards,
     policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
@@ -100,6 +111,15 @@ pub(crate) fn start(
             source,
         }
     })?;
+    let relays = also
+        .iter()
+        .map(|address| {
+            UdpRelay::start(*address, gateway.local_addr()).map_err(|source| GatewayError::Also {
+                address: *address,
+                source,
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     let (told, receiver) = watch::channel(Told {
         keys: tunnel_keys(&keys),
         peers: Vec::new(),
@@ -107,6 +127,7 @@ pub(crate) fn start(
     let role = GatewayRole {
         keys: Mutex::new(keys),
         local_addr: gateway.local_addr(),
+        also: relays.iter().map(UdpRelay::local_addr).collect(),
         policy,
         told,
         view: gateway.view(),
@@ -116,6 +137,7 @@ pub(crate) fn start(
         role,
         GatewayTask {
             gateway,
+            relays,
             told: receiver,
         },
     ))
@@ -293,6 +315,8 @@ impl GatewayTask {
                 }
             }
         }
+        // Each ends within a round of its thread.
+        drop(self.relays);
         self.gateway.shutdown().await;
     }
 
@@ -333,6 +357,7 @@ mod tests {
     use orfe_tunnel::DnsPolicy;
 
     use super::*;
+    use crate::registry::StartError;
 
     fn policy() -> Arc<SitePolicy> {
         let registry = "127.0.0.1:7443".parse().unwrap();
@@ -358,10 +383,22 @@ mod tests {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let (_folder, keys) = keys();
-        let error = start(keys, address, Shards::ONE, policy()).unwrap_err();
+        let error = start(keys, address, &[], Shards::ONE, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
+        );
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (_folder, keys) = self::keys();
+        let error = start(keys, any, &[address], Shards::ONE, policy()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("the gateway could not listen on UDP {address}, too")
+        );
+        let hint = StartError::Gateway(error).hint().unwrap();
+        assert!(
+            hint.contains("ss -lunp") && hint.contains("`also_listen` in [tunnel]"),
+            "{hint}"
         );
     }
 
@@ -372,6 +409,7 @@ mod tests {
         let (role, task) = start(
             keys,
             "127.0.0.1:0".parse().unwrap(),
+            &["127.0.0.1:0".parse().unwrap()],
             Shards::for_this_machine(),
             policy(),
         )

@@ -90,7 +90,8 @@ impl Registry {
             let shards = config
                 .gateway_threads
                 .map_or_else(Shards::for_this_machine, Shards::new);
-            let (role, task) = gateway::start(keys, config.wireguard, shards, policy)?;
+            let (role, task) =
+                gateway::start(keys, config.wireguard, &config.wireguard_also, shards, policy)?;
             (Some(Arc::new(role)), Some(task))
         } else {
             (None, None)
@@ -352,11 +353,10 @@ fn make_plan(config: &Config, gateway: Option<&GatewayRole>, public_url: &Url) -
     let tunnel = gateway.map(|gateway| {
         let endpoint = endpoint(config, gateway, public_url);
         let own_v4 = gateway.policy.own_addresses().into_iter().find(IpAddr::is_ipv4);
-        let also = config.wireguard_also.iter().map(ToString::to_string);
         TunnelPlan {
             gateway: Gateway {
                 public_key: gateway.public_key(),
-                endpoints: std::iter::once(endpoint).chain(also).collect(),
+                endpoints: endpoints(config, gateway, endpoint),
                 websocket: config.tunnel_websocket.then(|| websocket(public_url)).flatten(),
                 addresses: gateway.policy.own_addresses(),
                 registry: own_v4.map(|ip| SocketAddr::new(ip, gateway.policy.registry_port())),
@@ -386,6 +386,26 @@ fn endpoint(config: &Config, gateway: &GatewayRole, public_url: &Url) -> String 
     let derived = || format!("{host}:{}", gateway.local_addr.port());
     let configured = config.wireguard_endpoint.as_ref();
     configured.map_or_else(derived, ToString::to_string)
+}
+
+/// All ways to the gateway over UDP, this one first: what is configured, or else each port that it listens at, too, on the
+/// same host.
+fn endpoints(config: &Config, gateway: &GatewayRole, first: String) -> Vec<String> {
+    let host = first.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
+    let derived = || {
+        let ports = gateway.also.iter().map(SocketAddr::port);
+        ports.map(|port| format!("{host}:{port}")).collect()
+    };
+    let configured = config.also_endpoints.as_ref();
+    let also: Vec<String> =
+        configured.map_or_else(derived, |also| also.iter().map(ToString::to_string).collect());
+    let mut endpoints = vec![first];
+    for endpoint in also {
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    endpoints
 }
 
 /// The configured URL, or the one that holds on this machine.

@@ -1,4 +1,6 @@
-//! `WireGuard`'s datagrams over something else than UDP.
+//! Other ways of `WireGuard`'s datagrams to the gateway than its UDP port.
+//!
+//! A further UDP port of the gateway is a [`UdpRelay`] beside it. Where no UDP passes, there are carriers of another kind:
 //!
 //! The data plane knows UDP endpoints only. A carrier is a [`Bridge`]: a loopback UDP socket that the tunnel takes for its
 //! gateway, and behind it a connection that takes each datagram as one message. The datagrams stay as they are, so
@@ -12,6 +14,8 @@
 //! the stream below it, through the machine owner's HTTP proxy where there is one.
 
 mod bridge;
+mod relay;
+mod source;
 mod way;
 
 use std::future::Future;
@@ -25,6 +29,8 @@ use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use tokio::net::UdpSocket;
 
 pub use self::bridge::{Bridge, BridgeState};
+pub use self::relay::UdpRelay;
+pub use self::source::towards_gateway;
 pub use self::way::reach;
 
 /// Largest datagram that is carried, in bytes: an inner packet of 1420 and what `WireGuard` adds fit with room to spare.

@@ -172,7 +172,8 @@ impl UdpPort {
         Ok(())
     }
 
-    fn send_run(&self, run: Run<'_>, sent: &mut usize) -> Result<(), Blocked> {
+    /// Sends what of a run lies behind `sent` bytes, and moves it; as [`UdpPort::send`].
+    pub(crate) fn send_run(&self, run: Run<'_>, sent: &mut usize) -> Result<(), Blocked> {
         let mut source = self.pinned(run.destination);
         let destination = self.reachable(run.destination);
         while let Some(rest) = run.bytes.get(*sent..).filter(|rest| !rest.is_empty()) {

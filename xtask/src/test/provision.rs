@@ -2,8 +2,9 @@
 //!
 //! On a person's machine nothing is ever installed: a stage or a test that lacks something says so.
 //! In continuous integration (`CI=true`), as root and where apt is, the Debian packages below are
-//! installed first, and into the target folder wireguard-go with Go's own installer and cargo-deny with
-//! cargo's, and the compilers for other systems ([`cross`]). What cannot be had is no error here; the stage or test that needs it is then skipped, with its reason.
+//! installed first, and into the target folder wireguard-go with Go's own installer, cargo-deny with cargo's,
+//! systemd-resolved as an unpacked package, and the compilers for other systems ([`cross`]). What cannot be had is no
+//! error here; the stage or test that needs it is then skipped, with its reason.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
@@ -18,7 +19,7 @@ use super::stage::Stage;
 use crate::cross;
 
 /// Debian packages, each with the program that shows whether it is there, and who needs it.
-const PACKAGES: [(&str, &str, &str); 3] = [
+const PACKAGES: [(&str, &str, &str); 4] = [
     ("iproute2", "ip", "network namespaces of the gateway's tests"),
     (
         "docker.io",
@@ -26,7 +27,12 @@ const PACKAGES: [(&str, &str, &str); 3] = [
         "the engine of the test of workspace containers",
     ),
     ("openssl", "openssl", "the client in that test's containers"),
+    ("dbus-daemon", "dbus-daemon", "the bus of the test of split DNS"),
 ];
+
+/// Debian packages that are unpacked into `target/tools/debian` and not installed: to install systemd-resolved takes over the
+/// machine's `/etc/resolv.conf`.
+const UNPACKED: [&str; 2] = ["systemd-resolved", "libsystemd-shared"];
 
 /// cargo-deny's version; built without optimisation, because it runs once.
 const CARGO_DENY: &str = "0.20.2";
@@ -85,6 +91,7 @@ pub(crate) async fn prepare(stages: &[Stage]) -> Environment {
         install_packages(&missing).await;
         if let Some(tools) = &tools {
             install_wireguard_go(&environment, tools).await;
+            unpack_resolved(tools).await;
         }
     }
     if let Some(tools) = tools.filter(|_| stages.contains(&Stage::Deny)) {
@@ -145,6 +152,30 @@ async fn install_wireguard_go(environment: &Environment, tools: &Path) {
             .env("GOBIN", tools),
     )
     .await;
+}
+
+async fn unpack_resolved(tools: &Path) {
+    let folder = tools.with_file_name("debian");
+    let programs = [
+        Path::new("/usr/lib/systemd/systemd-resolved").to_owned(),
+        folder.join("lib/systemd/systemd-resolved"),
+        folder.join("usr/lib/systemd/systemd-resolved"),
+    ];
+    if programs.iter().any(|program| program.is_file()) {
+        return;
+    }
+    say("unpacking systemd-resolved: the resolver of the test of split DNS");
+    if let Err(error) = std::fs::create_dir_all(&folder) {
+        say(&format!("no folder {}: {error}", folder.display()));
+        return;
+    }
+    let script = "apt-get download --quiet \"$@\" && for package in *.deb; do dpkg --extract \"$package\" . || exit; done";
+    let mut unpack = Command::new("sh");
+    unpack
+        .args(["-c", script, "sh"])
+        .args(UNPACKED)
+        .current_dir(&folder);
+    attempt(&mut unpack).await;
 }
 
 async fn install_cargo_deny(environment: &Environment, tools: &Path) {

@@ -86,11 +86,17 @@ fn answer(admin: &Admin, gateway: &GatewayRole) -> api::GatewayAnswer {
         until,
         still_used_by: gateway.users_of(&public_key),
     });
+    let also = admin.plan.borrow().tunnel.as_ref().map(|tunnel| {
+        let udp = tunnel.gateway.endpoints.iter().skip(1).cloned();
+        udp.chain(tunnel.gateway.websocket.as_ref().map(ToString::to_string))
+            .collect()
+    });
     api::GatewayAnswer {
         version: api::VERSION,
         public_key: gateway.public_key(),
         old_key,
         endpoint: admin.endpoint.clone(),
+        also: also.unwrap_or_default(),
         addresses: gateway.policy.own_addresses(),
     }
 }

@@ -26,6 +26,9 @@ pub struct GatewayAnswer {
     pub old_key: Option<OldKeyView>,
     /// `host:port`, as devices and people reach it.
     pub endpoint: String,
+    /// Where else devices try to reach it, in this order: further UDP ports as `host:port`, and the WebSocket's URL.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Its own addresses inside the tunnel.
     pub addresses: Vec<IpAddr>,
 }

@@ -39,8 +39,11 @@ fn page(answer: &GatewayAnswer, width: Option<usize>) -> String {
     let mut rows = vec![
         ("public key", answer.public_key.to_string()),
         ("endpoint", answer.endpoint.clone()),
-        ("addresses", addresses.join(", ")),
     ];
+    if !answer.also.is_empty() {
+        rows.push(("else by", answer.also.join(", ")));
+    }
+    rows.push(("addresses", addresses.join(", ")));
     if let Some(old) = &answer.old_key {
         let ends = old
             .until
@@ -82,11 +85,16 @@ mod tests {
                 still_used_by: vec!["laptop".into(), "peer alice".into()],
             }),
             endpoint: "orfe.example.com:51820".into(),
+            also: vec![
+                "orfe.example.com:443".into(),
+                "wss://orfe.example.com:7443/agent/v1/tunnel".into(),
+            ],
             addresses: vec!["100.127.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()],
         };
         insta::assert_snapshot!(page(&answer, Some(80)), @r"
         public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
         endpoint      orfe.example.com:51820
+        else by       orfe.example.com:443, wss://orfe.example.com:7443/agent/v1/tunnel
         addresses     100.127.0.1, 10.10.0.1
         old key       AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
         old key ends  2027-01-15T08:00:00Z
@@ -94,6 +102,7 @@ mod tests {
         ");
         let one = GatewayAnswer {
             old_key: None,
+            also: Vec::new(),
             ..answer
         };
         insta::assert_snapshot!(page(&one, None), @r"

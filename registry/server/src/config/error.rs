@@ -49,6 +49,10 @@ pub enum ConfigError {
     DashboardNotLoopback { address: SocketAddr },
     #[error("{slots} slots; a device runs 1 to {SLOTS_MAX} provisioners")]
     Slots { slots: u8 },
+    #[error("the gateway is to listen on UDP {address} twice")]
+    ListenTwice { address: SocketAddr },
+    #[error("{count} further UDP addresses of the gateway; there may be 4")]
+    AlsoListen { count: usize },
     #[error("the policy names port {port} of `{name}` twice")]
     PolicyTwice { name: HostName, port: u16 },
 }
@@ -77,6 +81,12 @@ impl ConfigError {
                 "use 127.0.0.1 and reach it through an SSH tunnel: ssh -L 7480:127.0.0.1:7480 HOST"
             }
             Self::Slots { .. } => "set `slots` in [coder]",
+            Self::ListenTwice { .. } => {
+                "name it in `wireguard` or in `also_listen` of [tunnel], and there once"
+            }
+            Self::AlsoListen { .. } => {
+                "shorten `also_listen` in [tunnel]; one at port 443 is what helps most"
+            }
             Self::PolicyTwice { .. } => "entries of one name have different ports",
         };
         Some(hint.to_owned())

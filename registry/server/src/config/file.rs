@@ -70,7 +70,8 @@ pub(super) struct TunnelTable {
     #[serde(default = "yes")]
     pub(super) websocket: bool,
     #[serde(default)]
-    pub(super) also_endpoints: Vec<HostPort>,
+    pub(super) also_listen: Vec<SocketAddr>,
+    pub(super) also_endpoints: Option<Vec<HostPort>>,
     pub(super) threads: Option<NonZeroU8>,
 }
 
@@ -79,7 +80,8 @@ impl Default for TunnelTable {
         Self {
             enabled: true,
             websocket: true,
-            also_endpoints: Vec::new(),
+            also_listen: Vec::new(),
+            also_endpoints: None,
             threads: None,
         }
     }

@@ -55,7 +55,8 @@ slots = 2
 [tunnel]
 enabled = true
 websocket = false
-also_endpoints = ["orfe.example.com:443"]
+also_listen = ["0.0.0.0:443"]
+also_endpoints = ["lb.example.com:443"]
 threads = 3
 
 [[policy.allow]]
@@ -73,7 +74,11 @@ fn a_whole_file_is_read() {
     let config = folder.resolve(WHOLE).unwrap();
     assert_eq!(config.data, folder.0.path().join("state"));
     assert!(!config.tunnel_websocket);
-    assert_eq!(config.wireguard_also, ["orfe.example.com:443".parse().unwrap()]);
+    assert_eq!(config.wireguard_also, ["0.0.0.0:443".parse().unwrap()]);
+    assert_eq!(
+        config.also_endpoints.as_deref(),
+        Some(&["lb.example.com:443".parse().unwrap()][..])
+    );
     assert_eq!(config.gateway_threads.map(NonZeroU8::get), Some(3));
     assert_eq!(
         config.coder.as_ref().unwrap().credential.secret().expose(),
@@ -161,6 +166,8 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
         "public_url = \"http://orfe.example.com\"".to_owned(),
         "[[policy.allow]]\nname = \"a.b\"\nports = []\n".to_owned(),
         format!("{policy}{policy}"),
+        "wireguard = \"0.0.0.0:443\"\n[tunnel]\nalso_listen = [\"0.0.0.0:443\"]\n".to_owned(),
+        "[tunnel]\nalso_listen = [\"[::]:1\", \"[::]:2\", \"[::]:3\", \"[::]:4\", \"[::]:5\"]\n".to_owned(),
     ]
     .map(|toml| folder.refused(&toml))
     .join("\n\n");
@@ -194,6 +201,12 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
 
     the policy names port 1 of `a.b` twice
     hint: entries of one name have different ports
+
+    the gateway is to listen on UDP 0.0.0.0:443 twice
+    hint: name it in `wireguard` or in `also_listen` of [tunnel], and there once
+
+    5 further UDP addresses of the gateway; there may be 4
+    hint: shorten `also_listen` in [tunnel]; one at port 443 is what helps most
     ");
 }
 

@@ -39,8 +39,9 @@ impl StartError {
             Self::Store(error) => error.hint().map(ToOwned::to_owned),
             Self::Tls(error) => error.hint(),
             Self::Gateway(GatewayError::Start { address, source }) => {
-                Some(listen_hint(source, "udp", address.port(), "--wireguard"))
+                Some(listen_hint(source, "udp", address.port(), "`--wireguard`"))
             }
+            Self::Gateway(GatewayError::Also { address, source }) => Some(also_hint(source, *address)),
             Self::Gateway(GatewayError::Policy(_)) => {
                 Some("mend the entries of [[policy.allow]] in the configuration".to_owned())
             }
@@ -51,9 +52,9 @@ impl StartError {
                 source,
             } => {
                 let flag = if *what == "dashboard" {
-                    "--dashboard"
+                    "`--dashboard`"
                 } else {
-                    "--listen"
+                    "`--listen`"
                 };
                 let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
                 port.map(|port| listen_hint(source, "tcp", port, flag))
@@ -68,12 +69,21 @@ fn listen_hint(source: &io::Error, transport: &str, port: u16, flag: &str) -> St
         io::ErrorKind::AddrInUse => {
             let which = if transport == "udp" { "-lunp" } else { "-ltnp" };
             format!(
-                "`ss {which} 'sport = :{port}'` names the process that has it; or choose another with `{flag}`"
+                "`ss {which} 'sport = :{port}'` names the process that has it; or choose another with {flag}"
             )
         }
         io::ErrorKind::PermissionDenied => {
-            format!("ports below 1024 need a privilege; choose another with `{flag}`")
+            format!("ports below 1024 need a privilege; choose another with {flag}")
         }
-        _ => format!("choose an address of this machine with `{flag}`"),
+        _ => format!("choose an address of this machine with {flag}"),
     }
+}
+
+fn also_hint(source: &io::Error, address: SocketAddr) -> String {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return "ports below 1024 need a privilege: CAP_NET_BIND_SERVICE (a line in systemd's unit, or `setcap`), or the \
+                sysctl net.ipv4.ip_unprivileged_port_start; or choose a higher one with `also_listen` in [tunnel]"
+            .to_owned();
+    }
+    listen_hint(source, "udp", address.port(), "`also_listen` in [tunnel]")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use orfe_protocol::desired::{DesiredState, Tunnel as DesiredTunnel};
 use orfe_protocol::message::FromRegistry;
 use orfe_registry::config::PolicyEntry;
-use orfe_tunnel::{AllowedIp, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{AllowedIp, Phase, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelPeer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -15,13 +15,18 @@ use crate::site::{PATIENCE, Site};
 
 /// The device's end, as the desired state says.
 pub(crate) fn start(identity: &Identity, desired: &DesiredTunnel) -> Tunnel {
+    start_by(identity, desired, &desired.gateway.endpoints[0])
+}
+
+/// The same by this way to the gateway.
+fn start_by(identity: &Identity, desired: &DesiredTunnel, endpoint: &str) -> Tunnel {
     let config = TunnelConfig {
         private_key: identity.wireguard_private.to_base64().parse().unwrap(),
         addresses: desired.addresses.clone(),
         peer: TunnelPeer {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
-            endpoint: desired.gateway.endpoints[0].parse().unwrap(),
+            endpoint: endpoint.parse().unwrap(),
             allowed_ips: vec![AllowedIp::new("100.127.0.0".parse().unwrap(), 16).unwrap()],
             keepalive: Some(Duration::from_secs(u64::from(desired.keepalive_s))),
         },
@@ -98,5 +103,49 @@ async fn a_device_reaches_what_policy_names_until_it_is_revoked() {
         "a revoked device reaches nothing"
     );
     tunnel.shutdown().await;
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_gateway_is_reached_at_its_further_ports_too() {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let site = Site::with(|config| {
+        config.tunnel = true;
+        config.wireguard_also = vec![any, any];
+    })
+    .await;
+    let (mut agent, identity) = Agent::joined(&site).await;
+    let FromRegistry::Desired(desired) = agent.hear().await else {
+        panic!("no desired state")
+    };
+    let desired = desired.tunnel.unwrap();
+    let endpoints = &desired.gateway.endpoints;
+    assert_eq!(endpoints.len(), 3, "{endpoints:?}");
+    let shown = site.cli(&["gateway", "show"]).await.unwrap();
+    for endpoint in endpoints {
+        assert!(shown.contains(endpoint.as_str()), "{shown}");
+        let tunnel = start_by(&identity, &desired, endpoint);
+        let mut status = tunnel.status();
+        let up = status.wait_for(|status| status.phase == Phase::Up);
+        tokio::time::timeout(PATIENCE, up)
+            .await
+            .unwrap_or_else(|_| panic!("no tunnel by {endpoint}"))
+            .unwrap();
+        tunnel.shutdown().await;
+    }
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_configured_is_said_of_further_ports() {
+    let site = Site::with(|config| {
+        config.tunnel = true;
+        config.wireguard_also = vec!["127.0.0.1:0".parse().unwrap()];
+        config.also_endpoints = Some(vec!["lb.example.com:443".parse().unwrap()]);
+    })
+    .await;
+    let shown = site.cli(&["gateway", "show", "--json"]).await.unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["also"][0], "lb.example.com:443", "{shown}");
     site.registry.shutdown().await;
 }

@@ -7,14 +7,15 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use orfe_test_support::relay::connect::ConnectProxy;
 use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::lab::Lab;
 use crate::processes;
 
-/// From blocked UDP to traffic over WebSocket, at the most.
-const TO_WEBSOCKET: Duration = Duration::from_secs(5);
+/// From a blocked rung to traffic over a lower one, at the most.
+const TO_ANOTHER: Duration = Duration::from_secs(5);
 /// From a roam to traffic: wanted is 3 s in 95 of 100; on a machine that does much else it may be twice that.
 const TO_ROAM: Duration = Duration::from_secs(6);
 /// Roams that are measured.
@@ -69,21 +70,33 @@ async fn blocked_udp_and_a_new_address_are_got_over_under_load() {
             return;
         }
     };
-    let fleet = Fleet::start_with("", Some(lab)).await;
+    let also = format!("[tunnel]\nalso_listen = [\"{}:443\"]\n", lab.host);
+    let fleet = Fleet::start_with(&also, Some(lab)).await;
     let status = fleet.wait_until_healthy().await;
     assert_eq!(carrier(&status), Some("udp"), "{status}");
     let load = Load::new(&fleet);
     load.next_page(Duration::from_secs(20)).await;
 
     let lab = fleet.lab.as_ref().unwrap();
-    lab.block_udp(true).unwrap();
+    let port = format!("udp dport {}", fleet.listen.1.port());
+    lab.block(&[&port]).unwrap();
+    let gap = load.next_page(Duration::from_secs(30)).await;
+    println!(
+        "the UDP port blocked to traffic over the other: {} ms",
+        gap.as_millis()
+    );
+    assert!(gap <= TO_ANOTHER, "{gap:?}");
+    let status = fleet.status().unwrap();
+    assert_eq!(carrier(&status), Some("udp_443"), "{status}");
+
+    lab.block(&["meta l4proto udp"]).unwrap();
     let gap = load.next_page(Duration::from_secs(30)).await;
     println!("UDP blocked to traffic over WebSocket: {} ms", gap.as_millis());
-    assert!(gap <= TO_WEBSOCKET, "{gap:?}");
+    assert!(gap <= TO_ANOTHER, "{gap:?}");
     let status = fleet.status().unwrap();
     assert_eq!(carrier(&status), Some("websocket"), "{status}");
 
-    lab.block_udp(false).unwrap();
+    lab.unblock().unwrap();
     fleet
         .wait_for_status("the tunnel over UDP again", |status| {
             carrier(status) == Some("udp")
@@ -100,6 +113,85 @@ async fn blocked_udp_and_a_new_address_are_got_over_under_load() {
     println!("roam to traffic, {ROAMS} times: {milliseconds:?} ms");
     assert!(gaps[ROAMS - 1] <= TO_ROAM, "{milliseconds:?}");
     fleet.wait_until_healthy().await;
+}
+
+/// Where nothing gets out but to an HTTP proxy, with a credential of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owners_http_proxy_is_the_way_where_nothing_else_gets_out() {
+    if !processes::shown() {
+        return;
+    }
+    let lab = match Lab::new() {
+        Ok(lab) => lab,
+        Err(reason) => {
+            eprintln!("SKIPPED: a device behind an HTTP proxy: {reason}");
+            return;
+        }
+    };
+    let open = ConnectProxy::start(lab.host, None).await.unwrap();
+    let closed = ConnectProxy::start(lab.host, Some(("orfe", "p@ss/word")))
+        .await
+        .unwrap();
+    let mut fleet = Fleet::start_with("", Some(lab)).await;
+    fleet.wait_until_healthy().await;
+    let through =
+        |proxy: &ConnectProxy, user: &str| vec![("HTTPS_PROXY", format!("http://{user}{}", proxy.address()))];
+
+    // An open proxy; the network changes under a daemon that runs.
+    fleet.stop_agent();
+    fleet.agent_environment = through(&open, "");
+    let ports = format!(
+        "tcp dport != {{ {}, {} }}",
+        open.address().port(),
+        closed.address().port()
+    );
+    fleet
+        .lab
+        .as_ref()
+        .unwrap()
+        .block(&["meta l4proto udp", &ports])
+        .unwrap();
+    fleet.start_agent();
+    fleet
+        .wait_for_status("the tunnel through the proxy", |status| {
+            carrier(status) == Some("websocket")
+        })
+        .await;
+    fleet.wait_until_healthy().await;
+    Load::new(&fleet).next_page(Duration::from_secs(20)).await;
+    let connect = format!("CONNECT {} HTTP/1.1", fleet.listen.0);
+    assert!(
+        open.seen()
+            .iter()
+            .any(|seen| seen.line == connect && seen.status == 200),
+        "{:?}",
+        open.seen()
+    );
+
+    // A proxy that asks for a credential, which is wrong.
+    fleet.stop_agent();
+    fleet.agent_environment = through(&closed, "orfe:wrong@");
+    fleet.start_agent();
+    let status = fleet
+        .wait_for_status("the proxy's refusal", |status| {
+            let obstacle = status["tunnel"]["obstacle"].as_str().unwrap_or_default();
+            let reason = status["registry"]["reason"].as_str().unwrap_or_default();
+            [obstacle, reason].iter().all(|text| text.contains("407"))
+        })
+        .await;
+    let obstacle = status["tunnel"]["obstacle"].as_str().unwrap();
+    for part in [&closed.address().to_string(), "user name", "HTTPS_PROXY"] {
+        assert!(obstacle.contains(part), "{obstacle}");
+    }
+    assert!(!status.to_string().contains("wrong"), "{status}");
+
+    // And the right one.
+    fleet.stop_agent();
+    fleet.agent_environment = through(&closed, "orfe:p%40ss%2Fword@");
+    fleet.start_agent();
+    fleet.wait_until_healthy().await;
+    Load::new(&fleet).next_page(Duration::from_secs(20)).await;
+    assert!(!fleet.logs("agent").contains("p%40ss"), "{}", fleet.logs("agent"));
 }
 
 /// What fetches Coder's page through the device's proxy.

@@ -39,6 +39,8 @@ pub(crate) struct Fleet {
     agent_as: Option<AgentAs>,
     /// The network that the device is in, if it has one of its own.
     pub lab: Option<Lab>,
+    /// More variables for the agent.
+    pub agent_environment: Vec<(&'static str, String)>,
     /// Counts starts, so that each life of a program has a log of its own.
     lives: u32,
     folder: TempDir,
@@ -124,6 +126,7 @@ impl Fleet {
             listen,
             agent_as,
             lab,
+            agent_environment: Vec::new(),
             lives: 0,
             folder,
         };
@@ -237,6 +240,7 @@ impl Fleet {
             }
         }
         command.env("PATH", self.child_path());
+        command.envs(self.agent_environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Lab {
     /// The host's address in that network, which is of 198.18.0.0/15, set aside for tests.
     pub host: IpAddr,
     net: [u8; 3],
+    /// A process in that network whose files its programs see, too.
+    pub beside: Option<u32>,
 }
 
 impl Lab {
@@ -45,6 +47,7 @@ impl Lab {
             inner: format!("oe{pid}-{number}i"),
             host: Ipv4Addr::new(net[0], net[1], net[2], 1).into(),
             net,
+            beside: None,
         };
         ip(&format!("netns add {}", lab.namespace))?;
         ip(&format!(
@@ -68,22 +71,26 @@ impl Lab {
         self.inside(&format!("route replace default via {}", self.host))
     }
 
-    /// Lets no UDP out of the device any more, or lets it out again.
-    pub(crate) fn block_udp(&self, blocked: bool) -> Result<(), String> {
-        let rules: &[&str] = if blocked {
-            &[
-                "add table inet block",
-                "add chain inet block out { type filter hook output priority 0 ; }",
-                "add rule inet block out oifname != lo meta l4proto udp drop",
-            ]
-        } else {
-            &["delete table inet block"]
-        };
-        for rule in rules {
-            let mut command = self.command();
-            run(command.arg("nft").args(rule.split(' ')))?;
+    /// Lets nothing out of the device any more that fits one of these expressions of nftables.
+    pub(crate) fn block(&self, expressions: &[&str]) -> Result<(), String> {
+        self.nft("add table inet block")?;
+        self.nft("add chain inet block out { type filter hook output priority 0 ; }")?;
+        for expression in expressions {
+            self.nft(&format!(
+                "add rule inet block out oifname != lo {expression} drop"
+            ))?;
         }
         Ok(())
+    }
+
+    /// Lets everything out again.
+    pub(crate) fn unblock(&self) -> Result<(), String> {
+        self.nft("delete table inet block")
+    }
+
+    fn nft(&self, rule: &str) -> Result<(), String> {
+        let mut command = self.command();
+        run(command.arg("nft").args(rule.split(' ')))
     }
 
     /// The device's network namespace.
@@ -93,6 +100,11 @@ impl Lab {
 
     /// A command line that runs what follows in the device's network.
     pub(crate) fn command(&self) -> Command {
+        if let Some(pid) = self.beside {
+            let mut command = Command::new("nsenter");
+            command.args(["--mount", "--net", "--target", &pid.to_string()]);
+            return command;
+        }
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]);
         command

@@ -33,7 +33,11 @@ mod processes;
 #[cfg(test)]
 mod programs;
 #[cfg(test)]
+mod resolved;
+#[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod split_dns;
 #[cfg(test)]
 mod terminator;
 #[cfg(test)]

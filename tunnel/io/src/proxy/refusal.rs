@@ -67,11 +67,19 @@ pub enum Refusal {
     #[error("the tunnel has too many connections")]
     TunnelFull,
     /// The owner's proxy refused `CONNECT` with this status.
-    #[error("the upstream proxy answered {0}")]
+    #[error("the upstream proxy answered {}{}", .0, meaning(*.0))]
     UpstreamProxyRefused(u16),
     /// The owner's proxy or the destination did not speak HTTP.
     #[error("{0} gave no valid HTTP answer")]
     BadAnswer(&'static str),
+}
+
+/// What the owner of the machine can do about an answer of the proxy.
+const fn meaning(status: u16) -> &'static str {
+    match status {
+        407 => ": it wants a user name and a password, or others than those in HTTPS_PROXY",
+        _ => "",
+    }
 }
 
 impl Refusal {
