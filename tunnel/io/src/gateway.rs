@@ -17,14 +17,24 @@
 //!
 //! All of this is done by several threads, each for its own peers ([`shards`]).
 //!
+//! The TCP stack is the kernel's own where this process may have private network namespaces, one for each thread, which is found
+//! out by trying ([`choice`]); else smoltcp. What is let in, and when, is the same for both: with the kernel's, a SYN
+//! that is held here is given to a namespace that meets nothing else (see `netstack::kernel`).
+//!
 //! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
 //! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
 
 mod address;
+mod choice;
 mod counters;
 mod datagrams;
 mod dns;
 mod front;
+#[cfg(target_os = "linux")]
+mod landing;
+#[cfg(not(target_os = "linux"))]
+#[path = "gateway/no_landing.rs"]
+mod landing;
 mod packet;
 mod policy;
 mod segment;
@@ -45,7 +55,9 @@ use tokio_util::task::TaskTracker;
 
 #[doc(hidden)]
 pub use self::dns::fuzzing;
+pub use self::choice::{GatewayStack, GatewayTcp};
 use self::front::GatewayFront;
+use self::landing::Landed;
 pub use self::policy::{
     Access, Destination, DnsPolicy, ParsePortsError, ParseUpstreamError, Policy, PolicyEntry, PolicyError,
     PolicyPort, Ports, Rule, Upstream, Via,
@@ -53,6 +65,7 @@ pub use self::policy::{
 use self::shards::ShardThread;
 pub use self::shards::{GatewayView, Shards};
 use self::upstream::Forwarders;
+use crate::client::{TcpStack, TunnelConfig};
 use crate::netstack::{Exchange, Link, Netstack, StackConfig};
 use crate::udp::{UdpOptions, UdpPort};
 
@@ -78,6 +91,23 @@ pub struct GatewayConfig {
     pub addresses: Vec<IpAddr>,
     /// Largest inner packet, 1280 to 9216 bytes.
     pub mtu: usize,
+}
+
+/// Why a gateway was not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayStartError {
+    /// UDP could not be bound, or the configuration cannot work.
+    #[error("the gateway could not be opened")]
+    Open(#[from] io::Error),
+    /// The configuration fixes the kernel's TCP stack, and it is refused here.
+    #[error("the gateway may not have a private network namespace: {reason}")]
+    NoNamespace {
+        /// Which step was refused, and what the system said.
+        reason: String,
+        /// What a person can do about it.
+        hint: Option<&'static str>,
+    },
 }
 
 /// A device, or a person's plain client.
@@ -178,6 +208,7 @@ pub struct Gateway {
     /// Held while something is declared.
     declaring: Mutex<()>,
     view: GatewayView,
+    stack: GatewayStack,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -198,7 +229,7 @@ struct Shown {
 }
 
 impl Gateway {
-    /// Binds UDP and starts the gateway's threads, as many as suit this machine; upstream connections run on the current
+    /// Binds UDP and starts the gateway's threads, as many as suit this machine, on smoltcp; upstream connections run on the current
     /// tokio runtime.
     ///
     /// Fails with the system's error for the bind, with `InvalidInput` for a configuration that cannot work, and outside a
@@ -209,6 +240,23 @@ impl Gateway {
 
     /// [`Gateway::start`] with so many threads.
     pub fn start_sharded(config: GatewayConfig, policy: Policy, shards: Shards) -> io::Result<Self> {
+        let tcp = GatewayTcp {
+            stack: TcpStack::Smoltcp,
+            helper: TunnelConfig::this_program(),
+        };
+        Self::start_on(config, policy, shards, &tcp).map_err(|error| match error {
+            GatewayStartError::Open(error) => error,
+            error @ GatewayStartError::NoNamespace { .. } => io::Error::other(error),
+        })
+    }
+
+    /// [`Gateway::start`] with so many threads, on this TCP stack. Blocks for some 10 ms for each thread when it is the kernel's.
+    pub fn start_on(
+        config: GatewayConfig,
+        policy: Policy,
+        shards: Shards,
+        tcp: &GatewayTcp,
+    ) -> Result<Self, GatewayStartError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
         let bind = UdpOptions {
             // A gateway may have several addresses; its peers know it by one.
@@ -220,6 +268,9 @@ impl Gateway {
         let count = ports.len() as u8;
         let public_key = config.private_key.public_key();
         let stack = stack_config(config.addresses, config.mtu, count);
+        let (chosen, landed) = choice::choose(tcp, config.mtu, count, stack.max_connections)?;
+        chosen.log();
+        let mut landed = landed.into_iter();
         let node = NodeConfig {
             private_key: config.private_key,
             mtu: config.mtu,
@@ -243,8 +294,12 @@ impl Gateway {
             } else {
                 format!("orfe-gateway-{number}")
             };
-            let netstack = Netstack::start_on(&name, udp, link, node, &stack, |handle| {
+            let (kernel, arriving) = landed.next().map(Landed::split).unzip();
+            let netstack = Netstack::start_on(&name, udp, link, kernel, node, &stack, |handle| {
                 let forwarders = Forwarders::new(handle, runtime.clone(), tracker.clone(), stop.clone());
+                if let Some(arriving) = arriving {
+                    arriving.attend(&forwarders);
+                }
                 let own = stack.addresses.clone();
                 GatewayFront::new(
                     own,
@@ -261,11 +316,12 @@ impl Gateway {
             local_addr: threads
                 .first()
                 .map(|thread| thread.netstack.local_addr())
-                .ok_or(io::ErrorKind::InvalidInput)?,
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?,
             threads,
             public_key,
             declaring: Mutex::new(()),
             view: GatewayView(shown.into()),
+            stack: chosen,
             tracker,
             stop,
         })
@@ -339,6 +395,11 @@ impl Gateway {
         self.threads.len()
     }
 
+    /// The TCP stack that it has.
+    pub fn tcp_stack(&self) -> &GatewayStack {
+        &self.stack
+    }
+
     /// Where UDP is bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -349,7 +410,7 @@ impl Gateway {
         self.public_key
     }
 
-    /// Resets all connections, and waits for the threads and the forwarders to end.
+    /// Resets all connections, and waits for the forwarders and the threads to end.
     pub async fn shutdown(self) {
         let Self {
             threads,
@@ -358,12 +419,13 @@ impl Gateway {
             ..
         } = self;
         stop.cancel();
-        for thread in threads {
-            thread.netstack.shutdown().await;
-        }
         tracker.close();
+        // The threads last: they carry what forwarders leave behind, resets among it.
         if tokio::time::timeout(GRACE, tracker.wait()).await.is_err() {
             tracing::warn!(left = tracker.len(), "forwarders did not end in time");
+        }
+        for thread in threads {
+            thread.netstack.shutdown().await;
         }
     }
 }

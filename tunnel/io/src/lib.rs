@@ -40,16 +40,17 @@ pub use client::{
 #[doc(hidden)]
 pub use gateway::fuzzing as gateway_fuzzing;
 pub use gateway::{
-    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStats, GatewayView,
-    ParsePortsError, ParseUpstreamError, PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError,
-    PolicyPort, Ports, Rule, Shards, Upstream, Via,
+    Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStack,
+    GatewayStartError, GatewayStats, GatewayTcp, GatewayView, ParsePortsError, ParseUpstreamError,
+    PeerDropCounts, PeerStats, Policy, PolicyEntry, PolicyError, PolicyPort, Ports, Rule, Shards, Upstream,
+    Via,
 };
 pub use netstack::TunnelStream;
 pub use orfe_tunnel_core::{AllowedIp, ParseAllowedIpError, PresharedKey, PrivateKey, PublicKey};
 
 /// Makes this process the namespace helper when its command line says so, and returns when the helper is done.
 ///
-/// The first thing in `main` of every program that starts a [`Tunnel`]: the helper is the same program started again, and has to
+/// The first thing in `main` of every program that starts a [`Tunnel`] or a [`Gateway`]: the helper is the same program started again, and has to
 /// have one thread. `None`: this is no helper, go on.
 pub fn run_namespace_helper_if_asked() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]

@@ -14,6 +14,7 @@
 //!
 //! * `message` and `channel` are what the two say to each other; `inside`, `confine`, `network`, `netlink` run in the helper;
 //!   `process` owns it on this side; `dialer` connects.
+//! * A gateway accepts and does not dial: `landing` has what it gets instead, and its helper ends as soon as it was handed over.
 //!
 //! What can fail: everything, in a container or on a hardened host. [`NamespaceError`] says which step, and what a person can
 //! do about it; the tunnel then falls back to smoltcp unless it was told not to. When the helper dies later,
@@ -23,6 +24,7 @@ mod channel;
 mod confine;
 mod dialer;
 mod inside;
+mod landing;
 mod message;
 mod netlink;
 mod network;
@@ -36,6 +38,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 pub(crate) use self::dialer::{Connections, OpenError, Sockets};
+pub(crate) use self::landing::{LANDING_PORT, LANDING_V4, LANDING_V6, Landing, Landings};
 use self::message::{MAX_ADDRESSES, Step};
 use self::process::Helper;
 
@@ -61,6 +64,14 @@ pub(crate) enum NamespaceError {
 }
 
 impl NamespaceError {
+    /// The error with its cause, in one sentence.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Process(source) | Self::Refused { source, .. } => format!("{self} ({source})"),
+            Self::NoAnswer => self.to_string(),
+        }
+    }
+
     /// What a person can do about it.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {

@@ -20,6 +20,8 @@
 //! beyond the answers to it; each connection has two smoltcp buffers and two rings, whose sizes have a common bound (see `buffers`).
 //! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!
+//! A gateway may have the kernel's own TCP beside smoltcp (see `kernel`); then smoltcp only refuses what is not let in.
+//!
 //! When the thread ends, for whatever reason, every connection it held ends with a reset.
 
 mod buffers;
@@ -28,6 +30,11 @@ mod datagrams;
 mod device;
 mod exchange;
 mod flow;
+#[cfg(target_os = "linux")]
+mod kernel;
+#[cfg(not(target_os = "linux"))]
+#[path = "netstack/no_kernel.rs"]
+mod kernel;
 mod nodes;
 mod schedule;
 mod sender;
@@ -49,10 +56,14 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
 pub(crate) use self::exchange::{Exchange, Link};
+#[cfg(target_os = "linux")]
+pub(crate) use self::kernel::Arrivals;
+pub(crate) use self::kernel::{KernelStack, Number};
 pub(crate) use self::nodes::Nodes;
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
 pub(crate) use self::wake::Wake;
+use crate::kernel_stream::KernelStream;
 use crate::udp::{ReceiveBuffers, Sent, UdpOptions, UdpPort};
 
 /// Commands that may wait for the thread. It takes all of them in every round, so a full queue means that it is far
@@ -64,6 +75,8 @@ const MAX_SLEEP: Duration = Duration::from_mins(1);
 const UDP_RETRY: Duration = Duration::from_millis(20);
 /// Datagrams that may wait while the socket takes none; above it they are lost, as on a full link.
 const MAX_UNSENT: usize = 1024;
+/// Rounds for what the kernel's TCP says when the thread ends: a reset for each connection, and what waited before them.
+const MAX_LAST_ROUNDS: usize = 64;
 /// Counters are published at most this often while traffic flows.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// While none flows they are looked at when the thread is awake anyway, at most this often: a phase may end by the mere
@@ -91,8 +104,18 @@ pub(crate) trait Front: Send + 'static {
     /// A connection is gone from the stack.
     fn handle_closed(&mut self, flow: Flow);
 
+    /// A connection of the kernel's is over.
+    fn handle_over(&mut self, _flow: Flow, _number: Number) {}
+
     /// Shows the counters to the outside.
     fn publish(&mut self, ends: &Ends, now: Instant);
+}
+
+/// A connection that was let in, for the task that serves it. Dropping it resets the connection.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    Smoltcp(TunnelStream),
+    Kernel(KernelStream),
 }
 
 /// What fronts work on.
@@ -100,6 +123,8 @@ pub(crate) trait Front: Send + 'static {
 pub(crate) struct Ends {
     pub(crate) node: Nodes,
     pub(crate) stack: Stack,
+    /// The kernel's TCP, where there is one.
+    pub(crate) kernel: Option<KernelStack>,
     /// Datagrams to be sent in this round.
     pub(crate) out: Datagrams,
     /// UDP is to be bound to a fresh port in this round.
@@ -168,7 +193,7 @@ impl<C: Send + 'static> Netstack<C> {
     where
         F: Front<Command = C>,
     {
-        Self::start_on(name, UdpPort::bind(bind)?, None, node, stack, front)
+        Self::start_on(name, UdpPort::bind(bind)?, None, None, node, stack, front)
     }
 
     /// Starts the thread on a socket that is bound; with a link, as one of several at the same port.
@@ -176,6 +201,7 @@ impl<C: Send + 'static> Netstack<C> {
         name: &str,
         mut udp: UdpPort,
         link: Option<Link>,
+        kernel: Option<KernelStack>,
         node: Node,
         stack: &StackConfig,
         front: impl FnOnce(Handle<C>) -> F,
@@ -185,6 +211,9 @@ impl<C: Send + 'static> Netstack<C> {
     {
         let poll = Poll::new()?;
         udp.register(poll.registry(), UDP)?;
+        if let Some(kernel) = &kernel {
+            kernel.register(poll.registry(), KERNEL)?;
+        }
         let local_addr = Arc::new(Mutex::new(udp.local_addr()?));
         let wake = Arc::new(Wake::new(poll.registry(), WAKE)?);
         if let Some(link) = &link {
@@ -201,6 +230,7 @@ impl<C: Send + 'static> Netstack<C> {
         let ends = Ends {
             node: node.into(),
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
+            kernel,
             out: Datagrams::new(),
             rebind: false,
         };
@@ -277,6 +307,7 @@ impl<C> Drop for Netstack<C> {
 
 const WAKE: Token = Token(0);
 const UDP: Token = Token(1);
+const KERNEL: Token = Token(2);
 
 /// The thread's state.
 struct Round<F: Front> {
@@ -320,10 +351,23 @@ impl<F: Front> Round<F> {
                 self.readable = true;
                 self.blocked = false;
             }
+            if let Some(kernel) = &mut self.ends.kernel {
+                kernel.readable |= events.iter().any(|event| event.token() == KERNEL);
+            }
             self.wake.rearm();
             self.round(Instant::now());
         }
         self.ends.stack.abort_where(|_| true);
+        if let Some(kernel) = &mut self.ends.kernel {
+            kernel.reset_all();
+        }
+        // What the kernel says at the end, at most.
+        for _ in 0..MAX_LAST_ROUNDS {
+            self.egress(Instant::now());
+            if self.blocked || self.ends.kernel.as_ref().is_none_or(|kernel| !kernel.readable) {
+                break;
+            }
+        }
         // One round sends a bounded number of packets. A socket that takes no more ends it: then the resets are lost.
         while self.ends.stack.connections() > 0 && !self.blocked {
             let before = self.ends.stack.connections();
@@ -345,6 +389,9 @@ impl<F: Front> Round<F> {
             is_changed = true;
         }
         self.ingress(now);
+        if let Some(kernel) = &mut self.ends.kernel {
+            kernel.flush();
+        }
         if is_changed || self.node_due.is_none_or(|due| due <= now) {
             self.ends.node.handle_timeout(now, &mut self.ends.out);
             is_changed = true;
@@ -361,6 +408,10 @@ impl<F: Front> Round<F> {
         }
         while let Some(flow) = self.ends.stack.poll_closed() {
             self.front.handle_closed(flow);
+            self.unpublished = true;
+        }
+        while let Some((flow, number)) = self.ends.kernel.as_mut().and_then(|kernel| kernel.poll_over(now)) {
+            self.front.handle_over(flow, number);
             self.unpublished = true;
         }
         self.publish(is_due, now);
@@ -434,6 +485,9 @@ impl<F: Front> Round<F> {
         let (node, stack, out) = (&mut self.ends.node, &mut self.ends.stack, &mut self.ends.out);
         node.handle_packets(stack.transmit(), now, out);
         stack.clear_transmitted();
+        if let Some(kernel) = self.ends.kernel.as_mut().filter(|_| !self.blocked) {
+            kernel.transmit(node, now, out);
+        }
         self.unpublished |= !out.is_empty();
         self.blocked = self.udp.send(out, &mut self.sent).is_err();
         if !self.blocked || out.len() > MAX_UNSENT {
@@ -452,7 +506,8 @@ impl<F: Front> Round<F> {
     }
 
     fn timeout(&mut self, now: Instant) -> Duration {
-        if self.readable {
+        let kernel_is_readable = (self.ends.kernel.as_ref()).is_some_and(|kernel| kernel.readable);
+        if self.readable || (kernel_is_readable && !self.blocked) {
             return Duration::ZERO;
         }
         let timer = self.node_due.map(|at| at.saturating_duration_since(now));

@@ -65,7 +65,7 @@ mod refusal;
 mod routes;
 mod serve;
 mod socks;
-mod splice;
+pub(crate) mod splice;
 mod target;
 mod upstream;
 

@@ -19,7 +19,7 @@ use super::choice::NoNamespace;
 use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 pub(super) use crate::namespace::Made;
-use crate::namespace::{Connections, Namespace, NamespaceConfig, NamespaceError, OpenError, Sockets};
+use crate::namespace::{Connections, Namespace, NamespaceConfig, OpenError, Sockets};
 use crate::places::Places;
 use crate::tun::{DataPath, DataPathConfig, TunDevice};
 use crate::udp::{UdpOptions, UdpPort};
@@ -33,12 +33,7 @@ pub(super) fn make(config: &TunnelConfig) -> Result<Made, NoNamespace> {
         addresses: config.addresses.clone(),
     };
     Namespace::make(namespace).map_err(|error| NoNamespace {
-        reason: match &error {
-            NamespaceError::Process(source) | NamespaceError::Refused { source, .. } => {
-                format!("{error} ({source})")
-            }
-            NamespaceError::NoAnswer => error.to_string(),
-        },
+        reason: error.reason(),
         hint: error.hint(),
     })
 }

@@ -18,7 +18,7 @@ use super::policy::{Access, DNS_PORT, Policy, Service, Target, Transport};
 use super::segment::Segment;
 use super::upstream::Forwarders;
 use super::{Admitted, Desired, GatewayStats, Shown};
-use crate::netstack::{Ends, Flow, Front, TunnelStream};
+use crate::netstack::{Accepted, Ends, Flow, Front, KernelStack, Number};
 
 /// Connections at once of one peer, so that one cannot use up the gateway's.
 const MAX_CONNECTIONS_PER_PEER: usize = 512;
@@ -41,10 +41,12 @@ pub(super) enum Command {
     Admit {
         flow: Flow,
         attempt: u64,
-        reply: oneshot::Sender<TunnelStream>,
+        reply: oneshot::Sender<Accepted>,
     },
     /// It could not be reached: refuse the peer.
     Refuse { flow: Flow, attempt: u64 },
+    /// Nothing is copied any more, or nothing came to be copied.
+    Left { flow: Flow, attempt: u64 },
     /// A datagram for the peer of a UDP flow.
     Datagram {
         flow: Flow,
@@ -102,6 +104,8 @@ enum Stage {
     Dialling { syn: Vec<u8>, cancel: CancellationToken },
     /// The connection is in the stack.
     Open,
+    /// The kernel has it.
+    Carried(Number),
 }
 
 /// A UDP flow of a peer. Dropping it ends its task.
@@ -196,7 +200,7 @@ impl GatewayFront {
 
     /// Ends what present peers and policy do not allow any more. A connection stays only while its peer's address still
     /// belongs to the same, present peer, and policy still leads it to the same place.
-    fn cut_what_is_not_allowed(&mut self, ends: &mut Ends) {
+    fn cut_what_is_not_allowed(&mut self, ends: &mut Ends, now: Instant) {
         let stays = |flow: &Flow, peer: PeerId, transport, target: &Target| {
             self.peers.get(&peer).is_some_and(|known| {
                 ends.node.route(flow.remote.ip()) == Some(peer)
@@ -215,7 +219,7 @@ impl GatewayFront {
             .filter(|(flow, entry)| !stays(flow, entry.peer, Transport::Udp, &entry.target))
             .map(|(flow, _)| *flow)
             .collect();
-        self.cut(&lost, ends);
+        self.cut(&lost, ends, now);
         for flow in lost_datagrams {
             self.forget_datagrams(&flow);
         }
@@ -306,7 +310,7 @@ impl Front for GatewayFront {
         if let Some(peers) = desired.peers {
             self.set_peers(&peers, ends, now);
         }
-        self.cut_what_is_not_allowed(ends);
+        self.cut_what_is_not_allowed(ends, now);
         are_declared
     }
 
@@ -314,6 +318,7 @@ impl Front for GatewayFront {
         match command {
             Command::Admit { flow, attempt, reply } => self.admit(flow, attempt, reply, ends, now),
             Command::Refuse { flow, attempt } => self.refuse(flow, attempt, ends, |peer| &mut peer.failed),
+            Command::Left { flow, attempt } => self.leave(flow, attempt, ends, now),
             Command::Datagram {
                 flow,
                 attempt,
@@ -371,6 +376,13 @@ impl Front for GatewayFront {
         self.forget(&flow);
     }
 
+    fn handle_over(&mut self, flow: Flow, number: Number) {
+        let is_it = |entry: &Entry| matches!(entry.stage, Stage::Carried(carried) if carried == number);
+        if self.flows.get(&flow).is_some_and(is_it) {
+            self.forget(&flow);
+        }
+    }
+
     /// Shows the peers that changed; the others stand as they were shown before.
     fn publish(&mut self, ends: &Ends, now: Instant) {
         let is_whole = self
@@ -380,7 +392,7 @@ impl Front for GatewayFront {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.total = GatewayStats {
             dropped: ends.node.drops().total(),
-            connections: ends.stack.connections(),
+            connections: ends.stack.connections() + ends.kernel.as_ref().map_or(0, KernelStack::connections),
             buffered_bytes: ends.stack.buffered(),
         };
         if is_whole {

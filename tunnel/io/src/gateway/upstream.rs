@@ -22,10 +22,14 @@ use super::dns;
 use super::dns::Question;
 use super::front::Command;
 use super::policy::{Access, Policy, Upstream};
-use crate::netstack::{Flow, Handle, TunnelStream};
+use crate::netstack::{Accepted, Flow, Handle};
+use crate::proxy::splice::between;
 
 /// How long resolving and connecting may take together.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may take to complete the handshake whose first packet it sent. It sends the last one in the same moment as
+/// its first data, and the kernel repeats the one between them.
+const ADMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Buffer of each direction of a copy, in bytes.
 const COPY_BUFFER: usize = 32 << 10;
 
@@ -98,6 +102,11 @@ impl Forwarders {
         });
     }
 
+    /// Starts a task that ends with the gateway, and not before.
+    pub(super) fn attend(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(task);
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> CancellationToken {
         let cancel = self.stop.child_token();
         let cancelled = cancel.clone();
@@ -121,9 +130,12 @@ async fn run(forward: Forward, handle: &Handle<Command>) {
     } = forward;
     let upstream = match by {
         By::Dns { policy, access } => {
-            if let Some(stream) = admit(flow, attempt, handle).await {
-                dns::stream::serve(stream, policy, access).await;
+            match admit(flow, attempt, handle).await {
+                Some(Accepted::Smoltcp(stream)) => dns::stream::serve(stream, policy, access).await,
+                Some(Accepted::Kernel(stream)) => dns::stream::serve(stream, policy, access).await,
+                None => {}
             }
+            leave(flow, attempt, handle).await;
             return;
         }
         By::Upstream(upstream) => upstream,
@@ -141,16 +153,23 @@ async fn run(forward: Forward, handle: &Handle<Command>) {
     if let Some(stream) = admit(flow, attempt, handle).await {
         splice(stream, connection, &device, &name).await;
     }
+    leave(flow, attempt, handle).await;
 }
 
 /// Lets the peer's SYN in. `None` when the peer has given up meanwhile, or the gateway stops.
-async fn admit(flow: Flow, attempt: u64, handle: &Handle<Command>) -> Option<TunnelStream> {
+async fn admit(flow: Flow, attempt: u64, handle: &Handle<Command>) -> Option<Accepted> {
     let (reply, admitted) = oneshot::channel();
     handle.send(Command::Admit { flow, attempt, reply }).await.ok()?;
-    admitted.await.ok()
+    tokio::time::timeout(ADMIT_TIMEOUT, admitted).await.ok()?.ok()
 }
 
-async fn splice(mut stream: TunnelStream, mut upstream: TcpStream, device: &str, destination: &str) {
+/// Nothing is copied any more.
+async fn leave(flow: Flow, attempt: u64, handle: &Handle<Command>) {
+    // An error means that the gateway stops.
+    let _ = handle.send(Command::Left { flow, attempt }).await;
+}
+
+async fn splice(mut stream: Accepted, mut upstream: TcpStream, device: &str, destination: &str) {
     let (Ok(local), Ok(address)) = (upstream.local_addr(), upstream.peer_addr()) else {
         return;
     };
@@ -158,12 +177,19 @@ async fn splice(mut stream: TunnelStream, mut upstream: TcpStream, device: &str,
     if let Err(error) = upstream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    match copy_bidirectional_with_sizes(&mut stream, &mut upstream, COPY_BUFFER, COPY_BUFFER).await {
-        Ok((up_bytes, down_bytes)) => {
+    let copied = match &mut stream {
+        Accepted::Smoltcp(stream) => {
+            let copying = copy_bidirectional_with_sizes(stream, &mut upstream, COPY_BUFFER, COPY_BUFFER);
+            copying.await.ok()
+        }
+        Accepted::Kernel(stream) => between(stream.socket(), &upstream).await,
+    };
+    match copied {
+        Some((up_bytes, down_bytes)) => {
             tracing::debug!(%device, destination, %local, up_bytes, down_bytes, "forwarded");
         }
-        Err(error) => {
-            tracing::debug!(%device, destination, %local, %error, "cut");
+        None => {
+            tracing::debug!(%device, destination, %local, "cut");
             // A cut on one side is a cut on the other; a FIN would pass for a complete answer.
             if let Err(error) = upstream.set_zero_linger() {
                 tracing::debug!(%error, "upstream is closed instead of reset");

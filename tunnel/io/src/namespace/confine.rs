@@ -67,6 +67,11 @@ pub(super) fn enter_namespace() -> Result<(), (Step, io::Error)> {
     Ok(())
 }
 
+/// Moves the process into a further network namespace; the one that it leaves lives on by its descriptors.
+pub(super) fn enter_another() -> Result<(), (Step, io::Error)> {
+    unshare(UnshareFlags::NEWNET).map_err(|error| (Step::Unshare, error))
+}
+
 #[expect(
     unsafe_code,
     reason = "unshare(2) is unsafe for flags that take descriptors away"

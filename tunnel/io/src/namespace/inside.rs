@@ -2,7 +2,7 @@
 //!
 //! It is the same program, started again with one argument, because a user namespace can be made only by a process with one
 //! thread. It speaks with the daemon over its standard input, knows no secret, and ends when the daemon's end of the channel
-//! is closed.
+//! is closed. For a gateway it makes all that is needed at once, and ends.
 
 use std::ffi::OsStr;
 use std::io;
@@ -36,8 +36,10 @@ fn serve() -> io::Result<()> {
     let channel = stdin();
     let confined = confine::confine().map_err(|error| (Step::Confine, error));
     let (bytes, _) = channel::receive(channel)?;
-    let Request::SetUp { mtu, addresses } = Request::decode(&bytes)? else {
-        return Err(Malformed.into());
+    let (mtu, addresses) = match Request::decode(&bytes)? {
+        Request::SetUp { mtu, addresses } => (mtu, addresses),
+        Request::Land { mtu, count } => return land(confined, mtu, count),
+        Request::Sockets { .. } => return Err(Malformed.into()),
     };
     let made = confined.and_then(|()| {
         confine::enter_namespace()?;
@@ -63,6 +65,40 @@ fn serve() -> io::Result<()> {
         };
         serve_sockets(kind, count)?;
     }
+}
+
+/// Makes the namespaces of a gateway and hands over everything in them. They live as long as these descriptors do, so the
+/// helper has nothing left to do.
+fn land(confined: Result<(), (Step, io::Error)>, mtu: u16, count: u8) -> io::Result<()> {
+    match confined.and_then(|()| landings(mtu, count)) {
+        Ok((descriptors, reply)) => answer(&reply, &descriptors),
+        Err((step, error)) => {
+            let errno = error.raw_os_error().unwrap_or(0);
+            answer(&Reply::Failed { step, errno }, &[])
+        }
+    }
+}
+
+fn landings(mtu: u16, count: u8) -> Result<(Vec<OwnedFd>, Reply), (Step, io::Error)> {
+    let mut descriptors = Vec::new();
+    let mut has_v6 = true;
+    let mut made = Vec::new();
+    for number in 0..count {
+        if number == 0 {
+            confine::enter_namespace()?;
+        } else {
+            confine::enter_another()?;
+        }
+        let parts = network::set_up_landing(mtu)?;
+        has_v6 &= parts.v6.is_some();
+        made.push(parts);
+    }
+    let congestion = network::congestion().map_err(|error| (Step::Congestion, error))?;
+    for parts in made {
+        descriptors.extend([parts.tun, parts.v4]);
+        descriptors.extend(parts.v6.filter(|_| has_v6));
+    }
+    Ok((descriptors, Reply::Landed { congestion, has_v6 }))
 }
 
 fn serve_sockets(kind: SocketKind, count: u8) -> io::Result<()> {

@@ -10,6 +10,13 @@
 //!   ── Sockets {kind, count} ─────►         as often as sockets are wanted
 //!   ◄── Sockets {kind} + count fds ─        or SocketFailed {kind, errno}, and the helper goes on
 //! ```
+//!
+//! A gateway asks once, and then its helper has nothing left to do:
+//!
+//! ```text
+//!   ── Land {mtu, count} ─────────►
+//!   ◄── Landed {congestion, has_v6} + 2 or 3 fds for each ──   or Failed {step, errno}; either way the helper ends
+//! ```
 
 use std::fmt;
 use std::io;
@@ -27,6 +34,9 @@ pub(super) const MAX_ADDRESSES: usize = 8;
 /// Most descriptors in one message. The kernel's own bound is 253 (`SCM_MAX_FD`).
 pub(super) const MAX_DESCRIPTORS: usize = 16;
 
+/// Most namespaces of one gateway: as many as its threads.
+pub(super) const MAX_LANDINGS: u8 = orfe_tunnel_core::MAX_SHARDS;
+
 /// Longest name of a congestion control (`TCP_CA_NAME_MAX`), its terminating zero included.
 const MAX_CONGESTION: usize = 16;
 
@@ -42,6 +52,8 @@ pub(super) enum Request {
     },
     /// Make sockets; `count` is 1 to [`MAX_DESCRIPTORS`].
     Sockets { kind: SocketKind, count: u8 },
+    /// Make so many namespaces, each with a TUN device and listening sockets; `count` is 1 to [`MAX_LANDINGS`].
+    Land { mtu: u16, count: u8 },
 }
 
 /// What the helper answers.
@@ -58,6 +70,9 @@ pub(super) enum Reply {
     Sockets { kind: SocketKind },
     /// A socket could not be made; those that were made before came in a message of their own.
     SocketFailed { kind: SocketKind, errno: i32 },
+    /// The namespaces stand. Comes with a TUN descriptor, a listening socket for IPv4, and, with `has_v6`, one for IPv6, for
+    /// each of them in turn.
+    Landed { congestion: String, has_v6: bool },
 }
 
 /// Which sort of socket.
@@ -92,10 +107,11 @@ pub(crate) enum Step {
     Route,
     Congestion,
     DropRights,
+    Listen,
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Confine,
         Self::Unshare,
         Self::MapUsers,
@@ -108,6 +124,7 @@ impl Step {
         Self::Route,
         Self::Congestion,
         Self::DropRights,
+        Self::Listen,
     ];
 }
 
@@ -126,6 +143,7 @@ impl fmt::Display for Step {
             Self::Route => "routing into the TUN device",
             Self::Congestion => "making a TCP socket in the namespace",
             Self::DropRights => "giving up the helper's rights",
+            Self::Listen => "listening in the namespace",
         })
     }
 }
@@ -162,6 +180,11 @@ impl Request {
                 }
             }
             Self::Sockets { kind, count } => bytes.extend([1, *kind as u8, *count]),
+            Self::Land { mtu, count } => {
+                bytes.push(2);
+                bytes.extend(mtu.to_le_bytes());
+                bytes.push(*count);
+            }
         }
         bytes
     }
@@ -178,6 +201,10 @@ impl Request {
                     count: *count,
                 })
             }
+            [VERSION, 2, low, high, count] if (1..=MAX_LANDINGS).contains(count) => Ok(Self::Land {
+                mtu: u16::from_le_bytes([*low, *high]),
+                count: *count,
+            }),
             _ => Err(Malformed),
         }
     }
@@ -222,20 +249,19 @@ impl Reply {
                 bytes.extend([3, *kind as u8]);
                 bytes.extend(errno.to_le_bytes());
             }
+            Self::Landed { congestion, has_v6 } => {
+                bytes.extend([4, u8::from(*has_v6)]);
+                bytes.extend(congestion.bytes().take(MAX_CONGESTION));
+            }
         }
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         match bytes {
-            // A name goes into logs and status: letters, digits, `_` and `-` only.
-            [VERSION, 0, name @ ..] if name.len() <= MAX_CONGESTION => {
-                let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
-                let name = name.iter().all(plain).then_some(name).ok_or(Malformed)?;
-                Ok(Self::Ready {
-                    congestion: String::from_utf8_lossy(name).into_owned(),
-                })
-            }
+            [VERSION, 0, name @ ..] => Ok(Self::Ready {
+                congestion: decode_congestion(name)?,
+            }),
             [VERSION, 1, step, errno @ ..] => Ok(Self::Failed {
                 step: *Step::ALL.get(usize::from(*step)).ok_or(Malformed)?,
                 errno: decode_errno(errno)?,
@@ -247,9 +273,22 @@ impl Reply {
                 kind: SocketKind::from_byte(*kind).ok_or(Malformed)?,
                 errno: decode_errno(errno)?,
             }),
+            [VERSION, 4, has_v6 @ (0 | 1), name @ ..] => Ok(Self::Landed {
+                congestion: decode_congestion(name)?,
+                has_v6: *has_v6 == 1,
+            }),
             _ => Err(Malformed),
         }
     }
+}
+
+/// A name goes into logs and status: letters, digits, `_` and `-` only.
+fn decode_congestion(name: &[u8]) -> Result<String, Malformed> {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
+    let is_name = name.len() <= MAX_CONGESTION && name.iter().all(plain);
+    is_name
+        .then(|| String::from_utf8_lossy(name).into_owned())
+        .ok_or(Malformed)
 }
 
 fn decode_errno(bytes: &[u8]) -> Result<i32, Malformed> {
@@ -274,6 +313,7 @@ mod tests {
             )
                 .prop_map(|(mtu, addresses)| Request::SetUp { mtu, addresses }),
             (kinds(), 1..=MAX_DESCRIPTORS as u8).prop_map(|(kind, count)| Request::Sockets { kind, count }),
+            (any::<u16>(), 1..=MAX_LANDINGS).prop_map(|(mtu, count)| Request::Land { mtu, count }),
         ]
     }
 
@@ -284,6 +324,8 @@ mod tests {
                 .prop_map(|(step, errno)| Reply::Failed { step, errno }),
             kinds().prop_map(|kind| Reply::Sockets { kind }),
             (kinds(), any::<i32>()).prop_map(|(kind, errno)| Reply::SocketFailed { kind, errno }),
+            ("[a-z_]{0,16}", any::<bool>())
+                .prop_map(|(congestion, has_v6)| Reply::Landed { congestion, has_v6 }),
         ]
     }
 
@@ -315,6 +357,8 @@ mod tests {
             &[VERSION + 1, 1, 0, 1],
             &[VERSION, 0, 0],
             &[VERSION, 0, 0, 5, 4, 1, 2, 3],
+            &[VERSION, 2, 0, 5, 0],
+            &[VERSION, 2, 0, 5, MAX_LANDINGS + 1],
         ] {
             assert_eq!(Request::decode(bytes), Err(Malformed), "{bytes:?}");
         }

@@ -1,6 +1,6 @@
-//! The four requests of rtnetlink(7) that the helper makes, and the kernel's answers to them.
+//! The five requests of rtnetlink(7) that the helper makes, and the kernel's answers to them.
 //!
-//! A crate for netlink would bring an executor or a few thousand lines for what is four fixed messages here, written once
+//! A crate for netlink would bring an executor or a few thousand lines for what is five fixed messages here, written once
 //! while the helper is set up. Layouts are those of `linux/netlink.h` and `linux/rtnetlink.h`, in the machine's byte order.
 
 use std::io;
@@ -26,12 +26,16 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 /// Use the address at once: nobody else on a TUN device could have it.
 const IFA_F_NODAD: u8 = 2;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_HOST: u8 = 254;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 
 /// Bytes of a netlink header; the length field counts them.
 const HEADER: usize = 16;
@@ -99,6 +103,29 @@ impl Netlink {
         ];
         body.extend(0_u32.to_ne_bytes()); // flags
         attribute(&mut body, RTA_OIF, &interface.to_ne_bytes());
+        self.ask(RTM_NEWROUTE, CREATE, &body)
+    }
+
+    /// Makes every address of a network one of this namespace's own, for sockets that are bound to none.
+    pub(super) fn add_local_network(&self, loopback: u32, network: IpAddr, prefix: u8) -> io::Result<()> {
+        let scope = if network.is_ipv4() {
+            RT_SCOPE_HOST
+        } else {
+            RT_SCOPE_UNIVERSE
+        };
+        let mut body = vec![
+            family(network),
+            prefix,
+            0, // source prefix
+            0, // type of service
+            RT_TABLE_LOCAL,
+            RTPROT_STATIC,
+            scope,
+            RTN_LOCAL,
+        ];
+        body.extend(0_u32.to_ne_bytes()); // flags
+        attribute(&mut body, RTA_DST, &octets(network).0);
+        attribute(&mut body, RTA_OIF, &loopback.to_ne_bytes());
         self.ask(RTM_NEWROUTE, CREATE, &body)
     }
 

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, netdevice, socket_with,
-    sockopt::{set_tcp_congestion, tcp_congestion},
+    AddressFamily, SocketFlags, SocketType, bind, listen, netdevice, socket_with,
+    sockopt::{set_ipv6_v6only, set_tcp_congestion, tcp_congestion},
 };
 
+use super::landing::{LANDING_PORT, LANDING_V4, LANDING_V6};
 use super::message::{SocketKind, Step};
 use super::netlink::Netlink;
 
@@ -37,6 +38,17 @@ const SETTINGS: [(&str, &str); 3] = [
     ("/proc/sys/net/ipv4/tcp_tw_reuse", "1"),
 ];
 
+/// What is set beside that for a gateway, which accepts. Each connection has an address of its own there, so what the kernel
+/// remembers by address for the next one is of no use.
+const LANDING_SETTINGS: [(&str, &str); 3] = [
+    ("/proc/sys/net/core/somaxconn", "4096"),
+    ("/proc/sys/net/ipv4/tcp_max_syn_backlog", "4096"),
+    ("/proc/sys/net/ipv4/tcp_no_metrics_save", "1"),
+];
+
+/// Connections that may wait to be accepted: more than a gateway ever lets in at once.
+const BACKLOG: i32 = 4096;
+
 /// The offloads of a TUN device (`linux/if_tun.h`): checksums and TCP segmentation, then UDP segmentation beside it,
 /// which kernels before 6.2 do not know.
 const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
@@ -44,6 +56,64 @@ const ALL_OFFLOADS: libc::c_uint = TCP_OFFLOADS | libc::TUN_F_USO4 | libc::TUN_F
 
 /// Sets up the network of this process's namespace and returns the TUN descriptor.
 pub(super) fn set_up(mtu: u16, addresses: &[IpAddr]) -> Result<OwnedFd, (Step, io::Error)> {
+    let at = |step| move |error| (step, error);
+    let (tun, netlink, device) = set_up_device(mtu)?;
+    for address in addresses {
+        netlink.add_address(device, *address).map_err(at(Step::Address))?;
+        match netlink.add_default_route(device, *address) {
+            // A second address of the family; the route is there.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(at(Step::Route))?,
+        }
+    }
+    apply(&SETTINGS);
+    Ok(tun)
+}
+
+/// What a namespace of a gateway comes with.
+pub(super) struct LandingParts {
+    pub(super) tun: OwnedFd,
+    pub(super) v4: OwnedFd,
+    /// None where the system has no IPv6.
+    pub(super) v6: Option<OwnedFd>,
+}
+
+/// Sets up the network of this process's namespace for a gateway: all of [`LANDING_V4`] and [`LANDING_V6`] is its own, and
+/// one socket of each family listens at every address of them.
+pub(super) fn set_up_landing(mtu: u16) -> Result<LandingParts, (Step, io::Error)> {
+    let at = |step| move |error| (step, error);
+    let (tun, netlink, device) = set_up_device(mtu)?;
+    apply(&SETTINGS);
+    apply(&LANDING_SETTINGS);
+    let route = |network: IpAddr, prefix| {
+        netlink.add_local_network(LOOPBACK, network, prefix)?;
+        netlink.add_default_route(device, network)
+    };
+    route(LANDING_V4.0.into(), LANDING_V4.1).map_err(at(Step::Route))?;
+    let v4 = listener(SocketKind::Tcp4, Ipv4Addr::UNSPECIFIED.into()).map_err(at(Step::Listen))?;
+    let v6 = route(LANDING_V6.0.into(), LANDING_V6.1)
+        .and_then(|()| listener(SocketKind::Tcp6, Ipv6Addr::UNSPECIFIED.into()));
+    Ok(LandingParts { tun, v4, v6: v6.ok() })
+}
+
+fn listener(kind: SocketKind, any: IpAddr) -> io::Result<OwnedFd> {
+    let socket = socket(kind)?;
+    if any.is_ipv6() {
+        set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &SocketAddr::new(any, LANDING_PORT))?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn apply(settings: &[(&str, &str)]) {
+    for (path, value) in settings {
+        let _ = fs::write(path, value);
+    }
+}
+
+/// Loopback, and the device without an address.
+fn set_up_device(mtu: u16) -> Result<(OwnedFd, Netlink, u32), (Step, io::Error)> {
     let at = |step| move |error| (step, error);
     let netlink = Netlink::open().map_err(at(Step::Loopback))?;
     netlink.up(LOOPBACK).map_err(at(Step::Loopback))?;
@@ -55,18 +125,7 @@ pub(super) fn set_up(mtu: u16, addresses: &[IpAddr]) -> Result<OwnedFd, (Step, i
     // Kernels differ in whom they let do this; the default of 500 packets works as well.
     let _ = netlink.set_queue_length(device, QUEUE_LENGTH);
     netlink.up(device).map_err(at(Step::Configure))?;
-    for address in addresses {
-        netlink.add_address(device, *address).map_err(at(Step::Address))?;
-        match netlink.add_default_route(device, *address) {
-            // A second address of the family; the route is there.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.map_err(at(Step::Route))?,
-        }
-    }
-    for (path, value) in SETTINGS {
-        let _ = fs::write(path, value);
-    }
-    Ok(tun)
+    Ok((tun, netlink, device))
 }
 
 fn open_tun() -> io::Result<OwnedFd> {

@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -254,7 +254,7 @@ impl Supply {
 ///
 /// It stays in our session, which the reaper of orphans relies on, and has a process group of its own, so that a Ctrl-C in
 /// a terminal reaches the daemon alone.
-fn start(program: &PathBuf, channel: OwnedFd) -> io::Result<Child> {
+pub(super) fn start(program: &Path, channel: OwnedFd) -> io::Result<Child> {
     Command::new(program)
         .arg(ARGUMENT)
         .env_clear()

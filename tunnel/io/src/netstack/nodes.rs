@@ -276,6 +276,23 @@ impl Nodes {
         self.first.handle_packets(&outgoing[0], now, out);
         node.handle_packets(&outgoing[1], now, out);
     }
+
+    /// [`Nodes::handle_packets`] for packets that are in no batch: `fill` gives each, with zeros behind it, and its length.
+    pub(super) fn outbound(
+        &mut self,
+        now: Instant,
+        out: &mut Datagrams,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8], usize)),
+    ) {
+        if self.second.is_some() {
+            let mut packets: Batch<()> = Batch::new();
+            fill(&mut |padded, len| packets.push(padded.get(..len).unwrap_or(padded), ()));
+            self.handle_packets(&packets, now, out);
+        } else {
+            let mut outbound = self.first.outbound(now, out);
+            fill(&mut |padded, len| outbound.push(padded, len));
+        }
+    }
 }
 
 impl Second {

@@ -112,6 +112,17 @@ where
     both(up, down, until).await
 }
 
+/// Copies between a connection in the tunnel and one outside of it until both directions have ended, for a gateway. How many bytes
+/// went out and came back; `None` when an end failed before.
+pub(crate) async fn between(inner: &KernelSocket, outer: &TcpStream) -> Option<(u64, u64)> {
+    let (up_bytes, down_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (inner, outer) = (Kernel::Dialled(inner), Kernel::Plain(outer));
+    let up = kernel::copy(&[], inner, outer, &up_bytes);
+    let down = kernel::copy(&[], outer, inner, &down_bytes);
+    tokio::try_join!(up, down).ok()?;
+    Some((up_bytes.into_inner(), down_bytes.into_inner()))
+}
+
 /// Runs both directions as far as `until` says.
 async fn both(
     up: impl Future<Output = Result<(), Fault>>,

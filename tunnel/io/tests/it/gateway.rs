@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
 use crate::raw::{RawPeer, datagram, echo_request};
+use crate::support;
 use crate::support::servers::Server;
 use crate::support::{Device, PATIENCE, logging, until, up};
 
@@ -31,7 +32,7 @@ fn start(policy: Policy) -> Gateway {
         addresses: OWN.map(|address| address.parse().unwrap()).to_vec(),
         mtu: 1420,
     };
-    Gateway::start(config, policy).unwrap()
+    support::start(config, policy)
 }
 
 fn named(name: &str, last: u8, upstream: SocketAddr, tcp: Ports, udp: Ports) -> Rule {
@@ -287,7 +288,7 @@ async fn both_keys_are_good_while_they_change() {
         addresses: OWN.map(|address| address.parse().unwrap()).to_vec(),
         mtu: 1420,
     };
-    let gateway = Gateway::start(config, Policy::of_rules([rule], DnsPolicy::default()).unwrap()).unwrap();
+    let gateway = support::start(config, Policy::of_rules([rule], DnsPolicy::default()).unwrap());
     let (stays, moves) = (Device::new(1), Device::new(2));
     let admitted = || vec![admitted(stays.peer(), &[true]), admitted(moves.peer(), &[true])];
     gateway.admit(admitted());

@@ -24,5 +24,5 @@ mod support;
 mod transfer;
 mod whole_way;
 
-/// The TCP stack of the devices' tunnels; `it_namespace` runs the same tests on the other one.
+/// The TCP stack of devices and gateways; `it_namespace` runs the same tests on the other one.
 const TCP_STACK: orfe_tunnel::TcpStack = orfe_tunnel::TcpStack::Smoltcp;

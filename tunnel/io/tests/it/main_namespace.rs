@@ -1,4 +1,4 @@
-//! The tests of the data plane once more, with the kernel's own TCP in a private network namespace at the device's end.
+//! The tests of the data plane once more, with the kernel's own TCP, in private network namespaces, at both ends.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -11,14 +11,18 @@
     reason = "measured figures and skipped stages are for who runs the tests"
 )]
 
+mod gateway;
 mod helper_process;
 mod impaired;
 mod limits;
+mod namespace;
 mod path;
 mod peers;
+mod raw;
+mod shards;
 mod support;
 mod transfer;
 mod whole_way;
 
-/// The TCP stack of the devices' tunnels.
+/// The TCP stack of devices and gateways.
 const TCP_STACK: orfe_tunnel::TcpStack = orfe_tunnel::TcpStack::Namespace;

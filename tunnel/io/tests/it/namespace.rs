@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use crate::support;
 use crate::support::servers::{Server, nobody, pattern};
 use crate::support::{Device, PATIENCE, inner, logging, policy, until};
 
@@ -49,7 +50,7 @@ async fn wireguard_go_is_served_what_policy_names_and_nothing_else() {
         addresses: vec!["100.64.0.1".parse().unwrap()],
         mtu: 1280,
     };
-    let gateway = Gateway::start(config, policy(&[(80, server.address), (81, nobody().await)])).unwrap();
+    let gateway = support::start(config, policy(&[(80, server.address), (81, nobody().await)]));
     let device = Device::new(9);
     gateway.set_peers(vec![device.peer()]);
     let _client = Client::start(&lab, &wireguard_go, &device, &gateway).await;

@@ -8,6 +8,7 @@ use orfe_tunnel::{AllowedIp, Gateway, GatewayConfig, Phase, PrivateKey, Tunnel, 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
+use crate::support;
 use crate::support::relay::Relay;
 use crate::support::servers::{Server, pattern};
 use crate::support::{Device, HELPER, PATIENCE, inner, logging, policy, tcp_stack, until, up};
@@ -27,7 +28,7 @@ fn wide_gateway(port: u16, upstream: SocketAddr) -> Gateway {
         addresses: vec![GATEWAY.parse().unwrap()],
         mtu: TunnelConfig::MEASURED_MTU,
     };
-    Gateway::start(config, policy(&[(port, upstream)])).unwrap()
+    support::start(config, policy(&[(port, upstream)]))
 }
 
 /// A device that may use the largest packets, if the path lets them through.

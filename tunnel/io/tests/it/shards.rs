@@ -10,6 +10,7 @@ use orfe_tunnel::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::support;
 use crate::support::relay::Relay;
 use crate::support::servers::Server;
 use crate::support::{Device, PATIENCE, inner, logging, policy, until, up};
@@ -29,7 +30,7 @@ fn start(key: &PrivateKey, server: &Server, shards: Shards) -> Option<Gateway> {
         addresses: vec!["100.64.0.1".parse().unwrap()],
         mtu: 1280,
     };
-    let gateway = Gateway::start_sharded(config, policy(&[(443, server.address)]), shards).unwrap();
+    let gateway = support::start_sharded(config, policy(&[(443, server.address)]), shards);
     if gateway.shards() == 1 {
         eprintln!("SKIPPED: a gateway of several threads: the system spreads no datagrams over sockets");
         return None;

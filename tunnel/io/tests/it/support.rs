@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use orfe_tunnel::{
-    AllowedIp, Gateway, GatewayConfig, GatewayPeer, Phase, Policy, PolicyEntry, PolicyPort, PresharedKey,
-    PrivateKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer, Upstream,
+    AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayTcp, Phase, Policy, PolicyEntry, PolicyPort,
+    PresharedKey, PrivateKey, Shards, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer, Upstream,
 };
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
@@ -26,7 +26,7 @@ pub(crate) fn inner(port: u16) -> SocketAddr {
 /// The namespace helper of these tests.
 pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_tunnel-test-helper");
 
-/// The TCP stack of the devices' tunnels: the one that this test program is for. Where the system refuses it, that is said
+/// The TCP stack of devices and gateways: the one that this test program is for. Where the system refuses it, that is said
 /// and the tests hold the other one to the same.
 pub(crate) fn tcp_stack() -> TcpStack {
     static ONCE: OnceLock<TcpStack> = OnceLock::new();
@@ -70,7 +70,23 @@ pub(crate) fn gateway(ports: &[(u16, SocketAddr)]) -> Gateway {
         addresses: vec!["100.64.0.1".parse().unwrap()],
         mtu: 1280,
     };
-    Gateway::start(config, policy(ports)).unwrap()
+    start(config, policy(ports))
+}
+
+/// Starts a gateway on the TCP stack of [`tcp_stack`].
+pub(crate) fn start(config: GatewayConfig, policy: Policy) -> Gateway {
+    start_sharded(config, policy, Shards::for_this_machine())
+}
+
+/// The same with so many threads.
+pub(crate) fn start_sharded(config: GatewayConfig, policy: Policy, shards: Shards) -> Gateway {
+    let tcp = GatewayTcp {
+        stack: tcp_stack(),
+        helper: HELPER.into(),
+    };
+    let gateway = Gateway::start_on(config, policy, shards, &tcp).unwrap();
+    assert_eq!(gateway.tcp_stack().name, tcp.stack.as_str());
+    gateway
 }
 
 pub(crate) fn policy(ports: &[(u16, SocketAddr)]) -> Policy {

@@ -12,10 +12,10 @@ use crate::gateway::counters::Peer;
 use crate::gateway::policy::{Service, Target, Transport};
 use crate::gateway::segment::{Kind, Segment};
 use crate::gateway::upstream::{By, Forward};
-use crate::netstack::{Ends, Flow, TunnelStream};
+use crate::netstack::{Accepted, Ends, Flow, Number};
 
 impl GatewayFront {
-    pub(super) fn cut(&mut self, lost: &HashSet<Flow>, ends: &mut Ends) {
+    pub(super) fn cut(&mut self, lost: &HashSet<Flow>, ends: &mut Ends, now: Instant) {
         if lost.is_empty() {
             return;
         }
@@ -24,7 +24,33 @@ impl GatewayFront {
             // Open ones go when the stack lets go of them.
             if let Some(syn) = self.forget_dialling(flow) {
                 ends.stack.push(&syn);
+            } else if let Some(number) = self.carried(flow) {
+                if let Some(kernel) = &mut ends.kernel {
+                    kernel.abort(number, now);
+                }
+                self.forget(flow);
             }
+        }
+    }
+
+    /// The kernel's number of a connection that it has.
+    fn carried(&self, flow: &Flow) -> Option<Number> {
+        match self.flows.get(flow)?.stage {
+            Stage::Carried(number) => Some(number),
+            Stage::Dialling { .. } | Stage::Open => None,
+        }
+    }
+
+    /// The task of a connection has ended.
+    pub(super) fn leave(&mut self, flow: Flow, attempt: u64, ends: &mut Ends, now: Instant) {
+        let is_it = self
+            .flows
+            .get(&flow)
+            .is_some_and(|entry| entry.attempt == attempt);
+        if let Some(number) = self.carried(&flow).filter(|_| is_it)
+            && let Some(kernel) = &mut ends.kernel
+        {
+            kernel.leave(number, now);
         }
     }
 
@@ -63,6 +89,21 @@ impl GatewayFront {
             Some(Entry {
                 stage: Stage::Open, ..
             }) => ends.stack.push(packet),
+            Some(Entry {
+                stage: Stage::Carried(number),
+                ..
+            }) => {
+                let number = *number;
+                let Some(kernel) = &mut ends.kernel else { return };
+                if segment.kind == Kind::Syn && kernel.is_left(number) {
+                    // A new connection from the port of one whose end may still be under way.
+                    kernel.abort(number, now);
+                    self.forget(&segment.flow);
+                    self.handle_stranger(id, segment, packet, ends, now);
+                } else {
+                    kernel.push(number, packet, now);
+                }
+            }
             Some(Entry {
                 stage: Stage::Dialling { syn, .. },
                 ..
@@ -148,7 +189,7 @@ impl GatewayFront {
         &mut self,
         flow: Flow,
         attempt: u64,
-        reply: oneshot::Sender<TunnelStream>,
+        reply: oneshot::Sender<Accepted>,
         ends: &mut Ends,
         now: Instant,
     ) {
@@ -159,14 +200,12 @@ impl GatewayFront {
             return;
         };
         let syn = std::mem::take(syn);
-        if let Some(stream) = ends.stack.accept(flow, &syn, now) {
-            entry.stage = Stage::Open;
+        if let Some(stage) = let_in(flow, &syn, reply, ends, now) {
+            entry.stage = stage;
             self.dialling -= 1;
             if let Some(peer) = self.peers.get_mut(&entry.peer) {
                 peer.forwarded += 1;
             }
-            // If the forwarder is gone, dropping the stream resets the connection.
-            drop(reply.send(stream));
         } else {
             tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
             self.refuse(flow, attempt, ends, |peer| &mut peer.refused);
@@ -193,4 +232,21 @@ impl GatewayFront {
             ends.stack.push(&syn);
         }
     }
+}
+
+/// Gives a SYN to the TCP that is to have its connection. `None` when that has no room.
+fn let_in(
+    flow: Flow,
+    syn: &[u8],
+    reply: oneshot::Sender<Accepted>,
+    ends: &mut Ends,
+    now: Instant,
+) -> Option<Stage> {
+    if let Some(kernel) = ends.kernel.as_mut().filter(|kernel| kernel.can_carry(&flow)) {
+        return kernel.accept(flow, syn, reply, now).map(Stage::Carried);
+    }
+    let stream = ends.stack.accept(flow, syn, now)?;
+    // If the forwarder is gone, dropping the stream resets the connection.
+    drop(reply.send(Accepted::Smoltcp(stream)));
+    Some(Stage::Open)
 }

@@ -51,14 +51,14 @@ impl TunDevice {
     }
 
     /// Reads one packet, with its header where there is one. `WouldBlock` when there is none.
-    pub(in crate::tun) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::retry_on_intr(|| {
             rustix::io::read(&self.fd, &mut *buffer)
         })?)
     }
 
     /// Writes one packet, gathered from these pieces.
-    pub(in crate::tun) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+    pub(crate) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, pieces))?;
         Ok(())
     }

@@ -1,0 +1,70 @@
+//! The namespaces of a gateway, ready for its threads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::choice::NoNamespace;
+use super::upstream::Forwarders;
+use crate::namespace::{Landings, NamespaceError};
+use crate::netstack::{Arrivals, KernelStack};
+
+/// The kernel's TCP for one thread.
+#[derive(Debug)]
+pub(super) struct Landed {
+    stack: KernelStack,
+    listeners: Vec<TcpListener>,
+}
+
+/// Makes so many, each for so many connections, and says what congestion control they have.
+pub(super) fn make(
+    helper: &Path,
+    mtu: usize,
+    count: u8,
+    max_connections: usize,
+) -> Result<(Vec<Landed>, String), NoNamespace> {
+    // The kernel has its own opinion on what is too large.
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    let made = Landings::make(helper, mtu, count).map_err(|error| NoNamespace {
+        reason: error.reason(),
+        hint: error.hint(),
+    })?;
+    let landed = made.all.into_iter().map(|landing| {
+        let (stack, listeners) = KernelStack::new(landing, max_connections)?;
+        Ok(Landed { stack, listeners })
+    });
+    let landed: Result<_, std::io::Error> = landed.collect();
+    let landed = landed.map_err(|error| NoNamespace {
+        reason: NamespaceError::Process(error).reason(),
+        hint: None,
+    })?;
+    Ok((landed, made.congestion))
+}
+
+impl Landed {
+    /// The stack, and what is to be attended to.
+    pub(super) fn split(self) -> (KernelStack, Arriving) {
+        let arriving = Arriving {
+            arrivals: self.stack.arrivals(),
+            listeners: self.listeners,
+        };
+        (self.stack, arriving)
+    }
+}
+
+/// The connections that are still to come.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    arrivals: Arc<Arrivals>,
+    listeners: Vec<TcpListener>,
+}
+
+impl Arriving {
+    /// Has them accepted from now on, until the stack ends.
+    pub(super) fn attend(self, forwarders: &Forwarders) {
+        for listener in self.listeners {
+            forwarders.attend(Arc::clone(&self.arrivals).serve(listener));
+        }
+    }
+}

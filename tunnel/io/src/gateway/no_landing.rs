@@ -1,0 +1,40 @@
+//! Where there are no network namespaces.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use super::choice::NoNamespace;
+use super::upstream::Forwarders;
+use crate::netstack::KernelStack;
+
+/// There is none.
+#[derive(Debug)]
+pub(super) struct Landed(Infallible);
+
+pub(super) fn make(
+    _helper: &Path,
+    _mtu: usize,
+    _count: u8,
+    _max_connections: usize,
+) -> Result<(Vec<Landed>, String), NoNamespace> {
+    Err(NoNamespace {
+        reason: "Linux alone has them".to_owned(),
+        hint: None,
+    })
+}
+
+impl Landed {
+    pub(super) fn split(self) -> (KernelStack, Arriving) {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+#[derive(Debug)]
+pub(super) struct Arriving(Infallible);
+
+impl Arriving {
+    pub(super) fn attend(self, _forwarders: &Forwarders) {
+        match self.0 {}
+    }
+}

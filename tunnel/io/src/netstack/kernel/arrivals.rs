@@ -1,0 +1,145 @@
+//! Where accepted sockets meet the tasks that wait for them.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::Number;
+use crate::kernel_stream::{KernelSocket, KernelStream};
+use crate::netstack::Accepted;
+use crate::places::Place;
+
+/// Probes on silent connections find peers that are gone for good: the first after this long, then as many at this interval.
+/// With smoltcp it is the same.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+const PROBES: u32 = 4;
+
+/// Pause after a socket could not be accepted: this process has as many descriptors as it may have, say.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket from elsewhere. What is set on it holds for all that it accepts.
+pub(super) fn listener(socket: OwnedFd) -> io::Result<TcpListener> {
+    set_tcp_nodelay(&socket, true)?;
+    set_socket_keepalive(&socket, true)?;
+    set_tcp_keepidle(&socket, KEEP_ALIVE)?;
+    set_tcp_keepintvl(&socket, KEEP_ALIVE)?;
+    set_tcp_keepcnt(&socket, PROBES)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The connections of one namespace by number; as many as there are places.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    by_number: Mutex<HashMap<Number, Arrival>>,
+    /// None come any more.
+    ended: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Arrival {
+    /// Its SYN was let in.
+    Expected {
+        reply: oneshot::Sender<Accepted>,
+        place: Place,
+    },
+    /// It was accepted.
+    Here(Weak<KernelSocket>),
+}
+
+impl Arrivals {
+    /// Accepts until the end.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        self.ended.run_until_cancelled(self.accept(&listener)).await;
+    }
+
+    /// Ends the tasks that accept.
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    async fn accept(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if let Ok(local) = stream.local_addr() {
+                        self.take(stream, local);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection in the tunnel could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, local: SocketAddr) {
+        let Some(number) = Number::of(local) else { return };
+        let mut arrivals = self.lock();
+        match arrivals.remove(&number) {
+            Some(Arrival::Expected { reply, place }) => {
+                let stream = KernelStream::new(stream, place);
+                arrivals.insert(number, Arrival::Here(Arc::downgrade(stream.socket())));
+                drop(arrivals);
+                // When nobody waits any more, the stream is dropped, which resets the connection.
+                drop(reply.send(Accepted::Kernel(stream)));
+            }
+            other => {
+                // Nobody expects it: it was given up meanwhile.
+                if let Some(other) = other {
+                    arrivals.insert(number, other);
+                }
+                let _ = stream.set_zero_linger();
+            }
+        }
+    }
+
+    /// The next to be accepted with this number is for `reply`.
+    pub(super) fn expect(&self, number: Number, reply: oneshot::Sender<Accepted>, place: Place) {
+        self.lock().insert(number, Arrival::Expected { reply, place });
+    }
+
+    pub(super) fn forget(&self, number: Number) {
+        self.lock().remove(&number);
+    }
+
+    /// Resets a connection, at both ends. Whoever waits for it, reads or writes gets an error.
+    pub(super) fn reset(&self, number: Number) {
+        let arrival = self.lock().remove(&number);
+        if let Some(arrival) = arrival {
+            arrival.reset();
+        }
+    }
+
+    pub(super) fn reset_all(&self) {
+        for (_, arrival) in std::mem::take(&mut *self.lock()) {
+            arrival.reset();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Number, Arrival>> {
+        // The map is whole between any two calls.
+        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arrival {
+    fn reset(self) {
+        if let Self::Here(socket) = self
+            && let Some(socket) = socket.upgrade()
+        {
+            // Connecting to "unspecified" takes a TCP socket back to its beginning, which sends a reset (tcp(7)).
+            let _ = rustix::net::connect_unspec(socket.stream());
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! A TCP segment of a connection, and how one of its ends is exchanged for another.
+//!
+//! Checksums are not computed anew but brought up to date (RFC 1624): one that was wrong stays wrong. Layouts: RFC 791, 8200
+//! (IP), 9293 (TCP).
+
+use std::net::{IpAddr, SocketAddr};
+
+use orfe_tunnel_core::packet::checksum::{fold, sum};
+
+const TCP: u8 = 6;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+const TCP_HEADER: usize = 20;
+
+/// One of the two ends that a packet names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+/// What the checksum field of TCP has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checksum {
+    /// The checksum.
+    Whole,
+    /// The sum of the pseudo header; somebody else adds the rest.
+    PseudoHeader,
+}
+
+/// What is known of a segment, which may be a large one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    /// The sequence number behind it, FIN included.
+    pub(super) next_sequence: u32,
+    /// What it acknowledges.
+    pub(super) acknowledged: Option<u32>,
+    pub(super) is_fin: bool,
+    pub(super) is_reset: bool,
+    /// Where TCP's header starts.
+    transport: usize,
+}
+
+impl Segment {
+    /// `None` for what is no TCP, for fragments, for IPv6 with extension headers, and for what is cut.
+    pub(super) fn parse(packet: &[u8]) -> Option<Self> {
+        let (source, destination, transport) = match packet.first()? >> 4 {
+            4 => {
+                let header: &[u8; 20] = packet.first_chunk()?;
+                let transport = usize::from(header[0] & 0x0f) * 4;
+                let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
+                if header[9] != TCP || is_fragment || transport < 20 {
+                    return None;
+                }
+                let source = IpAddr::from(*header[12..].first_chunk::<4>()?);
+                let destination = IpAddr::from(*header[16..].first_chunk::<4>()?);
+                (source, destination, transport)
+            }
+            6 => {
+                let header: &[u8; 40] = packet.first_chunk()?;
+                if header[6] != TCP {
+                    return None;
+                }
+                let source = IpAddr::from(*header[8..].first_chunk::<16>()?);
+                let destination = IpAddr::from(*header[24..].first_chunk::<16>()?);
+                (source, destination, header.len())
+            }
+            _ => return None,
+        };
+        let tcp: &[u8; TCP_HEADER] = packet.get(transport..)?.first_chunk()?;
+        let headers = transport + usize::from(tcp[12] >> 4) * 4;
+        let is_fin = tcp[13] & FIN != 0;
+        // The kernel's own length counts, not that of the IP header, which a large packet may leave out.
+        let payload = packet.len().checked_sub(headers)? as u32;
+        let number = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+        Some(Self {
+            source: SocketAddr::new(source, u16::from_be_bytes([tcp[0], tcp[1]])),
+            destination: SocketAddr::new(destination, u16::from_be_bytes([tcp[2], tcp[3]])),
+            next_sequence: number(4).wrapping_add(payload).wrapping_add(u32::from(is_fin)),
+            acknowledged: (tcp[13] & ACK != 0).then(|| number(8)),
+            is_fin,
+            is_reset: tcp[13] & RST != 0,
+            transport,
+        })
+    }
+
+    /// Exchanges an end of `packet`, which this was read from, for one of the same family.
+    pub(super) fn redirect(&self, packet: &mut [u8], end: End, to: SocketAddr, checksum: Checksum) {
+        let from = match end {
+            End::Source => self.source,
+            End::Destination => self.destination,
+        };
+        let (old, new) = (Octets::of(from.ip()), Octets::of(to.ip()));
+        if old.len != new.len {
+            return;
+        }
+        let is_v4 = old.len == 4;
+        let at = match (is_v4, end) {
+            (true, End::Source) => 12,
+            (true, End::Destination) => 16,
+            (false, End::Source) => 8,
+            (false, End::Destination) => 24,
+        };
+        packet[at..at + new.len].copy_from_slice(new.bytes());
+        let port_at = self.transport + if end == End::Source { 0 } else { 2 };
+        packet[port_at..port_at + 2].copy_from_slice(&to.port().to_be_bytes());
+
+        let addresses = new.sum() + old.complement();
+        if is_v4 {
+            update(packet, 10, addresses);
+        }
+        let field = self.transport + 16;
+        match checksum {
+            Checksum::Whole => {
+                let ports = u64::from(to.port()) + u64::from(!from.port());
+                update(packet, field, addresses + ports);
+            }
+            Checksum::PseudoHeader => {
+                let old = u16::from_be_bytes([packet[field], packet[field + 1]]);
+                let sum = fold(u64::from(old) + addresses);
+                packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+            }
+        }
+    }
+}
+
+/// Brings the checksum at `field` up to date after what it covers changed by `change`.
+fn update(packet: &mut [u8], field: usize, change: u64) {
+    let old = u16::from_be_bytes([packet[field], packet[field + 1]]);
+    let sum = !fold(u64::from(!old) + change);
+    packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// An address as it stands in a packet.
+struct Octets {
+    octets: [u8; 16],
+    len: usize,
+}
+
+impl Octets {
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let mut octets = [0; 16];
+                octets[..4].copy_from_slice(&v4.octets());
+                Self { octets, len: 4 }
+            }
+            IpAddr::V6(v6) => Self {
+                octets: v6.octets(),
+                len: 16,
+            },
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
+
+    fn sum(&self) -> u64 {
+        sum(self.bytes(), 0)
+    }
+
+    /// The sum of its words, each turned into its complement.
+    fn complement(&self) -> u64 {
+        u64::from(!fold(self.sum()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A segment with good checksums.
+    fn segment(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut tcp = vec![0; TCP_HEADER];
+        tcp[..2].copy_from_slice(&from.port().to_be_bytes());
+        tcp[2..4].copy_from_slice(&to.port().to_be_bytes());
+        tcp[4..8].copy_from_slice(&1000_u32.to_be_bytes());
+        tcp[8..12].copy_from_slice(&2000_u32.to_be_bytes());
+        tcp[12] = 5 << 4;
+        tcp[13] = flags;
+        tcp.extend_from_slice(payload);
+        let (source, destination) = (Octets::of(from.ip()), Octets::of(to.ip()));
+        let pseudo = source.sum() + destination.sum() + u64::from(TCP) + tcp.len() as u64;
+        let checksum = !fold(sum(&tcp, pseudo));
+        tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+        let mut packet = if from.is_ipv4() {
+            let mut header = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, TCP, 0, 0];
+            header[2..4].copy_from_slice(&((20 + tcp.len()) as u16).to_be_bytes());
+            header
+        } else {
+            let mut header = vec![0x60, 0, 0, 0, 0, 0, TCP, 64];
+            header[4..6].copy_from_slice(&(tcp.len() as u16).to_be_bytes());
+            header
+        };
+        packet.extend_from_slice(source.bytes());
+        packet.extend_from_slice(destination.bytes());
+        if from.is_ipv4() {
+            let checksum = !fold(sum(&packet, 0));
+            packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+        }
+        packet.extend_from_slice(&tcp);
+        packet
+    }
+
+    fn pair() -> impl Strategy<Value = (SocketAddr, SocketAddr, SocketAddr)> {
+        prop_oneof![
+            any::<[([u8; 4], u16); 3]>().prop_map(|[a, b, c]| (a.into(), b.into(), c.into())),
+            any::<[([u8; 16], u16); 3]>().prop_map(|[a, b, c]| (a.into(), b.into(), c.into())),
+        ]
+    }
+
+    /// Both zeros are the same number to a checksum, so receivers sum up and compare with all ones.
+    fn is_good(packet: &[u8]) -> bool {
+        let (header, addresses) = if packet[0] >> 4 == 4 {
+            (20, 12..20)
+        } else {
+            (40, 8..40)
+        };
+        let tcp = &packet[header..];
+        let pseudo = sum(&packet[addresses], u64::from(TCP) + tcp.len() as u64);
+        let ip = header == 40 || fold(sum(&packet[..20], 0)) == 0xffff;
+        ip && fold(sum(tcp, pseudo)) == 0xffff
+    }
+
+    proptest! {
+        #[test]
+        fn an_end_is_exchanged_and_the_checksums_stay_good(
+            (from, to, other) in pair(),
+            payload in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let packet = segment(from, to, 0x10, &payload);
+            prop_assert!(is_good(&packet));
+            for end in [End::Source, End::Destination] {
+                let mut changed = packet.clone();
+                Segment::parse(&packet).unwrap().redirect(&mut changed, end, other, Checksum::Whole);
+                prop_assert!(is_good(&changed));
+                let read = Segment::parse(&changed).unwrap();
+                let expected = if end == End::Source { (other, to) } else { (from, other) };
+                prop_assert_eq!((read.source, read.destination), expected);
+                // And back, to the last bit but for the two zeros.
+                read.redirect(&mut changed, end, if end == End::Source { from } else { to }, Checksum::Whole);
+                prop_assert!(is_good(&changed));
+                prop_assert_eq!(Segment::parse(&changed), Segment::parse(&packet));
+            }
+        }
+
+        #[test]
+        fn the_sum_of_a_pseudo_header_follows((from, to, other) in pair()) {
+            let mut packet = segment(from, to, 0x10, b"");
+            let transport = if from.is_ipv4() { 20 } else { 40 };
+            let pseudo = |a: SocketAddr, b: SocketAddr| {
+                fold(Octets::of(a.ip()).sum() + Octets::of(b.ip()).sum() + u64::from(TCP) + 20)
+            };
+            packet[transport + 16..transport + 18].copy_from_slice(&pseudo(from, to).to_be_bytes());
+            Segment::parse(&packet).unwrap().redirect(&mut packet, End::Source, other, Checksum::PseudoHeader);
+            let field = u16::from_be_bytes([packet[transport + 16], packet[transport + 17]]);
+            prop_assert_eq!(field % 0xffff, pseudo(other, to) % 0xffff);
+        }
+
+        #[test]
+        fn anything_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Segment::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_ends_a_connection_is_seen() {
+        let (from, to) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
+        let fin = Segment::parse(&segment(from, to, 0x11, b"abc")).unwrap();
+        assert_eq!(
+            (fin.is_fin, fin.next_sequence, fin.acknowledged),
+            (true, 1004, Some(2000))
+        );
+        let reset = Segment::parse(&segment(from, to, 0x04, b"")).unwrap();
+        assert_eq!(
+            (reset.is_reset, reset.next_sequence, reset.acknowledged),
+            (true, 1000, None)
+        );
+        let whole = segment(from, to, 0x02, b"");
+        for len in 0..whole.len() {
+            assert_eq!(Segment::parse(&whole[..len]), None);
+        }
+        for (at, byte) in [(9, 17), (6, 0x20), (7, 1), (0, 0x44)] {
+            let mut other = whole.clone();
+            other[at] = byte;
+            assert_eq!(Segment::parse(&other), None, "byte {at}");
+        }
+    }
+}
