@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Bench::Agent(args) => ("agent", agent::run(args).await?, None),
         Bench::Handshake(args) => ("handshake", handshake::run(args).await?, None),
         Bench::Tunnel(args) => match tunnel::run(args).await? {
-            Some(outcome) => ("tunnel", outcome.rows, Some(outcome.text)),
+            Some(outcome) => (outcome.name, outcome.rows, Some(outcome.text)),
             None => return Ok(ExitCode::SUCCESS),
         },
     };

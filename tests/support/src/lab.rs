@@ -31,11 +31,10 @@ const MAX_LABS: u8 = 32;
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// An ordinary user that owns nothing: `nobody`, `nogroup`.
 const ORDINARY: &str = "65534";
-
-/// Runs its arguments where `/dev/net/tun` is open to everybody, as udev makes it; some containers have it for root alone.
-/// `ip netns exec` runs programs in a mount namespace of their own, so nobody else sees this one.
-const WITH_OPEN_TUN: &str = "mount -t tmpfs -o mode=755 orfe-lab /dev/net \
-    && mknod -m 666 /dev/net/tun c 10 200 && exec \"$0\" \"$@\"";
+/// Gives who comes after it `/dev/net/tun` with the mode that udev gives it: machines without udev have it for root alone. Only
+/// the program sees it, because `ip netns exec` makes a mount namespace for each.
+const WITH_TUN: &str =
+    "mount -t tmpfs -o mode=755 tun /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec \"$@\"";
 
 /// One of the two machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,12 +135,6 @@ pub fn obstacle() -> Option<String> {
     None
 }
 
-/// Whether an ordinary user of this machine may open `/dev/net/tun`.
-fn tun_is_open_to_all() -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::metadata("/dev/net/tun").is_ok_and(|found| found.permissions().mode() & 0o006 == 0o006)
-}
-
 /// Two namespaces and the wire; see the module.
 #[derive(Debug)]
 pub struct Lab {
@@ -225,8 +218,8 @@ impl Lab {
     pub fn command(&self, side: Side, user: User, program: &Path) -> Command {
         let mut command = ip();
         command.args(["netns", "exec", &self.namespace(side)]);
-        if user == User::Ordinary && !tun_is_open_to_all() {
-            command.args(["sh", "-c", WITH_OPEN_TUN]);
+        if user == User::Ordinary {
+            command.args(["sh", "-c", WITH_TUN, "sh"]);
         }
         command.args(["setpriv", "--pdeathsig", "KILL"]);
         if user == User::Ordinary {
@@ -351,9 +344,12 @@ mod tests {
         assert_ne!(lab.namespace(Side::Near), other.namespace(Side::Near));
         // bash's own TCP: refused means that packets went there and back.
         let mut command = lab.command(Side::Near, User::Ordinary, Path::new("bash"));
-        let probe = format!("id -u; cat < /dev/tcp/{}/9", Side::Far.wire());
+        let probe = format!(
+            "id -u; test -w /dev/net/tun && echo tun; cat < /dev/tcp/{}/9",
+            Side::Far.wire()
+        );
         let output = command.args(["-c", &probe]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "65534\n");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "65534\ntun\n");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("refused"), "{message}");
 

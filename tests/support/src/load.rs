@@ -112,6 +112,11 @@ pub enum Work {
         /// Which way.
         direction: Direction,
     },
+    /// Connections that ask the server to send and read nothing of it, until stdin ends.
+    Hold {
+        /// Connections at once.
+        streams: usize,
+    },
     /// Connections one after the other: connect, one byte there and back, close.
     Connects {
         /// At once.

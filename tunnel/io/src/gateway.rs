@@ -53,9 +53,9 @@ use orfe_tunnel_core::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::choice::{GatewayStack, GatewayTcp};
 #[doc(hidden)]
 pub use self::dns::fuzzing;
-pub use self::choice::{GatewayStack, GatewayTcp};
 use self::front::GatewayFront;
 use self::landing::Landed;
 pub use self::policy::{

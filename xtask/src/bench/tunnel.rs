@@ -8,6 +8,7 @@ mod config;
 mod ends;
 mod measure;
 mod rows;
+mod soak;
 mod table;
 mod tools;
 
@@ -49,6 +50,11 @@ pub(crate) struct Args {
     /// TCP congestion control of both machines (the host's unless given)
     #[arg(long, value_name = "NAME")]
     congestion_control: Option<String>,
+    /// Look at the memory of the device's end in the place of all else: an upload of so many minutes, 1 000 connections,
+    /// and clients that never read
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "10")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=120), conflicts_with_all = ["quick", "no_poor_paths"])]
+    soak: Option<u64>,
     /// Name the configurations and end
     #[arg(long)]
     list: bool,
@@ -57,6 +63,8 @@ pub(crate) struct Args {
 /// What came out: rows for the file, and text for a person.
 #[derive(Debug)]
 pub(super) struct Outcome {
+    /// Of the file.
+    pub(super) name: &'static str,
     pub(super) rows: Vec<Map<String, Value>>,
     pub(super) text: String,
 }
@@ -73,10 +81,7 @@ pub(super) async fn run(args: Args) -> Result<Option<Outcome>> {
     let mut interrupts = Interrupts::listen()?;
     // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
     tokio::select! {
-        rows = measure_all(&args) => {
-            let rows = rows?;
-            Ok(Some(Outcome { rows: rows.json(), text: table::render(&rows) }))
-        }
+        outcome = measure_all(&args) => Ok(Some(outcome?)),
         () = interrupts.next() => bail!("interrupted; nothing is left behind"),
     }
 }
@@ -94,8 +99,11 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-async fn measure_all(args: &Args) -> Result<Rows> {
-    let tools = Tools::provide(&mut say).await?;
+async fn measure_all(args: &Args) -> Result<Outcome> {
+    let tools = match args.soak {
+        None => Tools::provide(&mut say).await?,
+        Some(_) => Tools::none("a soak compares with nothing"),
+    };
     say("building Orfe's ends, optimised");
     let built = artifacts::build_optimised("orfe-test-support", &PROGRAMS).await?;
     // Where an ordinary user may run them, wherever the workspace is.
@@ -114,35 +122,39 @@ async fn measure_all(args: &Args) -> Result<Rows> {
         programs: folder.path().to_owned(),
         logs: folder.path().to_owned(),
     };
+    free_ports_soon(&bench.lab)?;
     let congestion_control = set_congestion_control(&bench.lab, args.congestion_control.as_deref())?;
+    let mut server = measure::serve(&bench).await?;
+    let chosen = |config: &Config| args.only.is_empty() || args.only.contains(config);
+    if let Some(minutes) = args.soak {
+        let configs: Vec<Config> = soak::CONFIGS.into_iter().filter(chosen).collect();
+        return Ok(soak::run(&bench, &mut server, &configs, Duration::from_mins(minutes)).await);
+    }
     let mut session = Session {
-        server: measure::serve(&bench).await?,
+        server,
         bench,
         pace: if args.quick { Pace::QUICK } else { Pace::FULL },
         started: Instant::now(),
         congestion_control,
         rows: Rows::default(),
     };
-    let chosen = |config: &Config| args.only.is_empty() || args.only.contains(config);
-    let configs: Vec<Config> = Config::ALL.into_iter().filter(chosen).collect();
-    for round in 1..=session.pace.rounds {
-        for config in &configs {
-            say(&format!(
-                "round {round} of {}: {}",
-                session.pace.rounds,
-                config.name()
-            ));
-            session.good_path(*config).await;
-        }
+    session.all(chosen, !args.no_poor_paths).await;
+    Ok(Outcome {
+        name: "tunnel",
+        rows: session.rows.json(),
+        text: table::render(&session.rows),
+    })
+}
+
+/// Lets both machines use the ports of ended connections again after a second. Without it, connecting again and again leaves no
+/// free port after 14 000 connections: from then on the kernel searches, some milliseconds for each, and whichever
+/// configuration comes later in the minute seems slow.
+fn free_ports_soon(lab: &Lab) -> Result<()> {
+    for side in Side::BOTH {
+        lab.sysctl(side, "ipv4/tcp_tw_reuse", "1")?;
+        lab.sysctl(side, "ipv4/ip_local_port_range", "10000 65535")?;
     }
-    if !args.no_poor_paths {
-        for config in Config::ON_POOR_PATHS.into_iter().filter(chosen) {
-            for path in PoorPath::ALL {
-                session.poor_path(config, path).await;
-            }
-        }
-    }
-    Ok(session.rows)
+    Ok(())
 }
 
 /// The congestion control of both machines: the one asked for, or the one that new namespaces have from the host.
@@ -168,6 +180,29 @@ struct Session {
 }
 
 impl Session {
+    /// Every chosen configuration, round by round, and then the poor paths.
+    async fn all(&mut self, chosen: impl Fn(&Config) -> bool, poor_paths: bool) {
+        let configs: Vec<Config> = Config::ALL.into_iter().filter(&chosen).collect();
+        for round in 1..=self.pace.rounds {
+            for config in &configs {
+                say(&format!(
+                    "round {round} of {}: {}",
+                    self.pace.rounds,
+                    config.name()
+                ));
+                self.good_path(*config).await;
+            }
+        }
+        if !poor_paths {
+            return;
+        }
+        for config in Config::ON_POOR_PATHS.into_iter().filter(&chosen) {
+            for path in PoorPath::ALL {
+                self.poor_path(config, path).await;
+            }
+        }
+    }
+
     /// All that is measured of a configuration on a good path, for one round.
     async fn good_path(&mut self, config: Config) {
         let flows = STREAMS.into_iter().flat_map(|streams| {
@@ -243,8 +278,7 @@ impl Session {
             Case::Ping => {
                 let mut figures = rows::Figures::new();
                 if let ends::Way::Address(address) = &way {
-                    let mean = measure::ping(&self.bench, *address, self.pace.pings).await?;
-                    figures.insert("ping_ms", mean);
+                    figures = measure::ping(&self.bench, *address, self.pace.pings).await?;
                 }
                 if let Some(first) = running.first_answer_ms {
                     figures.insert("start_ms", first);
@@ -279,6 +313,7 @@ impl Session {
         };
         let own = match (config.tcp_stack(), direction) {
             (Some("smoltcp"), Direction::Up) => "smoltcp",
+            (_, Direction::Down) if config.is_far_smoltcp() => "smoltcp",
             // It asks for it, and gets it where the kernel has it.
             (Some("namespace"), Direction::Up) => "bbr if available",
             _ => &self.congestion_control,

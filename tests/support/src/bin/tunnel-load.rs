@@ -75,6 +75,13 @@ async fn drive(job: &Job, lines: &mut Lines<BufReader<Stdin>>) -> io::Result<()>
                 }
             }
         }
+        Work::Hold { streams } => {
+            let held = client::hold(job, streams).await?;
+            say(&json!({ "ready": true }))?;
+            let answered = answer(lines, || 0).await;
+            drop(held);
+            answered
+        }
         Work::Connects { parallel, seconds } => {
             let time = Duration::try_from_secs_f64(seconds).map_err(io::Error::other)?;
             say(&client::connects(job, parallel, time).await)

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::proxy::connect;
 use super::{BLOCK, Direction, Job, Purpose};
+
+/// How long a connection may take, its byte there and back included, before it counts as failed.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A running flow; dropping it closes its connections.
 #[derive(Debug)]
@@ -73,6 +77,17 @@ impl Flow {
     }
 }
 
+/// Opens `streams` connections on which the server sends, and reads from none.
+pub async fn hold(job: &Job, streams: usize) -> io::Result<Vec<TcpStream>> {
+    let mut open = Vec::new();
+    for _ in 0..streams {
+        let mut stream = connect(&job.to, job.proxy.as_ref()).await?;
+        stream.write_u8(Purpose::Pour.byte()).await?;
+        open.push(stream);
+    }
+    Ok(open)
+}
+
 /// What connecting again and again came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConnectsReport {
@@ -98,9 +113,9 @@ pub async fn connects(job: &Job, parallel: usize, time: Duration) -> ConnectsRep
             let (mut took, mut failed) = (Vec::new(), 0);
             loop {
                 let begun = Instant::now();
-                match there_and_back(&job).await {
-                    Ok(()) => took.push(begun.elapsed()),
-                    Err(_) => failed += 1,
+                match tokio::time::timeout(ANSWER_WITHIN, there_and_back(&job)).await {
+                    Ok(Ok(())) => took.push(begun.elapsed()),
+                    Ok(Err(_)) | Err(_) => failed += 1,
                 }
                 if started.elapsed() >= time {
                     break;
@@ -170,7 +185,7 @@ pub async fn echo(job: &Job, streams: usize, bytes: u64) -> io::Result<EchoRepor
     })
 }
 
-async fn echo_one(mut stream: tokio::net::TcpStream, number: u64, bytes: u64) -> io::Result<()> {
+async fn echo_one(mut stream: TcpStream, number: u64, bytes: u64) -> io::Result<()> {
     let (mut read, mut write) = stream.split();
     let writing = async {
         write.write_u8(Purpose::Echo.byte()).await?;

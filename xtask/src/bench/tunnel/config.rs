@@ -23,6 +23,9 @@ pub(crate) enum Config {
     OrfeNamespace,
     /// Orfe's private namespace, as an ordinary user, to Orfe on a TUN device
     OrfeNamespaceToTun,
+    /// Orfe's private namespace to Orfe's gateway, both as an ordinary user
+    #[value(name = "orfe-namespace-to-gw")]
+    OrfeNamespaceToGateway,
     /// Orfe's smoltcp, as an ordinary user, to the newest wireguard-go
     OrfeSmoltcp,
     /// Orfe's smoltcp, as an ordinary user, to Orfe on a TUN device
@@ -45,6 +48,11 @@ pub(super) enum End {
 }
 
 impl End {
+    /// Whether it needs no right and gets none.
+    pub(super) fn is_ordinary(self) -> bool {
+        self.is_userspace() || self == Self::Orfe("gateway")
+    }
+
     /// Whether traffic is sent through a local proxy (or, onetun, a local port) instead of a device.
     pub(super) fn is_userspace(self) -> bool {
         matches!(self, Self::Orfe("namespace" | "smoltcp") | Self::Onetun)
@@ -52,7 +60,7 @@ impl End {
 }
 
 impl Config {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Veth,
         Self::WireguardGoDebian,
         Self::WireguardGo,
@@ -61,6 +69,7 @@ impl Config {
         Self::OrfeTunToGo,
         Self::OrfeNamespace,
         Self::OrfeNamespaceToTun,
+        Self::OrfeNamespaceToGateway,
         Self::OrfeSmoltcp,
         Self::OrfeSmoltcpToTun,
         Self::Onetun,
@@ -84,6 +93,7 @@ impl Config {
             Self::OrfeTunToGo => "orfe-tun-to-go",
             Self::OrfeNamespace => "orfe-namespace",
             Self::OrfeNamespaceToTun => "orfe-namespace-to-tun",
+            Self::OrfeNamespaceToGateway => "orfe-namespace-to-gw",
             Self::OrfeSmoltcp => "orfe-smoltcp",
             Self::OrfeSmoltcpToTun => "orfe-smoltcp-to-tun",
             Self::Onetun => "onetun",
@@ -101,6 +111,7 @@ impl Config {
             Self::OrfeTunToGo => (End::Orfe("tun"), End::WireguardGo),
             Self::OrfeNamespace => (End::Orfe("namespace"), End::WireguardGo),
             Self::OrfeNamespaceToTun => (End::Orfe("namespace"), End::Orfe("tun")),
+            Self::OrfeNamespaceToGateway => (End::Orfe("namespace"), End::Orfe("gateway")),
             Self::OrfeSmoltcp => (End::Orfe("smoltcp"), End::WireguardGo),
             Self::OrfeSmoltcpToTun => (End::Orfe("smoltcp"), End::Orfe("tun")),
             Self::Onetun => (End::Onetun, End::WireguardGo),
@@ -114,6 +125,11 @@ impl Config {
             near if near.is_userspace() => Some("userspace"),
             _ => Some("tun"),
         }
+    }
+
+    /// Whether the far end has a TCP of its own, the gateway's smoltcp.
+    pub(super) fn is_far_smoltcp(self) -> bool {
+        self.ends().1 == End::Orfe("gateway")
     }
 
     /// Whose TCP the near end's connections end in, where it is not the machine's.
@@ -177,7 +193,7 @@ impl Pace {
         flow: Duration::from_secs(1),
         poor_flow: Duration::from_secs(2),
         poor_warm_up: Duration::from_secs(1),
-        pings: 30,
+        pings: 100,
         connects: Duration::from_secs(1),
         all: Duration::from_secs(225),
     };
@@ -186,7 +202,7 @@ impl Pace {
         flow: Duration::from_secs(6),
         poor_flow: Duration::from_secs(12),
         poor_warm_up: Duration::from_secs(2),
-        pings: 50,
+        pings: 200,
         connects: Duration::from_secs(4),
         all: Duration::from_mins(45),
     };

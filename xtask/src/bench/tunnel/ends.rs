@@ -37,6 +37,8 @@ pub(super) struct Running {
     pub(super) near: Option<RunningEnd>,
     pub(super) far: Option<RunningEnd>,
     relay: Option<Program>,
+    /// Whether the far end sends by a TCP of its own.
+    pub(super) is_far_smoltcp: bool,
     /// From the start of the near end's program to the first answer through it.
     pub(super) first_answer_ms: Option<f64>,
 }
@@ -60,6 +62,7 @@ impl Running {
             near: None,
             far: None,
             relay: None,
+            is_far_smoltcp: config.is_far_smoltcp(),
             first_answer_ms: None,
         };
         match running.start_all(bench, config, path).await {
@@ -159,7 +162,7 @@ fn program(bench: &Bench, end: End) -> Result<Option<PathBuf>> {
 
 async fn start(bench: &Bench, spec: &EndSpec<'_>, end: End) -> Result<RunningEnd> {
     let running = match end {
-        End::Orfe(mode) if end.is_userspace() => spec.start_orfe(&bench.lab, mode, User::Ordinary).await,
+        End::Orfe(mode) if end.is_ordinary() => spec.start_orfe(&bench.lab, mode, User::Ordinary).await,
         End::Orfe(mode) => spec.start_orfe(&bench.lab, mode, User::Root).await,
         End::Boringtun => spec.start_wireguard(&bench.lab, &["-f", "--disable-drop-privileges"]),
         End::Onetun => return start_onetun(bench, spec),

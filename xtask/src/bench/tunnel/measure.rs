@@ -46,8 +46,8 @@ pub(super) async fn first_answer(bench: &Bench, way: &Way) -> Result<()> {
     }
 }
 
-/// The mean of some round trips, in milliseconds.
-pub(super) async fn ping(bench: &Bench, address: IpAddr, count: u32) -> Result<f64> {
+/// Some round trips, 10 ms apart: their mean and their median, in milliseconds.
+pub(super) async fn ping(bench: &Bench, address: IpAddr, count: u32) -> Result<Figures> {
     let ping = bench
         .tools
         .ping
@@ -55,16 +55,27 @@ pub(super) async fn ping(bench: &Bench, address: IpAddr, count: u32) -> Result<f
         .map_err(|reason| anyhow::anyhow!(reason.clone()))?;
     let mut command = bench.lab.command(Side::Near, User::Root, ping);
     command
-        .args(["-n", "-q", "-i", "0.01", "-W", "1", "-c", &count.to_string()])
+        .args(["-n", "-i", "0.01", "-W", "1", "-c", &count.to_string()])
         .arg(address.to_string());
     let text = output(command, PATIENCE).await?;
-    parse_ping(&text).with_context(|| format!("ping said: {text}"))
+    let mut times = parse_ping(&text);
+    if times.is_empty() {
+        bail!("no answer to a ping: {text}");
+    }
+    times.sort_by(f64::total_cmp);
+    let mean = times.iter().sum::<f64>() / times.len() as f64;
+    Ok(Figures::from([
+        ("ping_ms", mean),
+        ("ping_p50_ms", times[times.len() / 2]),
+    ]))
 }
 
-/// The mean in the last line of `ping -q`.
-fn parse_ping(text: &str) -> Option<f64> {
-    let line = text.lines().find(|line| line.contains("min/avg/max"))?;
-    line.rsplit_once(" = ")?.1.split('/').nth(1)?.parse().ok()
+/// The round trips that ping's lines tell.
+fn parse_ping(text: &str) -> Vec<f64> {
+    let times = text.lines().filter_map(|line| line.split_once(" time="));
+    times
+        .filter_map(|(_, rest)| rest.split(' ').next()?.parse().ok())
+        .collect()
 }
 
 /// A byte there and back. The connection is not closed in between: onetun would drop the answer.
@@ -169,6 +180,7 @@ fn readings(pids: [Option<u32>; 2]) -> Result<[Option<Reading>; 2]> {
 fn resent(bench: &Bench, running: &Running, side: Side, way: &Way) -> Option<u64> {
     match (side, way) {
         (Side::Near, Way::Port(_)) => None,
+        (Side::Far, _) if running.is_far_smoltcp => None,
         // In a namespace of its own, with a helper in it, or none: smoltcp does not say.
         (Side::Near, Way::Proxy(_)) => proc::children(running.pid(Side::Near)?)
             .into_iter()
@@ -271,7 +283,8 @@ async fn load(bench: &Bench, way: &Way, server: &mut Program, spec: FlowSpec) ->
     measured
 }
 
-async fn received(program: &mut Program) -> Result<u64> {
+/// Bytes that the program's load has received so far.
+pub(super) async fn received(program: &mut Program) -> Result<u64> {
     let answer = program.ask("count", PATIENCE).await?;
     answer["received"]
         .as_u64()
@@ -291,7 +304,7 @@ pub(super) async fn serve(bench: &Bench) -> Result<Program> {
 }
 
 /// The load's client on the near machine, its job told.
-async fn drive(bench: &Bench, way: &Way, work: Work) -> Result<Program> {
+pub(super) async fn drive(bench: &Bench, way: &Way, work: Work) -> Result<Program> {
     let mut command = bench
         .lab
         .command(Side::Near, User::Root, &bench.program("tunnel-load"));
@@ -329,10 +342,13 @@ mod tests {
     use super::parse_ping;
 
     #[test]
-    fn the_mean_is_read_from_pings_last_line() {
-        let text = "3 packets transmitted, 3 received, 0% packet loss, time 21ms\n\
+    fn round_trips_are_read_from_pings_lines() {
+        let text = "PING 10.98.0.2 (10.98.0.2) 56(84) bytes of data.\n\
+                    64 bytes from 10.98.0.2: icmp_seq=1 ttl=64 time=0.132 ms\n\
+                    64 bytes from 10.98.0.2: icmp_seq=2 ttl=64 time=12 ms\n\n\
+                    3 packets transmitted, 2 received, 33% packet loss, time 21ms\n\
                     rtt min/avg/max/mdev = 0.048/0.076/0.132/0.039 ms\n";
-        assert_eq!(parse_ping(text), Some(0.076));
-        assert_eq!(parse_ping("1 packets transmitted, 0 received"), None);
+        assert_eq!(parse_ping(text), [0.132, 12.0]);
+        assert!(parse_ping("1 packets transmitted, 0 received").is_empty());
     }
 }

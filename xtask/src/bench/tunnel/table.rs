@@ -66,8 +66,8 @@ fn starts(rows: &Rows, text: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{:<22}{:>10}{:>10}{:>12}{:>9}{:>9}{:>8}",
-        "configuration", "start ms", "ping ms", "connects/s", "p50 ms", "p99 ms", "failed"
+        "{:<22}{:>10}{:>10}{:>8}{:>12}{:>9}{:>9}{:>8}",
+        "configuration", "start ms", "ping ms", "median", "connects/s", "p50 ms", "p99 ms", "failed"
     )?;
     for config in Config::ALL {
         let (ping, connects) = (rows.find(config, Case::Ping), rows.find(config, Case::Connects));
@@ -77,10 +77,11 @@ fn starts(rows: &Rows, text: &mut String) -> std::fmt::Result {
         }
         writeln!(
             text,
-            "{:<22}{:>10}{:>10}{:>12}{:>9}{:>9}{:>8}",
+            "{:<22}{:>10}{:>10}{:>8}{:>12}{:>9}{:>9}{:>8}",
             config.name(),
             figure(median(ping, "start_ms"), 1),
             figure(median(ping, "ping_ms"), 3),
+            figure(median(ping, "ping_p50_ms"), 3),
             figure(median(connects, "connections_s"), 0),
             figure(median(connects, "p50_ms"), 2),
             figure(median(connects, "p99_ms"), 2),

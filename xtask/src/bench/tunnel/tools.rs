@@ -66,6 +66,20 @@ impl Tools {
         })
     }
 
+    /// None of them, for measurements of Orfe alone.
+    pub(super) fn none(reason: &str) -> Self {
+        let none = || Err(reason.to_owned());
+        Self {
+            iperf3: none(),
+            ping: none(),
+            wireguard_go_debian: none(),
+            wireguard_go: none(),
+            boringtun: none(),
+            onetun: none(),
+            libraries: PathBuf::new(),
+        }
+    }
+
     /// The environment in which iperf3 starts.
     pub(super) fn library_path(&self) -> (&'static str, &Path) {
         ("LD_LIBRARY_PATH", &self.libraries)
