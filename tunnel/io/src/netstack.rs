@@ -17,22 +17,23 @@
 //! something, or its timer is due (see `schedule`).
 //!
 //! Memory is bounded: a round takes what fits into one set of [`ReceiveBuffers`] and makes at most [`device::MAX_TX`] packets
-//! beyond the answers to it; each connection has two smoltcp buffers and two rings, whose sizes have a common bound (see `buffers`).
+//! beyond the answers to it; what all connections hold lies in one pool with a bound (see `pool` and `budget`).
 //! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!
 //! When the thread ends, for whatever reason, every connection it held ends with a reset.
 
-mod buffers;
+mod budget;
 mod connection;
 mod datagrams;
 mod device;
 mod exchange;
 mod flow;
 mod nodes;
+mod pool;
 mod schedule;
-mod sender;
 mod stack;
 mod stream;
+mod transfer;
 mod wake;
 
 use std::fmt;
