@@ -96,6 +96,13 @@ pub fn user_id() -> u32 {
     imp::process::user_id()
 }
 
+/// Lets this process open `wanted` files at once, or as many as the system lets it, if that is more than now. Most systems
+/// begin with 1024 for the sake of programs that use select(2); children inherit what is set here.
+pub fn raise_file_limit(wanted: u64) -> Result<(), ProcessError> {
+    imp::process::raise_file_limit(wanted)
+        .map_err(|source| ProcessError::new("raise the number of open files", None, source))
+}
+
 /// The process that has the number `pid` now, a zombie too; `None` if there is none.
 pub fn identify(pid: u32) -> Result<Option<ProcessId>, ProcessError> {
     Ok(look_up(pid)?.map(|entry| entry.id))

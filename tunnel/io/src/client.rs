@@ -44,8 +44,8 @@ use self::smoltcp::SmoltcpEnd;
 use self::status::StackChoice;
 pub use self::status::{Phase, TunnelStatus};
 
-/// Connections at once on a device.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections at once on a device. A thousand in parallel are meant to work.
+const MAX_CONNECTIONS: usize = 1024;
 /// At most one handshake in this time is started by dials while the tunnel is down (`WireGuard`'s `REKEY_TIMEOUT`).
 const NUDGE_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -17,14 +17,14 @@
 //! something, or its timer is due (see `schedule`).
 //!
 //! Memory is bounded: a round takes what fits into one set of [`ReceiveBuffers`] and makes at most [`device::MAX_TX`] packets
-//! beyond the answers to it; each connection has two smoltcp buffers and two rings, whose sizes have a common bound (see `buffers`).
+//! beyond the answers to it; what all connections hold lies in one pool with a bound (see `pool` and `budget`).
 //! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!
 //! A gateway may have the kernel's own TCP beside smoltcp (see `kernel`); then smoltcp only refuses what is not let in.
 //!
 //! When the thread ends, for whatever reason, every connection it held ends with a reset.
 
-mod buffers;
+mod budget;
 mod connection;
 mod datagrams;
 mod device;
@@ -36,10 +36,11 @@ mod kernel;
 #[path = "netstack/no_kernel.rs"]
 mod kernel;
 mod nodes;
+mod pool;
 mod schedule;
-mod sender;
 mod stack;
 mod stream;
+mod transfer;
 mod wake;
 
 use std::fmt;

@@ -10,6 +10,9 @@ use crate::failure::Failure;
 use crate::run::{Daemon, init_logging};
 use crate::state::StateFolder;
 
+/// Files at once: a thousand connections through the proxy, each with two ends and, where the kernel copies, a pipe.
+const FILES: u64 = 8192;
+
 pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(places)?;
     config.choose_tunnel(args.tunnel);
@@ -20,6 +23,9 @@ pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode
             .hint("get a join code from the registry's admin, then `orfe join -`".to_owned())
             .into());
     };
+    if let Err(error) = orfe_platform::process::raise_file_limit(FILES) {
+        tracing::warn!(%error, "fewer connections at once are possible");
+    }
     // The event loop runs on this thread and every task on the one worker, so heartbeats go on while bytes are
     // copied; more workers only wake one another on an idle machine.
     let runtime = tokio::runtime::Builder::new_multi_thread()

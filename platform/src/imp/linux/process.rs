@@ -9,7 +9,7 @@ use rustix::process::{DumpableBehavior, PidfdFlags, pidfd_open, pidfd_send_signa
 use zeroize::Zeroizing;
 
 use crate::imp::unix::process::{kill, raw_pid, raw_signal};
-pub(crate) use crate::imp::unix::process::{reap, user_id};
+pub(crate) use crate::imp::unix::process::{raise_file_limit, reap, user_id};
 use crate::process::{Entry, ProcessId, Signal};
 
 /// Buffers for an environment: nearly all fit into the first; the second is more than what the kernel lets a

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 
 use crate::imp::unix::process::{kill, raw_pid};
-pub(crate) use crate::imp::unix::process::{reap, user_id};
+pub(crate) use crate::imp::unix::process::{raise_file_limit, reap, user_id};
 use crate::process::{Entry, ProcessId, Signal};
 
 pub(crate) fn look_up(pid: u32) -> io::Result<Option<Entry>> {

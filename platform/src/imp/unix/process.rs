@@ -3,7 +3,9 @@
 use std::io;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal as Raw, WaitOptions, kill_process, waitpid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal as Raw, WaitOptions, getrlimit, kill_process, setrlimit, waitpid,
+};
 
 use crate::process::Signal;
 
@@ -31,6 +33,19 @@ pub(crate) fn kill(pid: Pid, signal: Signal) -> io::Result<bool> {
         Err(Errno::SRCH) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+pub(crate) fn raise_file_limit(wanted: u64) -> io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    if current.is_none_or(|current| current >= raised) {
+        return Ok(());
+    }
+    let limit = Rlimit {
+        current: Some(raised),
+        maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 pub(crate) fn reap(pid: u32) -> io::Result<bool> {

@@ -21,7 +21,7 @@ use super::{Admitted, Desired, GatewayStats, Shown};
 use crate::netstack::{Accepted, Ends, Flow, Front, KernelStack, Number};
 
 /// Connections at once of one peer, so that one cannot use up the gateway's.
-const MAX_CONNECTIONS_PER_PEER: usize = 512;
+const MAX_CONNECTIONS_PER_PEER: usize = 1024;
 /// Connections at once whose upstream is being dialled. This and what follows for all peers is the whole gateway's; each
 /// thread has an equal share of it.
 const MAX_DIALLING: usize = 1024;

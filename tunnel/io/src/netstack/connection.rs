@@ -1,36 +1,26 @@
 //! A connection between its application task and the thread: one bounded ring each way.
 //!
 //! ```text
-//!   application ── write ──► outgoing ring ──pump──► smoltcp send buffer
-//!   application ◄── read ─── incoming ring ◄──pump── smoltcp receive buffer
+//!   application ── write ──► outgoing ring ──pump──► sender
+//!   application ◄── read ─── incoming ring ◄──pump── receiver
 //! ```
 //!
-//! A full ring stops its writer: the application waits, or smoltcp's window closes and the other end stops. Each
-//! direction ends on its own. What the application sees of the end: EOF after the other end's FIN, else a reset.
+//! What moves are blocks (see `pool`), not bytes. The incoming ring is bounded by the window, which opens as it is read; a full
+//! outgoing ring stops its writer. Each direction ends on its own. What the application sees of the end: EOF after the
+//! other end's FIN, else a reset.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use smoltcp::socket::tcp::{RecvError, Socket, State};
-
+use super::pool::{BLOCK, Pool, Queue};
+use super::transfer::Transfer;
 use super::wake::{Slot, Touch, Wake};
 
-/// Bytes a ring holds at most, where there is memory enough; it is taken as it is first used. Enough for a wake-up's worth of
-/// data; the window proper is smoltcp's buffer.
-pub(super) const RING: usize = 128 << 10;
-
-/// A queue of at most this capacity gives its memory back when it is empty: of many connections, most move little and
-/// seldom. A larger one belongs to a connection that moves much, and keeps it.
-const SMALL: usize = 16 << 10;
-
-/// Gives back the memory of a small queue that is empty.
-pub(super) fn tidy(queue: &mut VecDeque<u8>) {
-    if queue.is_empty() && queue.capacity() <= SMALL {
-        *queue = VecDeque::new();
-    }
-}
+/// Bytes that wait to be taken by the thread at most: enough for a wake-up's worth of data.
+const RING: usize = 128 << 10;
+/// The same, when memory is short.
+const NARROW_RING: usize = BLOCK;
 
 /// How the incoming direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,14 +56,14 @@ pub(super) enum Sending {
     Broken,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rings {
-    pub(super) incoming: VecDeque<u8>,
+    pub(super) incoming: Queue,
     pub(super) end: Option<End>,
-    /// The pump left bytes behind for want of room.
-    pub(super) incoming_blocked: bool,
+    /// When so little is left to be read, the window may open far enough to tell the other end.
+    pub(super) update_below: Option<usize>,
     pub(super) reader: Option<Waker>,
-    pub(super) outgoing: VecDeque<u8>,
+    pub(super) outgoing: Queue,
     pub(super) sending: Sending,
     pub(super) writer: Option<Waker>,
     /// The application let go of the stream.
@@ -83,7 +73,7 @@ pub(super) struct Rings {
 /// What both sides share.
 pub(super) struct Shared {
     rings: Mutex<Rings>,
-    ring: usize,
+    pool: Arc<Pool>,
     touch: Touch,
     wake: Arc<Wake>,
 }
@@ -95,11 +85,21 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Two rings of `ring` bytes, for the connection at `slot`.
-    pub(super) fn new(ring: usize, slot: Slot, wake: Arc<Wake>) -> Self {
+    /// The rings of the connection at `slot`.
+    pub(super) fn new(pool: &Arc<Pool>, slot: Slot, wake: Arc<Wake>) -> Self {
+        let rings = Rings {
+            incoming: Queue::new(Arc::clone(pool)),
+            end: None,
+            update_below: None,
+            reader: None,
+            outgoing: Queue::new(Arc::clone(pool)),
+            sending: Sending::default(),
+            writer: None,
+            dropped: false,
+        };
         Self {
-            rings: Mutex::new(Rings::default()),
-            ring,
+            rings: Mutex::new(rings),
+            pool: Arc::clone(pool),
             touch: Touch::new(slot),
             wake,
         }
@@ -110,14 +110,13 @@ impl Shared {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes each ring holds at most.
+    /// Bytes that may wait in the outgoing ring.
     pub(super) fn ring(&self) -> usize {
-        self.ring
-    }
-
-    /// Room in a ring that is worth a wake-up of who waits for it: less would make one for each small read or write.
-    pub(super) fn worthwhile(&self) -> usize {
-        self.ring / 2
+        if self.pool.free() > self.pool.limit() / 4 {
+            RING
+        } else {
+            NARROW_RING
+        }
     }
 
     /// Makes the thread look at this connection.
@@ -137,26 +136,28 @@ impl Shared {
         rings.end.get_or_insert(End::Reset);
         if rings.sending != Sending::Finished {
             rings.sending = Sending::Broken;
+            rings.outgoing.clear();
         }
+        rings.update_below = None;
         let wakers = [rings.reader.take(), rings.writer.take()];
         drop(rings);
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Moves bytes and ends between rings and socket, and says whether the application still holds the stream.
-    pub(super) fn pump(&self, socket: &mut Socket<'_>) -> Holder {
+    /// Moves bytes and ends between rings and connection, and says whether the application still holds the stream.
+    pub(super) fn pump(&self, transfer: &mut Transfer) -> Holder {
         self.touch.rearm();
         let mut guard = self.lock();
         let rings = &mut *guard;
-        if rings.dropped && must_abort(rings, socket) {
+        if rings.dropped && must_abort(rings, transfer) {
             return Holder::Gone;
         }
         let reader = rings
-            .pump_incoming(self.ring, socket)
+            .pump_incoming(transfer)
             .then(|| rings.reader.take())
             .flatten();
         let writer = rings
-            .pump_outgoing(self.ring - self.worthwhile(), socket)
+            .pump_outgoing(self.ring() / 2, transfer)
             .then(|| rings.writer.take())
             .flatten();
         let holder = if rings.dropped {
@@ -168,70 +169,48 @@ impl Shared {
         [reader, writer].into_iter().flatten().for_each(Waker::wake);
         holder
     }
+
+    /// Whether the application let go in the middle, while there is no connection yet.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.touch.rearm();
+        let rings = self.lock();
+        rings.dropped && rings.sending == Sending::Open
+    }
 }
 
 /// A dropped stream is closed cleanly when it was shut down and nothing was left unread; what arrives afterwards is for
 /// nobody.
-fn must_abort(rings: &Rings, socket: &Socket<'_>) -> bool {
+fn must_abort(rings: &Rings, transfer: &Transfer) -> bool {
     !matches!(rings.sending, Sending::Shut | Sending::Finished)
         || !rings.incoming.is_empty()
-        || socket.can_recv()
+        || transfer.has_unread()
 }
 
 impl Rings {
     /// True when the reader has something to see.
-    fn pump_incoming(&mut self, ring: usize, socket: &mut Socket<'_>) -> bool {
-        if matches!(
-            socket.state(),
-            State::Listen | State::SynSent | State::SynReceived
-        ) {
-            return false;
-        }
-        let before = self.incoming.len();
-        while self.incoming.len() < ring && socket.can_recv() {
-            let room = ring - self.incoming.len();
-            let moved = socket.recv(|bytes| {
-                let len = bytes.len().min(room);
-                self.incoming.extend(&bytes[..len]);
-                (len, ())
-            });
-            if moved.is_err() {
-                break;
-            }
-        }
-        self.incoming_blocked = socket.can_recv();
-        if self.end.is_none() && !self.incoming_blocked {
-            self.end = match socket.recv(|_| (0, ())) {
-                Ok(()) => None,
-                Err(RecvError::Finished) => Some(End::Eof),
-                Err(RecvError::InvalidState) => Some(End::Reset),
+    fn pump_incoming(&mut self, transfer: &mut Transfer) -> bool {
+        let has_more = transfer.hand_over(&mut self.incoming);
+        if self.end.is_none() {
+            self.end = if transfer.has_ended() {
+                Some(End::Eof)
+            } else {
+                transfer.is_reset().then_some(End::Reset)
             };
         }
-        self.incoming.len() > before || self.end.is_some()
+        self.update_below = transfer.update_below().filter(|_| self.end.is_none());
+        has_more || self.end.is_some()
     }
 
     /// True when the writer has something to see: an end, or that no more than `low` bytes are left.
-    fn pump_outgoing(&mut self, low: usize, socket: &mut Socket<'_>) -> bool {
-        if matches!(
-            socket.state(),
-            State::Listen | State::SynSent | State::SynReceived
-        ) {
-            return false;
-        }
+    fn pump_outgoing(&mut self, low: usize, transfer: &mut Transfer) -> bool {
         let before = self.outgoing.len();
-        while !self.outgoing.is_empty() && socket.can_send() {
-            let Ok(len) = socket.send_slice(self.outgoing.as_slices().0) else {
-                break;
-            };
-            self.outgoing.drain(..len);
-        }
-        tidy(&mut self.outgoing);
-        if self.sending != Sending::Finished && !socket.may_send() {
+        transfer.take(&mut self.outgoing);
+        if transfer.is_reset() && self.sending != Sending::Finished {
             self.sending = Sending::Broken;
             self.outgoing.clear();
         }
         if self.sending == Sending::Shut && self.outgoing.is_empty() {
-            socket.close();
+            transfer.close();
             self.sending = Sending::Finished;
         }
         (self.outgoing.len() < before && self.outgoing.len() <= low) || self.sending == Sending::Broken

@@ -3,6 +3,8 @@
 //! A connection comes to be in one of two ways: [`Stack::connect`] sends a SYN and answers when it is settled;
 //! [`Stack::accept`] lets in one given SYN, for which alone a listening socket exists for the length of that call. Hence no
 //! packet from outside ever opens a connection by itself: one that belongs to none is answered with a reset.
+//!
+//! smoltcp opens connections; what an open one carries goes by `transfer`.
 
 mod life;
 #[cfg(test)]
@@ -17,18 +19,19 @@ use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::Batch;
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
-use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
+use smoltcp::socket::tcp::Socket;
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpAddress, IpCidr, TCP_HEADER_LEN};
 
-use self::life::Connection;
+use self::life::{Connection, DEAD_AFTER, Stage};
 pub(crate) use self::life::{ConnectError, ConnectReply};
-use super::buffers::{Budget, RoundTrips, Size};
+use super::budget::Budget;
 use super::connection::Shared;
 use super::datagrams::{self, Inbox, Sockets};
 use super::device::PacketDevice;
 pub(crate) use super::flow::Flow;
 use super::flow::{Header, TCP, UDP};
+use super::pool::Pool;
 use super::schedule::Schedule;
 use super::stream::TunnelStream;
 use super::wake::{Slot, Wake};
@@ -37,6 +40,8 @@ use super::wake::{Slot, Wake};
 const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 /// Packets that a connection may emit in one visit; then it is the next one's turn.
 const BURST: usize = 64;
+/// Of the memory for all connections, this part may be promised to what they receive; what they send takes what is left.
+const RECEIVING: (usize, usize) = (3, 4);
 /// Pause before another visit to a socket that wants one at once, and then does nothing.
 const FUTILE: Duration = Duration::from_millis(10);
 
@@ -51,7 +56,7 @@ pub(crate) struct StackConfig {
     pub(crate) any_address: bool,
     /// Connections at once, those being opened or closed included.
     pub(crate) max_connections: usize,
-    /// Bytes that the buffers of all connections may take together (see `buffers`).
+    /// Bytes that all connections may hold together (see `pool`), apart from the little that each one needs to go on.
     pub(crate) memory: usize,
     /// Interval of probes on silent connections.
     pub(crate) keep_alive: Option<Duration>,
@@ -68,8 +73,8 @@ pub(crate) struct Stack {
     sockets: Sockets,
     /// Meets the packets of no connection.
     nobody: SocketSet<'static>,
+    pool: Arc<Pool>,
     budget: Budget,
-    round_trips: RoundTrips,
     /// Connections that are gone and not yet reported; as many as there were connections at most.
     closed: VecDeque<Flow>,
     config: StackConfig,
@@ -131,8 +136,8 @@ impl Stack {
             schedule: Schedule::default(),
             sockets: Sockets::default(),
             nobody: SocketSet::new(Vec::new()),
-            budget: Budget::new(config.memory, config.max_connections),
-            round_trips: RoundTrips::default(),
+            pool: Arc::new(Pool::new(config.memory)),
+            budget: Budget::new(config.memory * RECEIVING.0 / RECEIVING.1, config.max_connections),
             closed: VecDeque::new(),
             config: config.clone(),
             // Any start will do, but the same one after each restart would meet connections that still linger elsewhere.
@@ -160,18 +165,18 @@ impl Stack {
         let Some(flow) = source.and_then(|source| self.free_flow(source, remote)) else {
             return Err((ConnectError::Unaddressable, reply));
         };
-        let Some(size) = self.budget.take(self.round_trips.get(self.path(&flow))) else {
+        let Some(window) = self.budget.admit() else {
             return Err((ConnectError::TooMany, reply));
         };
-        let mut socket = self.new_socket(size);
+        let mut socket = life::new_socket();
         if socket
             .connect(self.interface.context(), flow.remote, flow.local)
             .is_err()
         {
-            self.budget.give_back(size);
+            self.budget.give_back(window);
             return Err((ConnectError::Unaddressable, reply));
         }
-        self.insert(flow, socket, size, Some(reply));
+        self.insert(flow, socket, window, Some(reply));
         Ok(())
     }
 
@@ -182,25 +187,30 @@ impl Stack {
         }
         // Nothing but this packet may meet the listening socket.
         self.ingress(now);
-        let size = self.budget.take(self.round_trips.get(self.path(&flow)))?;
-        let mut socket = self.new_socket(size);
+        let window = self.budget.admit()?;
+        let mut socket = life::new_socket();
+        socket.set_timeout(Some(DEAD_AFTER.into()));
         if socket.listen(flow.local).is_err() {
-            self.budget.give_back(size);
+            self.budget.give_back(window);
             return None;
         }
-        let slot = self.insert(flow, socket, size, None);
+        let slot = self.insert(flow, socket, window, None);
         self.device.push(syn);
         let clock = self.clock(now);
         let connection = self.slots[slot.0].as_mut()?;
+        let Stage::Opening(dawn) = &mut connection.stage else {
+            return None;
+        };
         if let Some(packet) = self.device.next()
             && let Some(header) = Header::parse(packet)
         {
-            connection.sender.incoming(packet, &header, now);
+            dawn.seen.incoming(packet, &header);
         }
         self.interface
-            .poll_ingress_single(clock, &mut self.device, &mut connection.set);
+            .poll_ingress_single(clock, &mut self.device, &mut dawn.set);
+        let has_come = dawn.socket().remote_endpoint().map(SocketAddr::from) == Some(flow.remote);
         pass_on(&mut self.device, Some(connection), now);
-        if connection.socket().remote_endpoint().map(SocketAddr::from) == Some(flow.remote) {
+        if has_come {
             return Some(TunnelStream::new(Arc::clone(&connection.shared)));
         }
         self.remove(slot);
@@ -236,16 +246,9 @@ impl Stack {
         self.flows.len()
     }
 
-    /// Bytes in the buffers and rings of all connections.
+    /// Bytes that all connections hold.
     pub(crate) fn buffered(&self) -> usize {
-        let in_connection = |connection: &Connection| {
-            let socket = connection.socket();
-            connection.shared.buffered()
-                + connection.sender.buffered()
-                + socket.send_queue()
-                + socket.recv_queue()
-        };
-        self.slots.iter().flatten().map(in_connection).sum()
+        self.pool.taken()
     }
 
     /// Resets the connections that `choose` names.
@@ -254,15 +257,10 @@ impl Stack {
             if choose(flow)
                 && let Some(connection) = &mut self.slots[slot.0]
             {
-                connection.socket_mut().abort();
+                connection.abort();
                 self.schedule.ready(*slot);
             }
         }
-    }
-
-    /// Notes a round trip that was seen on the only path that a device has.
-    pub(crate) fn note_round_trip(&mut self, round_trip: Duration, now: Instant) {
-        self.round_trips.note(None, round_trip, now);
     }
 
     /// Processes the packets that were pushed. Its work is bounded by their number.
@@ -273,21 +271,8 @@ impl Stack {
             let header = Header::parse(packet);
             if let Some(header) = header.filter(|header| header.protocol == TCP)
                 && let Some(slot) = self.flows.get(&header.incoming()).copied()
-                && let Some(connection) = &mut self.slots[slot.0]
             {
-                if let Some(round_trip) = connection.sender.incoming(packet, &header, now) {
-                    let path = self.config.any_address.then_some(connection.flow.remote.ip());
-                    self.round_trips.note(path, round_trip, now);
-                }
-                self.interface
-                    .poll_ingress_single(clock, &mut self.device, &mut connection.set);
-                pass_on(&mut self.device, Some(connection), now);
-                self.schedule.ready(slot);
-                if connection.must_acknowledge() {
-                    self.interface
-                        .poll_egress(clock, &mut self.device, &mut connection.set);
-                    pass_on(&mut self.device, Some(connection), now);
-                }
+                self.take(slot, &header, now);
             } else if let Some(header) = header.filter(|header| header.protocol == UDP)
                 && self.sockets.deliver(packet, &header)
             {
@@ -298,6 +283,43 @@ impl Stack {
                 pass_on(&mut self.device, None, now);
             }
         }
+    }
+
+    /// Gives the next packet to the connection that it belongs to.
+    fn take(&mut self, slot: Slot, header: &Header, now: Instant) {
+        self.schedule.ready(slot);
+        let (clock, largest) = (self.clock(now), self.largest(header));
+        let (Some(Some(connection)), Some(packet)) = (self.slots.get_mut(slot.0), self.device.next()) else {
+            return self.device.skip();
+        };
+        connection.open(Some((packet, header)), &self.pool, largest, now);
+        match &mut connection.stage {
+            Stage::Opening(dawn) => {
+                dawn.seen.incoming(packet, header);
+                self.interface
+                    .poll_ingress_single(clock, &mut self.device, &mut dawn.set);
+                pass_on(&mut self.device, Some(connection), now);
+                connection.open(None, &self.pool, largest, now);
+            }
+            Stage::Carried(transfer) => {
+                transfer.incoming(packet, header, now);
+                self.device.skip();
+                if transfer.must_acknowledge() {
+                    transfer.acknowledge(&mut self.device.tx);
+                }
+            }
+            Stage::Over => self.device.skip(),
+        }
+    }
+
+    /// Bytes that fit into a segment of the family of `header`.
+    fn largest(&self, header: &Header) -> usize {
+        let ip = if header.source.is_ipv4() {
+            IPV4_HEADER_LEN
+        } else {
+            IPV6_HEADER_LEN
+        };
+        self.config.mtu - ip - TCP_HEADER_LEN
     }
 
     /// Visits the connections that have something to do, until [`super::device::MAX_TX`] packets wait in [`Stack::transmit`].
@@ -322,46 +344,61 @@ impl Stack {
     }
 
     fn visit(&mut self, slot: Slot, now: Instant) {
-        let clock = self.clock(now);
         let Some(connection) = self.slots.get_mut(slot.0).and_then(Option::as_mut) else {
             return;
         };
         if let Some(deadline) = connection.step(now) {
             self.schedule.wake_at(slot, deadline);
         }
-        connection.unacknowledged = 0;
-        let (room, tx) = self.device.room();
-        if let Some(deadline) = connection.sender.work(now, room.min(BURST), tx) {
-            self.schedule.wake_at(slot, deadline);
-        }
-        let mut emitted = 0;
-        while emitted < BURST
-            && self
-                .interface
-                .poll_egress(clock, &mut self.device, &mut connection.set)
-                != PollResult::None
-        {
-            pass_on(&mut self.device, Some(connection), now);
-            emitted += 1;
-        }
-        let has_more = emitted == BURST || !self.device.has_room();
+        let has_more = match &mut connection.stage {
+            Stage::Opening(_) => self.visit_opening(slot, now),
+            Stage::Carried(transfer) => {
+                transfer.adjust(&mut self.budget, now);
+                let (room, out) = self.device.room();
+                let watched = transfer.watch(self.config.keep_alive, DEAD_AFTER, now, out);
+                transfer.work(now, room.min(BURST), out);
+                for deadline in watched.into_iter().chain(transfer.deadline()) {
+                    self.schedule.wake_at(slot, deadline);
+                }
+                transfer.has_work()
+            }
+            Stage::Over => false,
+        };
         if has_more {
             self.schedule.ready(slot);
             return;
         }
-        let queued = connection.socket().send_queue();
-        connection.sender.note_queued(queued);
-        if connection.is_over() {
-            if let Some(flow) = self.remove(slot) {
-                self.closed.push_back(flow);
+        let is_over = |connection: &Connection| connection.is_over();
+        if self.slots[slot.0].as_ref().is_some_and(is_over)
+            && let Some(flow) = self.remove(slot)
+        {
+            self.closed.push_back(flow);
+        }
+    }
+
+    /// Lets smoltcp send what it has for a connection that it is opening. True when there is more.
+    fn visit_opening(&mut self, slot: Slot, now: Instant) -> bool {
+        let clock = self.clock(now);
+        let Some(connection) = self.slots.get_mut(slot.0).and_then(Option::as_mut) else {
+            return false;
+        };
+        // A SYN or a reset.
+        while let Stage::Opening(dawn) = &mut connection.stage
+            && self
+                .interface
+                .poll_egress(clock, &mut self.device, &mut dawn.set)
+                != PollResult::None
+        {
+            pass_on(&mut self.device, Some(connection), now);
+        }
+        if let Stage::Opening(dawn) = &mut connection.stage {
+            match self.interface.poll_at(clock, &dawn.set) {
+                Some(at) if at <= clock => self.schedule.wake_at(slot, now + FUTILE),
+                Some(at) => self.schedule.wake_at(slot, now + Duration::from(at - clock)),
+                None => {}
             }
-            return;
         }
-        match self.interface.poll_at(clock, &connection.set) {
-            Some(at) if at <= clock => self.schedule.wake_at(slot, now + FUTILE),
-            Some(at) => self.schedule.wake_at(slot, now + Duration::from(at - clock)),
-            None => {}
-        }
+        !self.device.has_room()
     }
 
     /// Packets for the tunnel.
@@ -391,15 +428,15 @@ impl Stack {
         &mut self,
         flow: Flow,
         socket: Socket<'static>,
-        size: Size,
-        opening: Option<ConnectReply>,
+        window: usize,
+        reply: Option<ConnectReply>,
     ) -> Slot {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(None);
             Slot(self.slots.len() - 1)
         });
-        let shared = Arc::new(Shared::new(size.ring, slot, Arc::clone(&self.wake)));
-        self.slots[slot.0] = Some(Connection::new(flow, socket, size, shared, opening));
+        let shared = Arc::new(Shared::new(&self.pool, slot, Arc::clone(&self.wake)));
+        self.slots[slot.0] = Some(Connection::new(flow, socket, window, shared, reply));
         self.flows.insert(flow, slot);
         self.schedule.ready(slot);
         slot
@@ -411,24 +448,9 @@ impl Stack {
         self.schedule.forget(slot);
         self.flows.remove(&connection.flow);
         self.vacant.push(slot);
-        self.budget.give_back(connection.size);
+        self.budget.give_back(connection.window());
         connection.shared.finish();
         Some(connection.flow)
-    }
-
-    fn new_socket(&self, size: Size) -> Socket<'static> {
-        let buffer = || SocketBuffer::new(vec![0; size.buffer]);
-        let mut socket = Socket::new(buffer(), buffer());
-        socket.set_congestion_control(CongestionControl::Cubic);
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.set_keep_alive(self.config.keep_alive.map(Into::into));
-        socket
-    }
-
-    /// What round trips are remembered by. All that a device dials lies behind one gateway.
-    fn path(&self, flow: &Flow) -> Option<IpAddr> {
-        self.config.any_address.then_some(flow.remote.ip())
     }
 
     /// Our address for destinations of the family of `remote`.
@@ -473,10 +495,14 @@ fn pass_on(device: &mut PacketDevice, connection: Option<&mut Connection>, now: 
     };
     match (connection, Header::parse(packet)) {
         (Some(connection), Some(header)) if header.protocol == TCP => {
-            connection.sender.outgoing(packet, &header, now, out);
+            let window = connection.window();
+            if let Stage::Opening(dawn) = &mut connection.stage {
+                dawn.seen.outgoing(packet, &header, window, now);
+            }
         }
-        _ => out.push(packet, ()),
+        _ => {}
     }
+    out.push(packet, ());
 }
 
 fn check(config: &StackConfig) -> io::Result<()> {

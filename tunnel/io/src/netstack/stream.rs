@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{End, Sending, Shared, tidy};
+use super::connection::{End, Sending, Shared};
 
 /// A TCP connection through the tunnel.
 ///
@@ -54,18 +54,15 @@ impl AsyncRead for TunnelStream {
                 }
             };
         }
-        let (first, second) = rings.incoming.as_slices();
-        let from_first = first.len().min(buffer.remaining());
-        buffer.put_slice(&first[..from_first]);
-        let from_second = second.len().min(buffer.remaining());
-        buffer.put_slice(&second[..from_second]);
-        rings.incoming.drain(..from_first + from_second);
-        tidy(&mut rings.incoming);
-        let room = self.shared.ring() - rings.incoming.len();
-        let refill = rings.incoming_blocked && room >= self.shared.worthwhile();
-        if refill {
-            rings.incoming_blocked = false;
+        while buffer.remaining() > 0 && !rings.incoming.is_empty() {
+            let front = rings.incoming.front();
+            let len = front.len().min(buffer.remaining());
+            buffer.put_slice(&front[..len]);
+            rings.incoming.consume(len);
         }
+        let left = rings.incoming.len();
+        // Once for each time that the thread set it.
+        let refill = rings.update_below.take_if(|below| left <= *below).is_some();
         drop(rings);
         if refill {
             self.shared.wake();
@@ -82,14 +79,15 @@ impl AsyncWrite for TunnelStream {
             Sending::Shut | Sending::Finished => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Sending::Broken => return Poll::Ready(Err(reset())),
         }
-        let len = bytes.len().min(self.shared.ring() - rings.outgoing.len());
+        let room = self.shared.ring().saturating_sub(rings.outgoing.len());
+        let len = bytes.len().min(room);
         if len == 0 && !bytes.is_empty() {
             rings.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
         // A ring that is not empty is already known to the thread.
         let wake = rings.outgoing.is_empty();
-        rings.outgoing.extend(&bytes[..len]);
+        rings.outgoing.push(&bytes[..len]);
         drop(rings);
         if wake {
             self.shared.wake();

@@ -9,9 +9,10 @@ use tokio::io::AsyncWriteExt;
 use crate::support::servers::{Server, pattern};
 use crate::support::{connected, inner, tcp_stack, until};
 
-/// What one connection may hold at one end, the first on a path of which nothing is known: two smoltcp buffers of 4 MiB, as
-/// much again to be sent again, and two rings of 128 KiB.
-const PER_CONNECTION: usize = (3 * 4096 + 2 * 128) << 10;
+/// What one connection may hold at one end: the largest window, or what is in flight and waits before it.
+const PER_CONNECTION: usize = 8 << 20;
+/// What waits to be taken by the thread when nothing moves.
+const RING: usize = 128 << 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_never_reads_stops_its_writer() {
@@ -27,7 +28,7 @@ async fn a_reader_that_never_reads_stops_its_writer() {
     }
     if tcp_stack() == TcpStack::Smoltcp {
         until("the buffers are full", || {
-            tunnel.status().borrow().buffered_bytes >= 512 << 10
+            tunnel.status().borrow().buffered_bytes >= RING
         })
         .await;
     }
@@ -61,8 +62,8 @@ async fn connections_have_a_limit_and_come_back() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, DialError::TooMany { limit: 512, .. }), "{error}");
-    assert_eq!(held.len(), 512);
+    assert!(matches!(error, DialError::TooMany { limit: 1024, .. }), "{error}");
+    assert_eq!(held.len(), 1024);
     held.clear();
     until("all are forgotten", || {
         tunnel.status().borrow().connections == 0 && gateway.stats().connections == 0

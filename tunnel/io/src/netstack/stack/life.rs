@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   opening ─ settled ─► carried ─ both ends closed, or reset ─► over
-//!                           │ the application lets go
+//!   (smoltcp)               │ the application lets go
 //!                           └─► leaving ─ delivered, or no progress ─► over
 //! ```
 
@@ -10,20 +10,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{CongestionControl, Socket, State};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use tokio::sync::oneshot;
 
-use super::super::buffers::Size;
 use super::super::connection::{Holder, Shared};
-use super::super::flow::Flow;
-use super::super::sender::Sender;
+use super::super::flow::{Flow, Header};
+use super::super::pool::Pool;
 use super::super::stream::TunnelStream;
+use super::super::transfer::{Opening, Transfer};
 
 /// A connection whose other end does not acknowledge data, or does not answer probes where they are configured, is given
-/// up after this long: a lid may be closed for a while, and smoltcp's retransmissions may come to lie a minute apart.
+/// up after this long: a lid may be closed for a while, and retransmissions may come to lie a minute apart.
 pub(super) const DEAD_AFTER: Duration = Duration::from_mins(5);
 /// A stream that was closed and dropped has delivered everything; the other end may take this long to close as well.
 pub(super) const LEAVE_WITHIN: Duration = Duration::from_secs(30);
+/// A dial whose receiver is gone is noticed after this long.
+const ABANDONED_CHECK: Duration = Duration::from_millis(500);
+/// smoltcp wants buffers, and never sees a byte to put into them.
+const UNUSED_BUFFER: usize = 1;
+
 /// Why no connection came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectError {
@@ -37,146 +42,188 @@ pub(crate) enum ConnectError {
 
 pub(crate) type ConnectReply = oneshot::Sender<Result<TunnelStream, ConnectError>>;
 
-/// An acknowledgement goes out for every second packet (RFC 9293, section 3.8.6.3), so that the other end's window opens
-/// as fast as it may; once that is over, fewer do.
-const ACKNOWLEDGE_EVERY: usize = 2;
-const ACKNOWLEDGE_EVERY_LATER: usize = 8;
-/// Packets after which it is over.
-const LATER: u64 = 4096;
-/// A dial whose receiver is gone is noticed after this long.
-const ABANDONED_CHECK: Duration = Duration::from_millis(500);
-
-/// A connection as the stack keeps it. Its socket has a set of its own, because smoltcp looks at all sockets of a set for
-/// each packet, and a thousand connections are not to slow each other down.
+/// A connection as the stack keeps it.
 pub(super) struct Connection {
     pub(super) flow: Flow,
-    pub(super) set: SocketSet<'static>,
-    pub(super) handle: SocketHandle,
     pub(super) shared: Arc<Shared>,
-    pub(super) sender: Sender,
-    pub(super) size: Size,
-    /// Packets that came since the last acknowledgement was let out.
-    pub(super) unacknowledged: usize,
-    /// Packets that came.
-    received: u64,
-    /// Congestion is the sender's business, no more smoltcp's.
-    is_relieved: bool,
-    /// Who waits for the connection to open.
-    opening: Option<ConnectReply>,
+    /// How far its window may open; counted in the stack's budget.
+    window: usize,
+    pub(super) stage: Stage,
     holder: Holder,
     /// What a stream that was dropped last got done, and when.
     leaving: Option<(Left, Instant)>,
 }
 
+pub(super) enum Stage {
+    Opening(Box<Dawn>),
+    Carried(Box<Transfer>),
+    /// For the moment in which one becomes the other.
+    Over,
+}
+
+/// A connection that smoltcp is opening. Its socket has a set of its own, because smoltcp looks at all sockets of a set for
+/// each packet, and a thousand connections are not to slow each other down.
+pub(super) struct Dawn {
+    pub(super) set: SocketSet<'static>,
+    handle: SocketHandle,
+    pub(super) seen: Opening,
+    /// Who waits for the connection to open.
+    reply: Option<ConnectReply>,
+}
+
 /// What a stream that was dropped still has to deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Left {
-    state: State,
+    is_delivered: bool,
     bytes: usize,
+}
+
+/// A socket for [`Connection::new`].
+pub(super) fn new_socket() -> Socket<'static> {
+    let buffer = || SocketBuffer::new(vec![0; UNUSED_BUFFER]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_ack_delay(None);
+    socket
 }
 
 impl Connection {
     pub(super) fn new(
         flow: Flow,
         socket: Socket<'static>,
-        size: Size,
+        window: usize,
         shared: Arc<Shared>,
-        opening: Option<ConnectReply>,
+        reply: Option<ConnectReply>,
     ) -> Self {
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
-        Self {
-            flow,
+        let dawn = Dawn {
             set,
             handle,
+            seen: Opening::default(),
+            reply,
+        };
+        Self {
+            flow,
             shared,
-            sender: Sender::default(),
-            size,
-            unacknowledged: 0,
-            received: 0,
-            is_relieved: false,
-            opening,
+            window,
+            stage: Stage::Opening(Box::new(dawn)),
             holder: Holder::Live,
             leaving: None,
         }
     }
 
-    pub(super) fn socket(&self) -> &Socket<'static> {
-        self.set.get(self.handle)
-    }
-
-    pub(super) fn socket_mut(&mut self) -> &mut Socket<'static> {
-        self.set.get_mut(self.handle)
-    }
-
-    /// A packet came: whether what was received is to be acknowledged before the round is over.
-    pub(super) fn must_acknowledge(&mut self) -> bool {
-        self.received += 1;
-        self.unacknowledged += 1;
-        if self.sender.is_active() && !self.is_relieved {
-            self.is_relieved = true;
-            self.socket_mut().set_congestion_control(CongestionControl::None);
+    pub(super) fn window(&self) -> usize {
+        match &self.stage {
+            Stage::Carried(transfer) => transfer.window(),
+            _ => self.window,
         }
-        let every = if self.received < LATER {
-            ACKNOWLEDGE_EVERY
-        } else {
-            ACKNOWLEDGE_EVERY_LATER
+    }
+
+    /// Bytes that were sent and not acknowledged, and those in both rings.
+    pub(super) fn buffered(&self) -> usize {
+        let unacknowledged = match &self.stage {
+            Stage::Carried(transfer) => transfer.unacknowledged(),
+            _ => 0,
         };
-        let is_due = self.unacknowledged >= every;
-        if is_due {
-            self.unacknowledged = 0;
-        }
-        is_due
+        self.shared.buffered() + unacknowledged
     }
 
-    /// Moves bytes and ends between rings and socket. Until when it is to be called again at the latest, packets, timers of
-    /// the socket and the application apart.
-    pub(super) fn step(&mut self, now: Instant) -> Option<Instant> {
-        if let Some(reply) = self.opening.take() {
-            self.opening = self.settle(reply);
-            if self.opening.is_some() {
-                return Some(now + ABANDONED_CHECK);
+    /// Resets the connection with the next packet.
+    pub(super) fn abort(&mut self) {
+        match &mut self.stage {
+            Stage::Opening(dawn) => dawn.set.get_mut::<Socket<'_>>(dawn.handle).abort(),
+            Stage::Carried(transfer) => transfer.abort(),
+            Stage::Over => {}
+        }
+    }
+
+    /// The other end has answered, if it has: what follows is no more smoltcp's business. `packet` is one of this connection that
+    /// smoltcp has not seen.
+    pub(super) fn open(
+        &mut self,
+        packet: Option<(&[u8], &Header)>,
+        pool: &Arc<Pool>,
+        largest: usize,
+        now: Instant,
+    ) {
+        let Stage::Opening(dawn) = &self.stage else { return };
+        let is_open = match (dawn.socket().state(), packet) {
+            (State::Established, _) => true,
+            (State::SynReceived, Some((packet, header))) => dawn.seen.is_opened_by(packet, header),
+            _ => false,
+        };
+        if !is_open {
+            return;
+        }
+        if let Stage::Opening(dawn) = std::mem::replace(&mut self.stage, Stage::Over)
+            && let Some(mut transfer) = dawn.seen.finish(pool, self.window, largest, now)
+        {
+            if packet.is_none() {
+                // smoltcp has not sent it yet.
+                transfer.want_acknowledgement();
+            }
+            self.stage = Stage::Carried(Box::new(transfer));
+            if let Some(reply) = dawn.reply {
+                // A receiver that is gone drops the stream, which resets the connection.
+                drop(reply.send(Ok(TunnelStream::new(Arc::clone(&self.shared)))));
             }
         }
-        let socket = self.set.get_mut::<Socket<'_>>(self.handle);
-        self.holder = self.shared.pump(socket);
-        let mut deadline = None;
-        match self.holder {
-            Holder::Live => {}
-            Holder::Leaving => {
-                let end = self.leaves_by(now);
-                if end <= now {
-                    self.socket_mut().abort();
-                } else {
-                    deadline = Some(end);
+    }
+
+    /// Moves bytes and ends between rings and connection. Until when it is to be called again at the latest, packets, timers and
+    /// the application apart.
+    pub(super) fn step(&mut self, now: Instant) -> Option<Instant> {
+        match &mut self.stage {
+            Stage::Opening(dawn) => {
+                if dawn.reply.is_none() && self.shared.is_abandoned() {
+                    dawn.set.get_mut::<Socket<'_>>(dawn.handle).abort();
+                    self.holder = Holder::Gone;
+                }
+                let is_waited_for = dawn.settle();
+                if !is_waited_for {
+                    // Nobody will come for the rings.
+                    self.holder = Holder::Gone;
+                }
+                dawn.reply.is_some().then(|| now + ABANDONED_CHECK)
+            }
+            Stage::Carried(transfer) => {
+                self.holder = self.shared.pump(transfer);
+                match self.holder {
+                    Holder::Live => None,
+                    Holder::Gone => {
+                        transfer.abort();
+                        None
+                    }
+                    Holder::Leaving => {
+                        let end = self.leaves_by(now);
+                        if end <= now {
+                            self.abort();
+                        }
+                        Some(end)
+                    }
                 }
             }
-            Holder::Gone => socket.abort(),
+            Stage::Over => None,
         }
-        let socket = self.socket_mut();
-        let patience = patience(socket);
-        socket.set_timeout(patience.map(Into::into));
-        deadline
     }
 
     /// Whether nothing is left to be done. What it had to send must have been let out before this is asked.
     pub(super) fn is_over(&self) -> bool {
-        let socket = self.socket();
-        let is_delivered = self.holder != Holder::Live || !socket.can_recv();
-        match socket.state() {
+        match &self.stage {
             // An endpoint is still known while a reset waits to be sent.
-            State::Closed => is_delivered && socket.remote_endpoint().is_none(),
-            State::TimeWait => is_delivered,
-            _ => false,
+            Stage::Opening(dawn) => {
+                dawn.socket().state() == State::Closed && dawn.socket().remote_endpoint().is_none()
+            }
+            Stage::Carried(transfer) => transfer.is_over() && !transfer.has_unread(),
+            Stage::Over => true,
         }
     }
 
     /// When a stream that was dropped is given up, if it gets nowhere until then.
     fn leaves_by(&mut self, now: Instant) -> Instant {
-        let socket = self.socket();
         let left = Left {
-            state: socket.state(),
-            bytes: socket.send_queue() + self.shared.buffered(),
+            is_delivered: matches!(&self.stage, Stage::Carried(transfer) if transfer.is_delivered()),
+            bytes: self.buffered(),
         };
         let since = match self.leaving {
             Some((before, since)) if before == left => since,
@@ -184,36 +231,33 @@ impl Connection {
         };
         self.leaving = Some((left, since));
         since
-            + if left.state == State::FinWait2 {
+            + if left.is_delivered {
                 LEAVE_WITHIN
             } else {
                 DEAD_AFTER
             }
     }
-
-    /// Answers who waits for the connection, if its fate is known; gives back `reply` if not.
-    fn settle(&mut self, reply: ConnectReply) -> Option<ConnectReply> {
-        let socket = self.set.get_mut::<Socket<'_>>(self.handle);
-        let outcome = match socket.state() {
-            State::SynSent | State::SynReceived if !reply.is_closed() => return Some(reply),
-            State::Closed | State::SynSent | State::SynReceived => {
-                socket.abort();
-                // Nobody will come for the rings.
-                self.shared.lock().dropped = true;
-                Err(ConnectError::Refused)
-            }
-            _ => Ok(TunnelStream::new(Arc::clone(&self.shared))),
-        };
-        // A receiver that is gone drops the stream, which resets the connection.
-        drop(reply.send(outcome));
-        None
-    }
 }
 
-/// How long the other end of a connection may be silent. smoltcp counts from the last packet it received, or from the
-/// first byte that is queued on an idle connection; without probes, silence on an idle connection means nothing.
-fn patience(socket: &Socket<'_>) -> Option<Duration> {
-    let expects =
-        socket.send_queue() > 0 || socket.state() == State::SynReceived || socket.keep_alive().is_some();
-    expects.then_some(DEAD_AFTER)
+impl Dawn {
+    pub(super) fn socket(&self) -> &Socket<'static> {
+        self.set.get(self.handle)
+    }
+
+    /// Answers who waits for the connection, if it will not come to be. False when that was so.
+    fn settle(&mut self) -> bool {
+        let socket = self.set.get_mut::<Socket<'_>>(self.handle);
+        let patience = (socket.state() == State::SynReceived).then_some(DEAD_AFTER);
+        socket.set_timeout(patience.map(Into::into));
+        let is_abandoned = self.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
+        if !is_abandoned && socket.state() != State::Closed {
+            return true;
+        }
+        socket.abort();
+        if let Some(reply) = self.reply.take() {
+            // It may be gone already.
+            drop(reply.send(Err(ConnectError::Refused)));
+        }
+        false
+    }
 }

@@ -1,5 +1,7 @@
 //! Two stacks over a path with a delay, a bottleneck and losses, in simulated time: speed, and that every byte arrives.
 
+mod stress;
+
 use std::net::IpAddr;
 use std::pin::Pin;
 
@@ -9,7 +11,7 @@ const STEP: Duration = Duration::from_millis(1);
 const MTU: usize = 1280;
 
 /// What happens to packets, each way alike.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Conditions {
     delay: Duration,
     /// Bytes per second.
@@ -18,6 +20,8 @@ struct Conditions {
     queue: Duration,
     /// Of 1000 packets, so many are lost, and as many come twice.
     loss: u64,
+    /// Of 1000 packets, so many are overtaken by those that follow within a few milliseconds.
+    late: u64,
     /// Selective acknowledgements are offered.
     selective: bool,
     v6: bool,
@@ -28,6 +32,7 @@ const FAR: Conditions = Conditions {
     rate: 12_500_000,
     queue: Duration::from_millis(100),
     loss: 0,
+    late: 0,
     selective: true,
     v6: false,
 };
@@ -63,6 +68,11 @@ impl Direction {
         (self.chance >> 33) % 1000
     }
 
+    fn wait(&mut self, at: Instant, packet: Vec<u8>) {
+        let place = self.waiting.partition_point(|(other, _)| *other <= at);
+        self.waiting.insert(place, (at, packet));
+    }
+
     fn carry(&mut self, from: &mut Stack, to: &mut Stack, now: Instant) {
         for (packet, ()) in from.transmit().iter() {
             self.free_at = self.free_at.max(now);
@@ -77,11 +87,14 @@ impl Direction {
             if !self.conditions.selective {
                 refuse_selective(&mut packet);
             }
-            let at = self.free_at + self.conditions.delay;
+            let mut at = self.free_at + self.conditions.delay;
             if draw < 2 * self.conditions.loss {
-                self.waiting.push_back((at, packet.clone()));
+                self.wait(at, packet.clone());
             }
-            self.waiting.push_back((at, packet));
+            if self.draw() < self.conditions.late {
+                at += Duration::from_millis(1 + self.draw() % 8);
+            }
+            self.wait(at, packet);
         }
         from.clear_transmitted();
         while let Some((_, packet)) = self.waiting.pop_front_if(|(at, _)| *at <= now) {
@@ -115,6 +128,10 @@ struct Far {
 
 impl Far {
     fn new(conditions: Conditions, seed: u64) -> Self {
+        Self::with_memory(conditions, seed, 64 << 20)
+    }
+
+    fn with_memory(conditions: Conditions, seed: u64, memory: usize) -> Self {
         let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
         let [wake, other] = polls
             .each_ref()
@@ -125,7 +142,7 @@ impl Far {
             mtu: MTU,
             any_address: gateway,
             max_connections: 4,
-            memory: 64 << 20,
+            memory,
             keep_alive: None,
         };
         Self {
@@ -202,6 +219,11 @@ impl End {
     }
 
     fn step(&mut self) {
+        self.write();
+        self.read(usize::MAX);
+    }
+
+    fn write(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         while self.sent < self.to_send {
             let bytes = self.pattern.at(self.sent, CHUNK.min(self.to_send - self.sent));
@@ -214,9 +236,14 @@ impl End {
             shut(&mut self.stream);
             self.is_shut = true;
         }
+    }
+
+    /// Reads what is there, up to `most` bytes.
+    fn read(&mut self, mut most: usize) {
+        let cx = &mut Context::from_waker(Waker::noop());
         let mut bytes = [0; CHUNK];
-        while !self.has_ended {
-            let mut buffer = ReadBuf::new(&mut bytes);
+        while !self.has_ended && most > 0 {
+            let mut buffer = ReadBuf::new(&mut bytes[..CHUNK.min(most)]);
             let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, &mut buffer) else {
                 break;
             };
@@ -228,6 +255,7 @@ impl End {
                 self.received
             );
             self.has_ended = filled.is_empty();
+            most -= filled.len();
             self.received += filled.len();
         }
     }

@@ -203,6 +203,20 @@ impl Scoreboard {
         }
     }
 
+    /// Marks the first segment that has not arrived as lost. The bytes marked.
+    pub(super) fn lose_first(&mut self) -> u64 {
+        let first = self
+            .segments
+            .iter_mut()
+            .find(|segment| segment.state == State::InFlight);
+        let Some(segment) = first else { return 0 };
+        segment.state = State::Lost;
+        let len = u64::from(segment.len);
+        self.in_flight -= len;
+        self.lost += len;
+        len
+    }
+
     /// Takes the first lost segments, up to `limit` bytes but one at least, to be sent again now. `resend` gets position and length.
     pub(super) fn resend(
         &mut self,

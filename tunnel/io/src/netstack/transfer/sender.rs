@@ -1,0 +1,466 @@
+//! Sending over a path that loses packets.
+//!
+//! ```text
+//!   the application's ring ─ as much as may be sent ─► kept ─► path
+//!                                                       │ ▲ again, if lost
+//!                                      acknowledged ◄───┘ └── [scoreboard, rate]
+//! ```
+//!
+//! - What is lost is found from selective acknowledgements and send times (`scoreboard`) and sent again.
+//! - How much may be in flight follows the rate of delivery (`rate`), and ends at the window of the other end.
+//! - Only what may be sent is taken from the ring, so what is held here is what is in flight, and bounded as that is.
+//!
+//! A closed window is probed for as long as there is something to send, because the news that it is open again can be
+//! lost. The probe is a segment without bytes that begins before the window: whoever gets it must answer (RFC 9293, section
+//! 3.10.7.4), and it is no byte of the stream.
+//!
+//! An other end without selective acknowledgements is served by duplicate ones (RFC 6582) and the timer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use orfe_tunnel_core::Batch;
+use smoltcp::wire::TcpSeqNumber;
+
+use super::super::pool::{Pool, Queue};
+use super::rate::Rate;
+use super::scoreboard::{Delivery, Scoreboard};
+use super::segment::{Fields, Heading};
+
+/// Shortest retransmission timeout. The other end may hold back an acknowledgement for 40 ms (Linux) or more.
+const MIN_TIMEOUT: Duration = Duration::from_millis(200);
+/// Longest.
+const MAX_TIMEOUT: Duration = Duration::from_mins(1);
+/// Longest pause between probes of a closed window: it bounds what a lost update costs.
+const MAX_PROBE_PAUSE: Duration = Duration::from_secs(10);
+/// Timeouts before the round trip is known (RFC 6298, section 2.1).
+const INITIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The first timeout only probes with the last segment (RFC 8985, section 7); it may come early.
+const PROBE_SLACK: Duration = Duration::from_millis(60);
+/// Bytes that a connection may hold here however little memory is left: it goes on, if slowly.
+const FLOOR: usize = 8 << 10;
+/// Duplicate acknowledgements that mean a loss (RFC 5681, section 3.2).
+const DUPLICATES: u32 = 3;
+
+/// What the other end's SYN says of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offer {
+    pub(super) selective: bool,
+    /// Shift of its window's field.
+    pub(super) scale: u8,
+    /// Bytes that fit into a segment to it.
+    pub(super) segment: usize,
+    /// Its window at first.
+    pub(super) window: u16,
+}
+
+/// An acknowledgement as it came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heard {
+    pub(super) number: TcpSeqNumber,
+    pub(super) window: u16,
+    /// Where its segment lies among what the other end sends.
+    pub(super) at: i128,
+    /// It is nothing but an acknowledgement.
+    pub(super) is_bare: bool,
+    pub(super) ranges: [Option<(u32, u32)>; 3],
+}
+
+#[derive(Debug)]
+pub(super) struct Sender {
+    pool: Arc<Pool>,
+    /// Sequence number of position 0.
+    origin: TcpSeqNumber,
+    offer: Offer,
+    board: Scoreboard,
+    rate: Rate,
+    /// From the first byte that is not acknowledged to the last that was taken from the ring.
+    kept: Queue,
+    /// The application writes no more than what is kept.
+    is_closed: bool,
+    /// The right edge of the other end's window, and the largest that the window was.
+    edge: u64,
+    widest: u64,
+    /// Where the segment was, and what it acknowledged, that told the window last (RFC 9293: SND.WL1, SND.WL2).
+    told: (i128, u64),
+    /// Smoothed round trip and its variation.
+    round_trip: Option<(Duration, Duration)>,
+    /// When something was last sent for the first time or delivered, and the timeouts since.
+    progress: Instant,
+    timeouts: u32,
+    /// When a closed window is probed, and how often it was.
+    probe_at: Option<Instant>,
+    probes: u32,
+    duplicates: u32,
+    /// What was sent when the last loss was found by duplicates: until then there is one loss for each step.
+    recovers: u64,
+}
+
+impl Sender {
+    pub(super) fn new(
+        pool: &Arc<Pool>,
+        origin: TcpSeqNumber,
+        offer: Offer,
+        round_trip: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            kept: Queue::new(Arc::clone(pool)),
+            pool: Arc::clone(pool),
+            origin,
+            offer,
+            board: Scoreboard::default(),
+            rate: Rate::new(now),
+            is_closed: false,
+            edge: offer.window.into(),
+            widest: offer.window.into(),
+            told: (i128::MIN, 0),
+            round_trip: round_trip.map(|took| (took, took / 2)),
+            progress: now,
+            timeouts: 0,
+            probe_at: None,
+            probes: 0,
+            duplicates: 0,
+            recovers: 0,
+        }
+    }
+
+    /// The position that a sequence number stands for.
+    fn position(&self, number: TcpSeqNumber) -> Option<u64> {
+        let near = self.board.end();
+        let offset = number.0.wrapping_sub(self.number(near).0);
+        near.checked_add_signed(i64::from(offset))
+    }
+
+    fn number(&self, position: u64) -> TcpSeqNumber {
+        TcpSeqNumber(self.origin.0.wrapping_add(position as i32))
+    }
+
+    /// Where the next new byte begins, or what follows FIN.
+    pub(super) fn next(&self) -> TcpSeqNumber {
+        self.number(self.board.end())
+    }
+
+    /// Smoothed round trip.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.map(|(smoothed, _)| smoothed)
+    }
+
+    /// Whether the other end has all of it, and the end as well.
+    pub(super) fn is_finished(&self) -> bool {
+        self.is_closed && self.board.acknowledged() > self.kept.end()
+    }
+
+    /// Whether something is kept that the other end does not have.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.kept.is_empty() || (self.is_closed && !self.is_finished())
+    }
+
+    /// Bytes that are not acknowledged.
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Takes from the ring what may be sent soon, and a little more, by which it is seen that there is more.
+    pub(super) fn take(&mut self, ring: &mut Queue) {
+        while !ring.is_empty() && self.unsent() <= self.allowed() {
+            let has_memory = self.kept.len() < self.pool.free();
+            if self.kept.len() >= FLOOR && !has_memory {
+                break;
+            }
+            self.kept.take_block(ring);
+        }
+    }
+
+    /// The ring is empty and stays so.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Bytes that were never sent.
+    fn unsent(&self) -> u64 {
+        self.kept.end().saturating_sub(self.board.end())
+    }
+
+    /// New bytes that may be sent.
+    fn allowed(&self) -> u64 {
+        let waiting = self.board.in_flight() + self.board.lost();
+        let by_rate = self.rate.window().saturating_sub(waiting);
+        by_rate.min(self.edge.saturating_sub(self.board.end()))
+    }
+
+    /// Whether FIN is due and was not sent.
+    fn owes_end(&self) -> bool {
+        self.is_closed && self.board.end() == self.kept.end()
+    }
+
+    /// Takes an acknowledgement. The round trip, if it tells one. An error means that it is for what was never sent.
+    pub(super) fn acknowledge(&mut self, heard: Heard, now: Instant) -> Result<Option<Duration>, Unsent> {
+        let Some(acknowledged) = self.position(heard.number) else {
+            return Ok(None);
+        };
+        if acknowledged > self.board.end() {
+            return Err(Unsent);
+        }
+        let before = self.board.acknowledged();
+        let is_old = acknowledged < before;
+        self.note_window(heard, acknowledged);
+        let mut delivery = Delivery::default();
+        if !is_old {
+            self.kept.consume((acknowledged - before) as usize);
+            self.board.acknowledge(acknowledged, &mut delivery);
+        }
+        for (left, right) in heard.ranges.into_iter().flatten() {
+            let range = self
+                .position(TcpSeqNumber(left.cast_signed()))
+                .zip(self.position(TcpSeqNumber(right.cast_signed())));
+            if let Some((left, right)) = range.filter(|(left, right)| left < right) {
+                self.board
+                    .acknowledge_range(left, right.min(self.board.end()), &mut delivery);
+            }
+        }
+        if !self.offer.selective && !is_old {
+            self.note_duplicate(acknowledged, acknowledged == before && heard.is_bare);
+        }
+        Ok(self.note(&delivery, now))
+    }
+
+    fn note_window(&mut self, heard: Heard, acknowledged: u64) {
+        let edge = acknowledged + (u64::from(heard.window) << self.offer.scale);
+        let news = (heard.at, acknowledged);
+        let (at, until) = self.told;
+        // What acknowledges more is newer, even where its own bytes are sent again.
+        let is_newer = acknowledged > self.board.acknowledged();
+        if !is_newer && (heard.at < at || (heard.at == at && acknowledged < until)) {
+            return;
+        }
+        // Of two that cannot be told apart the further one counts: the other may have been overtaken.
+        let edge = if news == self.told { edge.max(self.edge) } else { edge };
+        self.told = news;
+        if edge > self.edge {
+            (self.probe_at, self.probes) = (None, 0);
+        }
+        self.edge = edge;
+        self.widest = self.widest.max(edge.saturating_sub(acknowledged));
+    }
+
+    /// The first of what is missing is lost, when there are enough duplicates, or a loss is mended and what follows is
+    /// missing as well.
+    fn note_duplicate(&mut self, acknowledged: u64, is_duplicate: bool) {
+        if self.board.is_empty() {
+            self.duplicates = 0;
+        } else if is_duplicate {
+            self.duplicates += 1;
+            if self.duplicates == DUPLICATES && acknowledged >= self.recovers {
+                self.recovers = self.board.end();
+                self.rate.note_lost(self.board.lose_first());
+            }
+        } else {
+            self.duplicates = 0;
+            if acknowledged < self.recovers {
+                self.rate.note_lost(self.board.lose_first());
+            }
+        }
+    }
+
+    fn note(&mut self, delivery: &Delivery, now: Instant) -> Option<Duration> {
+        let newest = delivery.newest?;
+        self.progress = now;
+        self.timeouts = 0;
+        let round_trip = delivery
+            .sent_once_at
+            .map(|sent_at| now.saturating_duration_since(sent_at));
+        self.rate.note_delivered(delivery.bytes, newest, round_trip, now);
+        let sample = round_trip?;
+        // RFC 6298, section 2.
+        self.round_trip = Some(match self.round_trip {
+            None => (sample, sample / 2),
+            Some((smoothed, varies)) => {
+                let differs = smoothed.abs_diff(sample);
+                ((smoothed * 7 + sample) / 8, (varies * 3 + differs) / 4)
+            }
+        });
+        Some(sample)
+    }
+
+    /// Sends what is lost and then what is new, as far as there is `room` for packets. The packets sent.
+    pub(super) fn work(
+        &mut self,
+        heading: &Heading,
+        fields: Fields,
+        now: Instant,
+        room: usize,
+        out: &mut Batch<()>,
+    ) -> usize {
+        let before = out.len();
+        let mut left = room;
+        if !self.board.is_empty() {
+            // RFC 8985 tolerates reordering within a quarter of the round trip.
+            let lost = self
+                .board
+                .detect(self.round_trip().unwrap_or(INITIAL_TIMEOUT) / 4);
+            self.rate.note_lost(lost);
+            if now >= self.progress + self.timeout() {
+                self.time_out(now);
+                left = left.min(1);
+            }
+            self.resend(heading, fields, now, left, out);
+        }
+        left = room.saturating_sub(out.len() - before);
+        self.send(heading, fields, now, left, out);
+        self.probe(heading, fields, now, out);
+        out.len() - before
+    }
+
+    fn time_out(&mut self, now: Instant) {
+        self.progress = now;
+        if self.timeouts == 0 {
+            self.board.lose_last();
+        } else {
+            self.board.lose_all();
+            self.rate.note_silence();
+        }
+        self.timeouts = self.timeouts.saturating_add(1);
+    }
+
+    /// How long nothing may happen while something is in flight.
+    fn timeout(&self) -> Duration {
+        let Some((smoothed, varies)) = self.round_trip else {
+            return INITIAL_TIMEOUT * 2_u32.saturating_pow(self.timeouts.min(6));
+        };
+        let timeout = match self.timeouts {
+            0 => smoothed * 2 + PROBE_SLACK,
+            timeouts => (smoothed + varies * 4).max(MIN_TIMEOUT) * 2_u32.saturating_pow(timeouts.min(16) - 1),
+        };
+        timeout.min(MAX_TIMEOUT)
+    }
+
+    fn resend(
+        &mut self,
+        heading: &Heading,
+        fields: Fields,
+        now: Instant,
+        mut room: usize,
+        out: &mut Batch<()>,
+    ) {
+        if self.board.lost() == 0 || room == 0 {
+            return;
+        }
+        let limit = self.rate.window().saturating_sub(self.board.in_flight());
+        let stamp = self.rate.stamp(self.board.in_flight(), now);
+        let mut board = std::mem::take(&mut self.board);
+        board.resend(limit, now, stamp, |position, len| {
+            let fits = room > 0;
+            if fits {
+                room -= 1;
+                self.put(heading, fields, position, len as usize, out);
+            }
+            fits
+        });
+        self.board = board;
+    }
+
+    fn send(
+        &mut self,
+        heading: &Heading,
+        fields: Fields,
+        now: Instant,
+        mut room: usize,
+        out: &mut Batch<()>,
+    ) {
+        while room > 0 {
+            let (end, unsent) = (self.board.end(), self.unsent());
+            let len = unsent.min(self.offer.segment as u64).min(self.allowed());
+            let is_tail = len == unsent;
+            // A short segment goes out only when nothing more is there, or when nothing longer ever could (RFC 9293,
+            // section 3.8.6.2.1).
+            let is_silly =
+                len < self.offer.segment as u64 && !self.board.is_empty() && len < self.widest / 2;
+            if unsent > 0 && (len == 0 || (!is_tail && is_silly)) {
+                return;
+            }
+            let has_end = is_tail && self.is_closed && end <= self.kept.end();
+            if len == 0 && !has_end {
+                break;
+            }
+            let stamp = self.rate.stamp(self.board.in_flight(), now);
+            if self.board.is_empty() {
+                self.progress = now;
+            }
+            self.board.sent(len as u32 + u32::from(has_end), now, stamp);
+            self.put(heading, fields, end, len as usize + usize::from(has_end), out);
+            room -= 1;
+        }
+        if self.unsent() == 0 && !self.owes_end() {
+            self.rate.note_limited(self.board.in_flight());
+        }
+    }
+
+    /// Makes the segment of `len` at `position`, which counts the end as one.
+    fn put(&self, heading: &Heading, fields: Fields, position: u64, len: usize, out: &mut Batch<()>) {
+        let until = position + len as u64;
+        let fin = until > self.kept.end();
+        let fields = Fields {
+            sequence: self.number(position),
+            push: until >= self.kept.end(),
+            fin,
+            ..fields
+        };
+        let len = len - usize::from(fin);
+        heading.put(fields, &[], len, |bytes| self.kept.copy(position, bytes), out);
+    }
+
+    fn is_shut_out(&self) -> bool {
+        self.unsent() > 0 && self.board.is_empty() && self.edge <= self.board.end()
+    }
+
+    /// Asks whether a closed window is open again.
+    fn probe(&mut self, heading: &Heading, fields: Fields, now: Instant, out: &mut Batch<()>) {
+        if !self.is_shut_out() {
+            self.probe_at = None;
+            return;
+        }
+        if self.probe_at.is_some_and(|at| at <= now) {
+            self.ask(heading, fields, out);
+            self.probes = self.probes.saturating_add(1);
+            self.probe_at = None;
+        }
+        if self.probe_at.is_none() {
+            let pause = self
+                .round_trip
+                .map_or(INITIAL_TIMEOUT, |(smoothed, varies)| smoothed + varies * 4);
+            let pause = pause.max(MIN_TIMEOUT) * 2_u32.pow(self.probes.min(10));
+            self.probe_at = Some(now + pause.min(MAX_PROBE_PAUSE));
+        }
+    }
+
+    /// Sends what must be answered.
+    pub(super) fn ask(&self, heading: &Heading, fields: Fields, out: &mut Batch<()>) {
+        let fields = Fields {
+            sequence: self.next() - 1,
+            ..fields
+        };
+        heading.put(fields, &[], 0, |_| {}, out);
+    }
+
+    /// When [`Sender::work`] is to be called at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.board.is_empty() {
+            self.probe_at
+        } else {
+            Some(self.progress + self.timeout())
+        }
+    }
+
+    /// Whether a call of [`Sender::work`] would send something.
+    pub(super) fn has_work(&self) -> bool {
+        let allowed = self.allowed();
+        let unsent = self.unsent();
+        let lost = self.board.lost() > 0 && self.rate.window() > self.board.in_flight();
+        lost || (unsent > 0 && allowed >= unsent.min(self.offer.segment as u64)) || (unsent == 0 && self.owes_end())
+    }
+}
+
+/// An acknowledgement is for what was never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unsent;
