@@ -1,9 +1,10 @@
-//! What handshakes cost a gateway: CPU time of its core for many peers, each of which shakes hands once.
+//! What handshakes cost a gateway: CPU time of its core for many peers, each of which shakes hands once in each [`Contact`].
 //!
 //! Only the gateway's own work is timed, by its thread's CPU clock, and all of it: source limiter, MAC and cookie check,
 //! finding the peer by its key, the handshake itself with its answer, and the first data that proves it. Limits are raised
 //! so that none of it is refused. The system calls of UDP are not in it; they are some microseconds each.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -21,9 +22,46 @@ const TICKS: u32 = 20;
 const TICK: Duration = Duration::from_secs(1);
 const MTU: usize = 1280;
 
+/// What the gateway knows of a peer that shakes hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contact {
+    /// Nothing but its key: the state of its engine is made, too.
+    First,
+    /// It renews its session from the address at which the last one was proved. What happens each two minutes.
+    Rekey,
+    /// The same, from an address at which nobody was seen: a device that roamed, or whose NAT forgot it.
+    RekeyElsewhere,
+    /// The same, from where another peer was seen: a guess of the gateway that is wrong each time. The worst case.
+    RekeyAtAnothers,
+}
+
+impl Contact {
+    /// In the order in which they are measured.
+    const ALL: [Self; 4] = [
+        Self::First,
+        Self::Rekey,
+        Self::RekeyElsewhere,
+        Self::RekeyAtAnothers,
+    ];
+
+    /// Where the device with this number speaks from.
+    fn address(self, number: u32, peers: u32) -> SocketAddr {
+        let (network, number) = match self {
+            Self::First | Self::Rekey => (10, number),
+            Self::RekeyElsewhere => (11, number),
+            Self::RekeyAtAnothers => (11, (number + 1) % peers),
+        };
+        let base = Ipv4Addr::new(network, 0, 0, 0).to_bits();
+        (Ipv4Addr::from_bits(base + number), 51820).into()
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
+    /// Which handshakes these were.
+    pub contact: Contact,
     /// Peers, and handshakes.
     pub peers: u32,
     /// Handshakes that one core completes in a second.
@@ -32,12 +70,14 @@ pub struct Report {
     pub us_per_initiation: f64,
     /// CPU time of the first data, which proves it, in microseconds.
     pub us_per_first_data: f64,
-    /// Memory of a peer with a session.
+    /// Memory that a peer grew by.
     pub kib_per_peer: f64,
-    /// CPU time of one round of timers of one idle peer, in nanoseconds.
-    pub ns_per_idle_tick: f64,
+    /// CPU time of one round of timers of one idle peer, in nanoseconds. Taken once, after first contacts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ns_per_idle_tick: Option<f64>,
     /// Share of a core that the timers of all peers take while nothing happens, in percent.
-    pub idle_timers_percent: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timers_percent: Option<f64>,
 }
 
 /// A device, and where it speaks from.
@@ -46,26 +86,47 @@ struct Device {
     address: SocketAddr,
 }
 
-/// Lets `peers` devices shake hands with one gateway, all in this process.
-pub fn measure(peers: u32) -> io::Result<Report> {
+/// Lets `peers` devices shake hands with one gateway, all in this process; a report of each [`Contact`].
+pub fn measure(peers: u32) -> io::Result<Vec<Report>> {
+    let (mut gateway, mut devices) = both(peers, Instant::now())?;
+    let mut reports = Vec::new();
+    for contact in Contact::ALL {
+        for (number, device) in (0..).zip(&mut devices) {
+            device.address = contact.address(number, peers);
+        }
+        let mut report = shake_hands(&mut gateway, &mut devices, contact)?;
+        if contact == Contact::First {
+            let per_tick = idle(&mut gateway, Instant::now());
+            report.ns_per_idle_tick = Some(per_tick.as_secs_f64() * 1e9 / f64::from(peers));
+            report.idle_timers_percent = Some(per_tick.as_secs_f64() / TICK.as_secs_f64() * 100.0);
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// One handshake of each device.
+fn shake_hands(gateway: &mut Node, devices: &mut [Device], contact: Contact) -> io::Result<Report> {
     let now = Instant::now();
-    let (mut gateway, mut devices) = both(peers, now)?;
     let gateway_key = gateway.public_key();
+    let peers = devices.len() as u32;
     let mut out = Datagrams::new();
 
     let mut initiations = Vec::new();
-    for device in &mut devices {
+    let mut at = HashMap::new();
+    for (index, device) in devices.iter_mut().enumerate() {
         out.clear();
         device.node.rehandshake(&gateway_key, now, &mut out);
         initiations.push((first(&out)?, device.address));
+        at.insert(device.address, index);
     }
     let before = resident()?;
-    let (answers, initiating) = serve(&mut gateway, &initiations, now);
+    let (answers, initiating) = serve(gateway, &initiations, now);
     let memory = resident()?.saturating_sub(before);
 
     let mut proofs = Vec::new();
     for (answer, to) in answers {
-        let device = &mut devices[index_of(to)];
+        let device = &mut devices[*at.get(&to).ok_or(io::ErrorKind::InvalidData)?];
         let mut batch = Batch::new();
         batch.push(&answer, gateway_address());
         out.clear();
@@ -74,24 +135,24 @@ pub fn measure(peers: u32) -> io::Result<Report> {
             .handle_datagrams(&batch, now, &mut Batch::new(), &mut out);
         proofs.push((first(&out)?, device.address));
     }
-    let (_, proving) = serve(&mut gateway, &proofs, now);
-    let completed = completed(&gateway, &devices);
+    let (_, proving) = serve(gateway, &proofs, now);
+    let completed = completed(gateway, devices, now);
     if completed != peers {
         return Err(io::Error::other(format!(
             "only {completed} of {peers} handshakes were completed"
         )));
     }
 
-    let per_tick = idle(&mut gateway, now);
     let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(peers);
     Ok(Report {
+        contact,
         peers,
         handshakes_per_core_s: f64::from(peers) / (initiating + proving).as_secs_f64(),
         us_per_initiation: each(initiating),
         us_per_first_data: each(proving),
         kib_per_peer: memory as f64 / 1024.0 / f64::from(peers),
-        ns_per_idle_tick: each(per_tick) * 1e3,
-        idle_timers_percent: per_tick.as_secs_f64() / TICK.as_secs_f64() * 100.0,
+        ns_per_idle_tick: None,
+        idle_timers_percent: None,
     })
 }
 
@@ -128,11 +189,7 @@ fn both(peers: u32, now: Instant) -> io::Result<(Node, Vec<Device>)> {
         )?;
         devices.push(Device {
             node: device,
-            address: (
-                Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number),
-                51820,
-            )
-                .into(),
+            address: Contact::First.address(number, peers),
         });
     }
     Ok((gateway, devices))
@@ -192,24 +249,17 @@ fn idle(gateway: &mut Node, now: Instant) -> Duration {
     cpu_time().saturating_sub(begun) / TICKS
 }
 
-fn completed(gateway: &Node, devices: &[Device]) -> u32 {
+/// Devices whose handshake of this moment is proved.
+fn completed(gateway: &Node, devices: &[Device], now: Instant) -> u32 {
     let proved = devices.iter().filter(|device| {
         let stats = gateway.stats(&device.node.public_key());
-        stats.is_some_and(|stats| stats.last_handshake.is_some())
+        stats.is_some_and(|stats| stats.last_handshake == Some(now))
     });
     proved.count() as u32
 }
 
 const fn gateway_address() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 51820)
-}
-
-/// The number of the device at this address.
-fn index_of(address: SocketAddr) -> usize {
-    match address.ip() {
-        std::net::IpAddr::V4(v4) => (v4.to_bits() - Ipv4Addr::new(10, 0, 0, 0).to_bits()) as usize,
-        std::net::IpAddr::V6(_) => usize::MAX,
-    }
 }
 
 fn first(out: &Datagrams) -> io::Result<Vec<u8>> {
@@ -242,9 +292,14 @@ mod tests {
 
     #[test]
     fn every_handshake_is_completed_and_counted() {
-        let report = measure(50).unwrap();
-        assert_eq!(report.peers, 50);
-        assert!(report.handshakes_per_core_s > 0.0 && report.us_per_initiation > report.us_per_first_data);
-        assert!(report.ns_per_idle_tick > 0.0);
+        let reports = measure(50).unwrap();
+        let contacts: Vec<Contact> = reports.iter().map(|report| report.contact).collect();
+        assert_eq!(contacts, Contact::ALL);
+        for report in &reports {
+            assert_eq!(report.peers, 50);
+            assert!(report.handshakes_per_core_s > 0.0);
+            assert!(report.us_per_initiation > report.us_per_first_data);
+        }
+        assert!(reports[0].ns_per_idle_tick.is_some_and(|ns| ns > 0.0));
     }
 }

@@ -26,14 +26,14 @@ pub struct EngineParams<'a> {
     pub index: u32,
 }
 
-/// Who sent a handshake initiation.
+/// Whether a handshake initiation may cost a curve operation.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// The static key in the initiation. Its owner is proved only by [`Engine::open`].
-    Claimed(PublicKey),
+pub enum Admission {
+    /// It may: its MAC was made for this node, and its sender's address is proved if the node is busy.
+    Granted,
     /// The node is busy: a cookie reply of this length was written, to be sent back.
     Cookie(usize),
-    /// Not for this node, forged, or malformed.
+    /// Not for this node, or malformed.
     Rejected,
 }
 
@@ -69,8 +69,12 @@ pub trait Engine: Send + Sized {
     /// The gate of a node that takes `handshakes_per_second` initiations before it asks for cookies.
     fn gate(private_key: &PrivateKey, handshakes_per_second: u32) -> Self::Gate;
 
-    /// Verifies a handshake initiation as far as that is possible without knowing the peer.
-    fn identify(gate: &Self::Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Identity;
+    /// Verifies what a handshake initiation shows without any curve: its form, its MAC, and when the node is busy its cookie.
+    fn admit(gate: &Self::Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Admission;
+
+    /// The static key in an initiation that was admitted; one curve operation. `None` when it is forged. The key's owner is
+    /// proved only by [`Engine::open`].
+    fn identify(gate: &Self::Gate, initiation: &[u8]) -> Option<PublicKey>;
 
     /// To be called once a second, whether there are peers or not.
     fn refill(gate: &Self::Gate);
@@ -82,6 +86,7 @@ pub trait Engine: Send + Sized {
     fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize>;
 
     /// Takes a datagram of this peer. After [`Opened::Reply`], [`Engine::next_queued`] gives what had waited for the session.
+    /// One of another peer is rejected and changes nothing, be it an initiation that was admitted.
     fn open(&mut self, source: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Opened;
 
     /// Encrypts the next packet that waited for a session.

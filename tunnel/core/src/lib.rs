@@ -33,7 +33,7 @@ mod shard;
 pub use allowed_ips::{AllowedIp, ParseAllowedIpError};
 pub use batch::Batch;
 pub use datagrams::{Datagrams, MAX_RUN_BYTES, MAX_RUN_DATAGRAMS, Run};
-pub use engine::{BoringtunEngine, Engine, EngineParams, Identity, Opened, Tick};
+pub use engine::{Admission, BoringtunEngine, Engine, EngineParams, Opened, Tick};
 pub use key::{ParseKeyError, PresharedKey, PrivateKey, PublicKey};
 pub use limit::HandshakeLimits;
 pub use node::{

@@ -179,6 +179,8 @@ pub struct Node<E: Engine = BoringtunEngine> {
     peers: HashMap<PeerId, Peer<E>, BuildHasherDefault<IdHasher>>,
     by_key: HashMap<PublicKey, PeerId>,
     allowed_ips: AllowedIps<PeerId>,
+    /// Who was at an address when its newest session was proved; one address for each peer at most. See [`inbound`].
+    seen_at: HashMap<SocketAddr, PeerId>,
     events: VecDeque<Event>,
     /// Answers to packets that were too big, until they are polled.
     bounced: VecDeque<Vec<u8>>,
@@ -224,6 +226,7 @@ impl<E: Engine> Node<E> {
             peers: HashMap::default(),
             by_key: HashMap::new(),
             allowed_ips: AllowedIps::new(),
+            seen_at: HashMap::new(),
             events: VecDeque::new(),
             bounced: VecDeque::new(),
             strays: Vec::new(),
@@ -280,12 +283,11 @@ impl<E: Engine> Node<E> {
         let Some(id) = self.by_key.remove(public_key) else {
             return false;
         };
-        for network in self
-            .peers
-            .remove(&id)
-            .into_iter()
-            .flat_map(|peer| peer.config.allowed_ips)
-        {
+        let Some(peer) = self.peers.remove(&id) else {
+            return false;
+        };
+        self.forget_seen(peer.seen_at, id);
+        for network in peer.config.allowed_ips {
             self.allowed_ips.remove(network, id);
         }
         true

@@ -1,4 +1,4 @@
-//! `tunnel-handshakes PEERS`: the measurement of `handshakes` as a program; one line of JSON.
+//! `tunnel-handshakes PEERS`: the measurement of `handshakes` as a program; a JSON list on one line.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,14 +9,14 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "tunnel-handshakes")]
 struct Cli {
-    /// Peers; each shakes hands once
+    /// Peers; each shakes hands once in each of four ways
     #[arg(default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     peers: u32,
 }
 
 fn main() -> ExitCode {
     let said = orfe_test_support::handshakes::measure(Cli::parse().peers)
-        .and_then(|report| Ok(serde_json::to_string(&report)?))
+        .and_then(|reports| Ok(serde_json::to_string(&reports)?))
         .and_then(|line| writeln!(io::stdout(), "{line}"));
     match said {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,7 +15,7 @@ use ::boringtun::noise::rate_limiter::RateLimiter;
 use ::boringtun::noise::{Packet, Tunn, TunnResult};
 use ::boringtun::x25519;
 
-use super::{Engine, EngineParams, Identity, Opened, Tick};
+use super::{Admission, Engine, EngineParams, Opened, Tick};
 use crate::key::{PrivateKey, PublicKey};
 
 /// Sessions with one peer, by boringtun.
@@ -67,17 +67,21 @@ impl Engine for BoringtunEngine {
         }
     }
 
-    fn identify(gate: &Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Identity {
+    fn admit(gate: &Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Admission {
         let source = gate.cookie_source(source);
-        let init = match gate.limiter.verify_packet(Some(source), initiation, out) {
-            Ok(Packet::HandshakeInit(init)) => init,
-            Err(TunnResult::WriteToNetwork(cookie)) => return Identity::Cookie(cookie.len()),
-            _ => return Identity::Rejected,
-        };
-        match parse_handshake_anon(&gate.private_key, &gate.public_key, &init) {
-            Ok(half) => Identity::Claimed(PublicKey::from(half.peer_static_public)),
-            Err(_) => Identity::Rejected,
+        match gate.limiter.verify_packet(Some(source), initiation, out) {
+            Ok(Packet::HandshakeInit(_)) => Admission::Granted,
+            Err(TunnResult::WriteToNetwork(cookie)) => Admission::Cookie(cookie.len()),
+            _ => Admission::Rejected,
         }
+    }
+
+    fn identify(gate: &Gate, initiation: &[u8]) -> Option<PublicKey> {
+        let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(initiation) else {
+            return None;
+        };
+        let half = parse_handshake_anon(&gate.private_key, &gate.public_key, &init).ok()?;
+        Some(PublicKey::from(half.peer_static_public))
     }
 
     fn refill(gate: &Gate) {

@@ -2,6 +2,12 @@
 //!
 //! Checks come in the order of their cost: length and type, index lookup, then for handshakes the source's tokens, the
 //! MAC and cookie, one curve operation that names the peer, and only for a known peer the rest.
+//!
+//! The engine repeats that curve operation when it is given the initiation, for its state cannot be handed over. Whoever was
+//! at the source when its newest session was proved, as everyone who renews a session, is spared the first one: the
+//! initiation goes to its engine at once. A wrong guess costs one operation, and it is the last at this address until
+//! somebody proves a session there, so that one who writes others' addresses gains one operation for each of their
+//! handshakes, within the limits.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -10,7 +16,7 @@ use super::peer::{MIN_OUT, Peer};
 use super::{Event, Node, PeerId, push_event};
 use crate::batch::Batch;
 use crate::datagrams::Datagrams;
-use crate::engine::{Engine, Identity, Opened};
+use crate::engine::{Admission, Engine, Opened};
 use crate::key::PublicKey;
 use crate::message::Message;
 use crate::packet;
@@ -131,17 +137,24 @@ impl<E: Engine> Node<E> {
             self.drops.limited += 1;
             return;
         }
-        let public_key = match E::identify(&self.gate, source, datagram, out.reserve(MIN_OUT)) {
-            Identity::Claimed(public_key) => public_key,
-            Identity::Cookie(len) => {
+        match E::admit(&self.gate, source, datagram, out.reserve(MIN_OUT)) {
+            Admission::Granted => {}
+            Admission::Cookie(len) => {
                 self.drops.limited += 1;
                 out.commit(len, source);
                 return;
             }
-            Identity::Rejected => {
+            Admission::Rejected => {
                 self.drops.rejected_handshake += 1;
                 return;
             }
+        }
+        if self.answer_whom_we_saw(datagram, source, now, out) {
+            return;
+        }
+        let Some(public_key) = E::identify(&self.gate, datagram) else {
+            self.drops.rejected_handshake += 1;
+            return;
         };
         if self.shard.owns(&public_key) {
             self.answer_initiation(&public_key, datagram, source, now, out);
@@ -153,6 +166,36 @@ impl<E: Engine> Node<E> {
             self.stray_initiation(claim, datagram, source);
         } else {
             self.drops.unknown_peer += 1;
+        }
+    }
+
+    /// Answers an initiation if it is from the peer that was seen at `source` last; else nobody counts as seen there.
+    fn answer_whom_we_saw(
+        &mut self,
+        datagram: &[u8],
+        source: SocketAddr,
+        now: Instant,
+        out: &mut Datagrams,
+    ) -> bool {
+        let peer = self.seen_at.get(&source).and_then(|id| self.peers.get_mut(id));
+        let Some(engine) = peer.and_then(Peer::engine_if_any) else {
+            return false;
+        };
+        if let Opened::Reply(len) = engine.open(source, datagram, out.reserve(MIN_OUT)) {
+            out.commit(len, source);
+            self.last_activity = now;
+            return true;
+        }
+        self.seen_at.remove(&source);
+        false
+    }
+
+    /// The peer with this number was at `place`, and is there no more.
+    pub(super) fn forget_seen(&mut self, place: Option<SocketAddr>, id: PeerId) {
+        if let Some(place) = place
+            && self.seen_at.get(&place) == Some(&id)
+        {
+            self.seen_at.remove(&place);
         }
     }
 
@@ -246,6 +289,9 @@ impl<E: Engine> Node<E> {
             );
         }
         if peer.confirm(index, now) {
+            let before = peer.seen_at.replace(source);
+            self.forget_seen(before, id);
+            self.seen_at.insert(source, id);
             self.last_activity = now;
             push_event(
                 &mut self.events,

@@ -74,6 +74,8 @@ pub(super) struct Peer<E> {
     pub(super) endpoint: Option<SocketAddr>,
     /// Where the peer is as we were told, when it was last heard from elsewhere.
     elsewhere: Option<SocketAddr>,
+    /// Where its newest session was proved.
+    pub(super) seen_at: Option<SocketAddr>,
     pub(super) last_handshake: Option<Instant>,
     /// When the first handshake was started after which nothing authentic has come.
     pub(super) unanswered_since: Option<Instant>,
@@ -100,6 +102,7 @@ impl<E: Engine> Peer<E> {
             engine: None,
             endpoint,
             elsewhere: None,
+            seen_at: None,
             last_handshake: None,
             unanswered_since: None,
             confirmed_index: None,

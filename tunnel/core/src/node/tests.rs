@@ -1,6 +1,7 @@
 //! Two or more nodes in memory; the wire between them is a list of datagrams.
 
 mod batches;
+mod seen;
 mod shards;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::allowed_ips::AllowedIp;
 use crate::batch::Batch;
-use crate::engine::{EngineParams, Identity, Opened, Tick};
+use crate::engine::{Admission, EngineParams, Opened, Tick};
 use crate::key::PresharedKey;
 
 const MTU: usize = 1280;
@@ -738,8 +739,12 @@ impl<const KIND: bool> Engine for Fake<KIND> {
 
     fn gate(_: &PrivateKey, _: u32) {}
 
-    fn identify((): &(), _: SocketAddr, _: &[u8], _: &mut [u8]) -> Identity {
-        Identity::Rejected
+    fn admit((): &(), _: SocketAddr, _: &[u8], _: &mut [u8]) -> Admission {
+        Admission::Rejected
+    }
+
+    fn identify((): &(), _: &[u8]) -> Option<PublicKey> {
+        None
     }
 
     fn refill((): &()) {}
