@@ -275,6 +275,8 @@ pub struct PathStatus {
 pub enum TunnelPhase {
     Connecting,
     Up,
+    /// Nothing is open in it, so no session is kept; the last handshake was good. An older registry shows it as unknown.
+    Resting,
     Down,
     #[serde(other)]
     Unknown,
@@ -285,6 +287,7 @@ impl TunnelPhase {
         match self {
             Self::Connecting => "connecting",
             Self::Up => "up",
+            Self::Resting => "resting",
             Self::Down => "down",
             Self::Unknown => "unknown",
         }

@@ -417,7 +417,7 @@ impl Agent {
         let tunnel_up = self
             .tunnel
             .as_ref()
-            .is_some_and(|tunnel| tunnel.phase == TunnelPhase::Up);
+            .is_some_and(|tunnel| matches!(tunnel.phase, TunnelPhase::Up | TunnelPhase::Resting));
         (tunnel_wanted && !tunnel_up).then(|| "waiting for the tunnel".to_owned())
     }
 

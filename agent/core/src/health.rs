@@ -166,6 +166,10 @@ fn tunnel(status: Option<&TunnelStatus>) -> Finding {
         |text: &str| obstacle.map_or_else(|| text.to_owned(), |obstacle| format!("{text}: {obstacle}"));
     match status.map(|status| status.phase) {
         Some(TunnelPhase::Up) => Finding::new(CheckOutcome::Ok, named("the tunnel to the gateway is up")),
+        Some(TunnelPhase::Resting) => Finding::new(
+            CheckOutcome::Ok,
+            named("the tunnel to the gateway rests: nothing is open in it, and its last handshake was good"),
+        ),
         Some(TunnelPhase::Down) => {
             let finding = Finding::new(CheckOutcome::Failed, named("the gateway does not answer"));
             match obstacle {
@@ -412,6 +416,17 @@ mod tests {
         assert_eq!(judge(|o| o.terraform = Terraform::Missing).0, Health::Unhealthy);
         assert_eq!(judge(|o| o.disk_free_mib = Some(10)).0, Health::Unhealthy);
         assert_eq!(judge(|o| o.docker_required = true).0, Health::Unhealthy);
+    }
+
+    #[test]
+    fn a_tunnel_that_rests_is_well() {
+        let resting = TunnelStatus {
+            phase: TunnelPhase::Resting,
+            ..up()
+        };
+        let (health, checks) = judge(|o| o.tunnel = Some(resting));
+        assert_eq!(health, Health::Healthy);
+        assert_eq!(checks[0].outcome, CheckOutcome::Ok);
     }
 
     #[test]

@@ -162,6 +162,13 @@ impl World {
         self.ends[DEVICE].address = address;
     }
 
+    /// Says whether something is open in the device's tunnel.
+    pub fn set_in_use(&mut self, in_use: bool) {
+        let gateway = self.ends[GATEWAY].public_key;
+        let now = self.base + self.now;
+        self.ends[DEVICE].node.set_in_use(&gateway, in_use, now);
+    }
+
     /// The device notices a change of network and shakes hands at once.
     pub fn rehandshake(&mut self) {
         let gateway = self.ends[GATEWAY].public_key;

@@ -20,8 +20,6 @@ pub struct EngineParams<'a> {
     pub peer: PublicKey,
     /// The key that both mix in, if any.
     pub preshared_key: Option<&'a PresharedKey>,
-    /// Interval of persistent keepalives in seconds.
-    pub keepalive: Option<u16>,
     /// The upper 24 bits of every session index that this engine gives out.
     pub index: u32,
 }

@@ -19,6 +19,7 @@ mod inbound;
 mod outbound;
 mod peer;
 mod probe;
+mod rest;
 mod strays;
 #[cfg(test)]
 mod tests;
@@ -245,7 +246,7 @@ impl<E: Engine> Node<E> {
         self.public_key
     }
 
-    /// Adds a peer or changes it. Its session survives unless preshared key or keepalive changed; other peers are not
+    /// Adds a peer or changes it. Its session survives unless the preshared key changed; other peers are not
     /// touched, except that a network named here is taken from whoever had it. An endpoint that was learnt from the
     /// peer stays when the configuration names none.
     pub fn set_peer(&mut self, config: PeerConfig, now: Instant) -> Result<PeerId, PeerError> {

@@ -1,7 +1,8 @@
 //! What the network between here and the gateway does: round trip, loss, and the largest packet that passes.
 //!
 //! The prober sends ICMP echo requests inside the tunnel to the gateway's own address and takes their answers out of what
-//! arrives. It is quiet: one small request every 5 s while something flows, every 30 s while nothing does.
+//! arrives. It is quiet: one small request every 5 s while something flows, every 30 s while nothing does, and none while
+//! the caller puts it off because nobody uses the tunnel.
 //!
 //! The path's MTU is searched upward from 1280 by padded requests (RFC 8899): a size that is answered holds, one that is lost
 //! three times ends the search. What was found is confirmed from time to time; when the large requests are
@@ -150,6 +151,18 @@ impl Path {
         self.last_traffic = Some(now);
         // What was put off because nothing flowed comes no later than this.
         self.next_regular = self.next_regular.min(now + BUSY);
+    }
+
+    /// Nobody uses the tunnel: nothing is asked for the next 30 s, unless something flows. To be called again and again.
+    pub fn put_off(&mut self, now: Instant) {
+        let later = now + IDLE;
+        self.next_regular = self.next_regular.max(later);
+        self.confirm_due = false;
+        if let Search::Resting { until } = &mut self.search {
+            *until = (*until).max(later);
+        } else if self.rtt.is_some() {
+            self.rest(later);
+        }
     }
 
     /// When [`Path::poll_packet`] may have something. Nothing is lost when it is called later.

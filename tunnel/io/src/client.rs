@@ -2,13 +2,17 @@
 //!
 //! ```text
 //!   Connecting ──handshake──► Up ──180 s without one, or one unanswered for 15 s──► Down ──handshake──► Up
+//!                              │
+//!                              └──180 s without one, nothing open──► Resting ──handshake──► Up
+//!                                                                       └──one unanswered for 15 s──► Down
 //! ```
 //!
 //! A gateway that is gone is noticed by what asks it for a handshake: data that nothing came back for (15 s after it), or
 //! the renewal of the session (every 120 s). Something authentic on the old session counts as an answer, too.
 //!
-//! The node keeps the session by itself while a keepalive is configured. Dials are let go on while `Connecting`: the SYN
-//! starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
+//! The node keeps the session by itself while a keepalive is configured and something is open: a connection, or a packet that
+//! was sent within the last 180 s (`orfe_tunnel_core`'s `node::rest`). With nothing open the tunnel is silent and `Resting`. Dials
+//! are let go on while `Connecting` and `Resting`: the SYN starts the handshake if nothing else did. While `Down` they fail at once, and each of them asks for a handshake.
 
 mod choice;
 mod config;
@@ -293,6 +297,7 @@ fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Nod
         limits: HandshakeLimits::default(),
     };
     let mut node = Node::new(config, now);
+    let gateway = peer.public_key;
     let peer = PeerConfig {
         public_key: peer.public_key,
         preshared_key: peer.preshared_key,
@@ -302,6 +307,7 @@ fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Nod
     };
     node.set_peer(peer, now)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    node.set_in_use(&gateway, false, now);
     Ok(node)
 }
 

@@ -245,6 +245,7 @@ const fn phase(phase: Phase) -> TunnelPhase {
     match phase {
         Phase::Connecting => TunnelPhase::Connecting,
         Phase::Up => TunnelPhase::Up,
+        Phase::Resting => TunnelPhase::Resting,
         Phase::Down => TunnelPhase::Down,
     }
 }

@@ -14,6 +14,7 @@ enum Step {
     Sleep { s: u32 },
     Weather { lose: u8, copy: u8, hold: u8 },
     Roam { host: u8, port: u16, told: bool },
+    Open { anything: bool },
     Replay { which: usize },
     Forge { which: usize, bit: usize },
 }
@@ -26,6 +27,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_u32..4_000).prop_map(|s| Step::Sleep { s }),
         2 => (0_u8..4, 0_u8..4, 0_u8..4).prop_map(|(lose, copy, hold)| Step::Weather { lose, copy, hold }),
         2 => (10_u8..20, 1_024_u16..1_030, any::<bool>()).prop_map(|(host, port, told)| Step::Roam { host, port, told }),
+        2 => any::<bool>().prop_map(|anything| Step::Open { anything }),
         3 => any::<usize>().prop_map(|which| Step::Replay { which }),
         3 => (any::<usize>(), any::<usize>()).prop_map(|(which, bit)| Step::Forge { which, bit }),
     ]
@@ -58,6 +60,7 @@ fn apply(world: &mut World, step: &Step) {
                 world.rehandshake();
             }
         }
+        Step::Open { anything } => world.set_in_use(anything),
         Step::Replay { which } => {
             let now = world.now();
             world.network.replay(which, attacker(), now);

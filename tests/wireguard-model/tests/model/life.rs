@@ -55,6 +55,64 @@ fn an_idle_session_is_kept_and_speaks_little() {
 }
 
 #[test]
+fn with_nothing_open_a_kept_session_falls_silent_and_a_packet_of_the_device_needs_no_more_than_a_handshake() {
+    for idle in [200, 400, 1_000, 8 * 3_600] {
+        let mut world = World::new(KEEPALIVE, None);
+        world.set_in_use(false);
+        world.advance(SECOND);
+        assert_eq!(world.handshakes(DEVICE).len(), 1, "it proves itself once");
+        world.advance(Duration::from_secs(199));
+        let said = world.network.carried();
+        world.advance(Duration::from_secs(idle));
+        assert_eq!(world.network.carried(), said, "silence for {idle} s");
+        let up = world.send(DEVICE, 100);
+        world.advance(Duration::from_millis(100));
+        assert!(world.delivered.contains_key(&up), "after {idle} s");
+        let down = world.send(GATEWAY, 100);
+        world.advance(Duration::from_millis(100));
+        assert!(world.delivered.contains_key(&down), "the gateway knows the way again");
+    }
+}
+
+#[test]
+fn what_is_open_and_says_nothing_keeps_the_way_back_open() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.set_in_use(false);
+    world.advance(Duration::from_secs(1_000));
+    world.set_in_use(true);
+    for _ in 0..60 {
+        let before = world.network.carried();
+        world.advance(Duration::from_secs(60));
+        assert!(world.network.carried() >= before + 2, "a keepalive each 25 s");
+        let number = world.send(GATEWAY, 100);
+        world.advance(SECOND);
+        assert!(world.delivered.contains_key(&number));
+    }
+}
+
+#[test]
+fn a_gateway_that_is_gone_is_asked_for_ever_though_nothing_is_open() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.set_in_use(false);
+    world.advance(Duration::from_secs(1_000));
+    world.network.weather = Weather {
+        lose_every: 1,
+        ..Weather::default()
+    };
+    // The first packet after the rest finds nobody.
+    world.send(DEVICE, 100);
+    world.advance(Duration::from_secs(3_600));
+    assert!(world.stats(DEVICE).unanswered_since.is_some());
+    world.network.weather = Weather::default();
+    world.advance(Duration::from_secs(36));
+    assert!(world.stats(DEVICE).unanswered_since.is_none(), "it is back by itself");
+    world.advance(Duration::from_secs(200));
+    let said = world.network.carried();
+    world.advance(Duration::from_secs(600));
+    assert_eq!(world.network.carried(), said, "and rests again");
+}
+
+#[test]
 fn without_keepalive_an_unused_tunnel_is_silent_and_comes_back_with_the_first_packet() {
     let mut world = World::new(None, None);
     world.advance(Duration::from_secs(600));

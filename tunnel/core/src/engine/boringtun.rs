@@ -93,7 +93,8 @@ impl Engine for BoringtunEngine {
             params.private_key.to_x25519(),
             params.peer.to_x25519(),
             params.preshared_key.map(|key| *key.as_bytes()),
-            params.keepalive,
+            // The node sends keepalives, for it knows whether they are needed.
+            None,
             params.index,
             Some(Arc::clone(&gate.unlimited)),
         );

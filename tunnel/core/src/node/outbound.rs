@@ -64,9 +64,9 @@ impl<E: Engine> Outbound<'_, E> {
             let mut changed = Vec::with_capacity(padded.len());
             changed.extend_from_slice(padded);
             packet::clamp_mss(&mut changed[..len], segment_mtu);
-            self.seal(id, &changed, len);
+            self.seal(id, &changed, len, true);
         } else {
-            self.seal(id, padded, len);
+            self.seal(id, padded, len, true);
         }
     }
 
@@ -81,7 +81,8 @@ impl<E: Engine> Outbound<'_, E> {
         }
     }
 
-    fn seal(&mut self, id: PeerId, padded: &[u8], len: usize) {
+    /// `is_use` says whether the packet shows that somebody uses the tunnel.
+    fn seal(&mut self, id: PeerId, padded: &[u8], len: usize, is_use: bool) {
         let node = &mut *self.node;
         let Some(peer) = node.peers.get_mut(&id) else {
             node.drops.no_route += 1;
@@ -96,6 +97,10 @@ impl<E: Engine> Outbound<'_, E> {
         let plain = padded.get(..end).unwrap_or(padded);
         node.last_activity = self.now;
         peer.tx_bytes += len as u64;
+        peer.sent_at = self.now;
+        if is_use {
+            peer.note_use(self.now);
+        }
         let engine = peer.engine(&node.gate, &node.private_key);
         let buffer = self.out.reserve(plain.len() + DATA_OVERHEAD + MIN_OUT);
         if let Some(len) = engine.seal(plain, buffer) {
@@ -148,7 +153,7 @@ impl<E: Engine> Node<E> {
         self.largest = self.largest.max(packet.len());
         let mut outbound = self.outbound(now, out);
         match packet::destination(packet).and_then(|destination| outbound.peer_of(destination)) {
-            Some(id) => outbound.seal(id, packet, packet.len()),
+            Some(id) => outbound.seal(id, packet, packet.len(), false),
             None => self.drops.no_route += 1,
         }
     }

@@ -21,7 +21,8 @@ pub struct PeerConfig {
     pub endpoint: Option<SocketAddr>,
     /// Addresses that it may use inside the tunnel.
     pub allowed_ips: Vec<AllowedIp>,
-    /// Interval of keepalives, in whole seconds of at least one. With an endpoint it also means: keep a session, always.
+    /// Interval of keepalives, of at least a second. With an endpoint it also means: keep a session while it is needed
+    /// ([`Node::set_in_use`](super::Node::set_in_use)).
     pub keepalive: Option<Duration>,
 }
 
@@ -55,6 +56,8 @@ pub struct PeerStats {
     pub last_handshake: Option<Instant>,
     /// Since when we ask for a handshake and nothing authentic has come; `None` while nothing is asked or all is answered.
     pub unanswered_since: Option<Instant>,
+    /// It rests, or it woke and no handshake was completed since: an old last handshake is no fault of it.
+    pub rested: bool,
     /// Inner bytes received and accepted.
     pub rx_bytes: u64,
     /// Inner bytes handed over for sending.
@@ -87,6 +90,16 @@ pub(super) struct Peer<E> {
     pub(super) failed_attempts: u32,
     /// A retry that waits out its jitter.
     pub(super) delayed: Option<(Instant, Vec<u8>)>,
+    /// Something is open to it, as we are told.
+    pub(super) in_use: bool,
+    /// When an inner packet was last sent to it; at first, when the peer was made.
+    pub(super) used_at: Instant,
+    /// When anything was last sent on a session.
+    pub(super) sent_at: Instant,
+    /// Nothing needs its session; see [`super::rest`].
+    pub(super) resting: bool,
+    /// It rested since the last handshake.
+    pub(super) rested: bool,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
     pub(super) dropped: PeerDrops,
@@ -109,6 +122,11 @@ impl<E: Engine> Peer<E> {
             next_attempt,
             failed_attempts: 0,
             delayed: None,
+            in_use: true,
+            used_at: now,
+            sent_at: now,
+            resting: false,
+            rested: false,
             rx_bytes: 0,
             tx_bytes: 0,
             dropped: PeerDrops::default(),
@@ -116,16 +134,17 @@ impl<E: Engine> Peer<E> {
     }
 
     pub(super) fn reconfigure(&mut self, config: PeerConfig, now: Instant) {
-        let same_session =
-            self.config.preshared_key == config.preshared_key && self.config.keepalive == config.keepalive;
-        if !same_session {
-            // The engine takes both at birth only.
+        if self.config.preshared_key != config.preshared_key {
+            // The engine takes it at birth only.
+            self.rested = false;
             self.engine = None;
             self.confirmed_index = None;
             self.last_handshake = None;
             self.unanswered_since = None;
             self.delayed = None;
             self.failed_attempts = 0;
+            self.next_attempt = config.keepalive.map(|_| now);
+        } else if self.config.keepalive.is_none() {
             self.next_attempt = config.keepalive.map(|_| now);
         }
         self.config.endpoint = config.endpoint.or(self.config.endpoint);
@@ -163,15 +182,10 @@ impl<E: Engine> Peer<E> {
     /// The engine, made on first use.
     pub(super) fn engine(&mut self, gate: &E::Gate, private_key: &PrivateKey) -> &mut E {
         self.engine.get_or_insert_with(|| {
-            let keepalive = self
-                .config
-                .keepalive
-                .map(|interval| interval.as_secs().clamp(1, u64::from(u16::MAX)) as u16);
             let params = EngineParams {
                 private_key,
                 peer: self.config.public_key,
                 preshared_key: self.config.preshared_key.as_ref(),
-                keepalive,
                 index: self.id.0,
             };
             E::new(gate, &params)
@@ -183,9 +197,9 @@ impl<E: Engine> Peer<E> {
         self.engine.as_mut()
     }
 
-    /// Whether this node keeps a session with the peer by itself.
+    /// Whether this node keeps a session with the peer by itself, at this time.
     pub(super) fn is_kept(&self) -> bool {
-        self.config.keepalive.is_some() && self.endpoint.is_some()
+        self.config.keepalive.is_some() && self.endpoint.is_some() && !self.resting
     }
 
     /// Sends a handshake initiation, if there is somewhere to send it and none is under way (or `force`).
@@ -224,6 +238,9 @@ impl<E: Engine> Peer<E> {
             self.confirmed_index = Some(index);
             self.last_handshake = Some(now);
             self.failed_attempts = 0;
+            self.rested = self.resting;
+            // The engine answers with data of its own, or with a handshake.
+            self.sent_at = now;
         }
         newer
     }
@@ -234,6 +251,7 @@ impl<E: Engine> Peer<E> {
             endpoint: self.endpoint,
             last_handshake: self.last_handshake,
             unanswered_since: self.unanswered_since,
+            rested: self.rested,
             rx_bytes: self.rx_bytes,
             tx_bytes: self.tx_bytes,
             dropped: self.dropped,

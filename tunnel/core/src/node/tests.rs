@@ -1,6 +1,7 @@
 //! Two or more nodes in memory; the wire between them is a list of datagrams.
 
 mod batches;
+mod rest;
 mod seen;
 mod shards;
 
@@ -392,7 +393,7 @@ fn removing_a_peer_leaves_the_others() {
 }
 
 #[test]
-fn changing_networks_keeps_the_session_and_changing_the_keepalive_renews_it() {
+fn changing_networks_or_the_keepalive_keeps_the_session_and_changing_the_preshared_key_renews_it() {
     let (mut device, mut gateway) = connected();
     gateway.inner = "10.0.0.77".parse().unwrap();
     device.dials(&gateway);
@@ -407,6 +408,14 @@ fn changing_networks_keeps_the_session_and_changing_the_keepalive_renews_it() {
         keepalive: None,
         endpoint: Some(gateway.address),
         ..peer(&gateway)
+    };
+    device.node.set_peer(changed.clone(), Instant::now()).unwrap();
+    let flight = device.send(&packet(device.inner, gateway.inner, 1));
+    assert_eq!(flight[0].1[0], 4, "transport data");
+
+    let changed = PeerConfig {
+        preshared_key: Some(PresharedKey::generate()),
+        ..changed
     };
     device.node.set_peer(changed, Instant::now()).unwrap();
     let flight = device.send(&packet(device.inner, gateway.inner, 1));

@@ -1,7 +1,7 @@
 //! Time: the engines' timers, our own handshakes, jitter, back-off.
 //!
 //! The engine keeps an old session alive only by data, and once it has given up it stays so. For a peer that
-//! is to be kept, the node starts the next handshake itself: 120 s after the last, and again with growing, jittered
+//! is to be kept (see `rest`), the node sends keepalives, and it starts the next handshake itself: 120 s after the last, and again with growing, jittered
 //! pauses after each time the engine gave up. Retries within an attempt come from the engine every 5 s sharp; they
 //! wait a random part of 333 ms here, lest a fleet speaks in unison after its gateway restarted.
 
@@ -16,7 +16,7 @@ use crate::engine::{Engine, Tick};
 use crate::message::Message;
 
 /// Age of a session at which a new one is made (`WireGuard` paper, section 6.1).
-const REKEY_AFTER_TIME: Duration = Duration::from_mins(2);
+pub(super) const REKEY_AFTER_TIME: Duration = Duration::from_mins(2);
 /// Bound of the random delay of a retry (`WireGuard` paper, section 6.1).
 const RETRY_JITTER: Duration = Duration::from_millis(333);
 /// Spread of the moment at which sessions are renewed, so that those made together do not stay together.
@@ -50,6 +50,7 @@ impl<E: Engine> Node<E> {
             .filter(|peer| peer.is_kept())
             .filter_map(|peer| peer.next_attempt)
             .min();
+        let keepalive = self.peers.values().filter_map(Peer::keepalive_at).min();
         let tick = if self.peers.is_empty() {
             self.next_refill
         } else {
@@ -59,6 +60,7 @@ impl<E: Engine> Node<E> {
             Some((tick, "protocol timers")),
             delayed.map(|at| (at, "handshake retry")),
             attempt.map(|at| (at, "handshake")),
+            keepalive.map(|at| (at, "keepalive")),
         ]
         .into_iter()
         .flatten()
@@ -78,6 +80,8 @@ impl<E: Engine> Node<E> {
             self.next_tick = now + if busy { BUSY_TICK } else { IDLE_TICK };
         }
         for peer in self.peers.values_mut() {
+            peer.review(now);
+            peer.keep_alive(&self.gate, &self.private_key, now, out);
             send_delayed(peer, now, out);
             if peer.is_kept() && peer.next_attempt.is_some_and(|at| at <= now) {
                 peer.initiate(&self.gate, &self.private_key, false, now, out);
@@ -111,6 +115,7 @@ impl<E: Engine> Node<E> {
                         peer.note_initiation(now);
                         self.last_activity = now;
                     } else if let Some(endpoint) = peer.endpoint {
+                        peer.sent_at = now;
                         out.commit(len, endpoint);
                     }
                 }

@@ -161,3 +161,28 @@ fn a_request_bears_checksums_that_hold() {
     assert_eq!(echo::checksum(0, &packet[20..]), 0);
     assert_eq!(packet.len(), usize::from(SMALL));
 }
+
+#[test]
+fn while_it_is_put_off_it_asks_nothing_and_then_it_goes_on_within_the_interval() {
+    let mut world = World::new(&v4(), 1420);
+    world.run(Duration::from_secs(20));
+    let (mtu, asked) = (world.path.mtu(), world.requests);
+    for _ in 0..600 {
+        world.path.put_off(world.now);
+        assert!(
+            world.path.poll_timeout() > world.now,
+            "it does not ask to be called at once"
+        );
+        world.run(Duration::from_secs(2));
+    }
+    assert_eq!(world.requests, asked);
+    world.run(IDLE + Duration::from_secs(1));
+    assert!(world.requests > asked);
+    assert_eq!(world.path.mtu(), mtu, "what was found holds");
+
+    world.path.put_off(world.now);
+    world.path.note_traffic(world.now);
+    let asked = world.requests;
+    world.run(BUSY + Duration::from_secs(1));
+    assert!(world.requests > asked, "what flows is measured soon");
+}

@@ -196,6 +196,9 @@ impl ClientFront {
     /// Sends what the prober has. It is asked once in each round, and there is one every second at the latest.
     fn send_probes(&mut self, ends: &mut Ends, now: Instant) {
         let Some(prober) = &mut self.prober else { return };
+        if ends.node.is_resting(&self.gateway) {
+            prober.put_off(now);
+        }
         while let Some(request) = prober.poll_packet(now) {
             ends.node.handle_measuring(&request, now, &mut ends.out);
         }
@@ -228,6 +231,8 @@ impl Front for ClientFront {
         if let Some(gateway) = wishes.measure {
             self.start_measuring(&gateway, ends, now);
         }
+        ends.node
+            .set_in_use(&self.gateway, ends.stack.connections() > 0, now);
         self.send_probes(ends, now);
         false
     }

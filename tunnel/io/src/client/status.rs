@@ -13,7 +13,9 @@ pub enum Phase {
     Connecting,
     /// A handshake was completed within the last 180 s, and none has gone unanswered since.
     Up,
-    /// The last handshake is older than that, or the gateway has not answered for 15 s to a later one.
+    /// The last handshake is older than that because nothing is open in the tunnel; what is opened shakes hands first.
+    Resting,
+    /// The last handshake is older than that and nothing rests, or the gateway has not answered for 15 s to a later one.
     Down,
 }
 
@@ -95,6 +97,7 @@ fn phase(stats: &PeerStats, now: Instant) -> Phase {
         .is_some_and(|since| now.saturating_duration_since(since) >= SILENT_AFTER_TIME);
     match stats.last_handshake {
         Some(at) if !is_silent && now.saturating_duration_since(at) < REJECT_AFTER_TIME => Phase::Up,
+        Some(_) if !is_silent && stats.rested => Phase::Resting,
         Some(_) => Phase::Down,
         None => Phase::Connecting,
     }
@@ -112,28 +115,33 @@ mod tests {
     fn the_phase_tells_a_gateway_that_does_not_answer_from_one_that_was_not_asked() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let stats = |last_handshake: Option<u64>, unanswered_since: Option<u64>| PeerStats {
+        let stats = |last_handshake: Option<u64>, unanswered_since: Option<u64>, rested| PeerStats {
             public_key: PrivateKey::generate().public_key(),
             endpoint: None,
             last_handshake: last_handshake.map(at),
             unanswered_since: unanswered_since.map(at),
+            rested,
             rx_bytes: 0,
             tx_bytes: 0,
             dropped: PeerDrops::default(),
         };
-        for (last_handshake, unanswered_since, now, expected) in [
-            (None, Some(0), 14, Phase::Connecting),
-            (None, Some(0), 60, Phase::Connecting),
-            (Some(0), None, 179, Phase::Up),
-            (Some(0), None, 180, Phase::Down),
-            (Some(0), Some(40), 54, Phase::Up),
-            (Some(0), Some(40), 55, Phase::Down),
-            (Some(56), None, 57, Phase::Up),
+        for (last_handshake, unanswered_since, rested, now, expected) in [
+            (None, Some(0), false, 14, Phase::Connecting),
+            (None, Some(0), false, 60, Phase::Connecting),
+            (Some(0), None, false, 179, Phase::Up),
+            (Some(0), None, false, 180, Phase::Down),
+            (Some(0), Some(40), false, 54, Phase::Up),
+            (Some(0), Some(40), false, 55, Phase::Down),
+            (Some(56), None, false, 57, Phase::Up),
+            (Some(0), None, true, 179, Phase::Up),
+            (Some(0), None, true, 9_000, Phase::Resting),
+            (Some(0), Some(9_000), true, 9_014, Phase::Resting),
+            (Some(0), Some(9_000), true, 9_015, Phase::Down),
         ] {
             assert_eq!(
-                phase(&stats(last_handshake, unanswered_since), at(now)),
+                phase(&stats(last_handshake, unanswered_since, rested), at(now)),
                 expected,
-                "handshake {last_handshake:?}, unanswered since {unanswered_since:?}, now {now}"
+                "handshake {last_handshake:?}, unanswered since {unanswered_since:?}, rested {rested}, now {now}"
             );
         }
     }

@@ -125,6 +125,15 @@ impl Nodes {
         self.first.probe(public_key, endpoint, now, out);
     }
 
+    /// See [`Node::set_in_use`]; only a device's node keeps sessions, and a device has one key.
+    pub(crate) fn set_in_use(&mut self, public_key: &PublicKey, in_use: bool, now: Instant) {
+        self.first.set_in_use(public_key, in_use, now);
+    }
+
+    pub(crate) fn is_resting(&self, public_key: &PublicKey) -> bool {
+        self.first.is_resting(public_key)
+    }
+
     /// See [`Node::handle_measuring`]; a device, which alone measures, has one key.
     pub(crate) fn handle_measuring(&mut self, packet: &[u8], now: Instant, out: &mut Datagrams) {
         self.first.handle_measuring(packet, now, out);

@@ -57,6 +57,13 @@ impl Measuring {
         self.show();
     }
 
+    /// Nothing is measured for a while: nobody uses the tunnel.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        if let Some(prober) = &mut self.prober {
+            prober.put_off(now);
+        }
+    }
+
     /// When [`Measuring::work`] may have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.prober.as_ref().map(Path::poll_timeout)

@@ -281,6 +281,18 @@ impl DataPath {
 }
 
 impl Shared {
+    /// The peer whose state is shown.
+    pub(super) fn gateway(&self) -> &PublicKey {
+        &self.gateway
+    }
+
+    /// Whether connections are open as far as that is known: ours are counted in the status, the host's own are not.
+    pub(super) fn has_connections(&self) -> bool {
+        lock(&self.status)
+            .as_ref()
+            .is_some_and(|status| status.borrow().connections > 0)
+    }
+
     /// The node, for one batch.
     pub(super) fn node(&self) -> MutexGuard<'_, Node> {
         lock(&self.node)

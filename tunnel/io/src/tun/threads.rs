@@ -259,7 +259,12 @@ impl Inbound {
     /// Does what is due, shows the counters, and looks up when something is due next.
     fn timers(&mut self, now: Instant) {
         let mut node = self.shared.node();
+        let gateway = self.shared.gateway();
+        node.set_in_use(gateway, self.shared.has_connections(), now);
         node.handle_timeout(now, &mut self.out);
+        if node.is_resting(gateway) {
+            self.measuring.put_off(now);
+        }
         self.measuring.work(&mut node, now, &mut self.out);
         while let Some(event) = node.poll_event() {
             report(&event);
