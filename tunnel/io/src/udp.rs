@@ -217,15 +217,24 @@ impl UdpPort {
 
     /// Receives what there is, as far as `buffers` hold it. `WouldBlock` when there is nothing.
     pub fn receive(&self, buffers: &mut ReceiveBuffers) -> io::Result<()> {
+        self.receive_some(buffers, BUFFERS)
+    }
+
+    /// The same with the first `most` of the buffers: what is expected to be one datagram is received faster with one.
+    pub fn receive_some(&self, buffers: &mut ReceiveBuffers, most: usize) -> io::Result<()> {
         buffers.filled = 0;
         let len = buffers.len;
         let mut rest = buffers.bytes.chunks_mut(len);
         let mut slices: [IoSliceMut<'_>; BUFFERS] =
             std::array::from_fn(|_| IoSliceMut::new(rest.next().unwrap_or(&mut [])));
         let metas = &mut buffers.metas;
+        let most = most.clamp(1, BUFFERS);
         buffers.filled = self.socket.try_io(|| {
-            self.state
-                .recv(UdpSockRef::from(&self.socket), &mut slices, metas)
+            self.state.recv(
+                UdpSockRef::from(&self.socket),
+                &mut slices[..most],
+                &mut metas[..most],
+            )
         })?;
         if let Some(pins) = &self.pins {
             let mut pins = pins.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,8 +13,10 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::device::TunDevice;
+use super::inbound::Inbound;
 use super::measure::Measuring;
-use super::threads::{self, Inbound, Outbound};
+use super::outbound::Turn;
+use super::threads;
 use crate::client::{Phase, TunnelStatus, cookie};
 use crate::udp::{Sent, UdpPort};
 
@@ -119,6 +121,7 @@ impl DataPath {
             gateway: config.gateway,
             status: Mutex::new(Some(publisher)),
         });
+        let back = wake.try_clone()?;
         let path = Self {
             shared: Arc::clone(&shared),
             status,
@@ -128,10 +131,20 @@ impl DataPath {
             threads: Mutex::default(),
             ended: CancellationToken::new(),
         };
-        let outbound = Outbound::new(Arc::clone(&shared), stopped.try_clone()?);
-        let inbound = Inbound::new(shared, stopped, woken, Measuring::new(measured_publisher));
+        let (turn, called) = Turn::new(Arc::clone(&shared), stopped.try_clone()?)?;
+        let turn = Arc::new(turn);
+        let measuring = Measuring::new(measured_publisher);
+        let inbound = Inbound::new(
+            Arc::clone(&shared),
+            stopped.try_clone()?,
+            woken,
+            Arc::clone(&turn),
+            measuring,
+        );
         // The first failure drops the path, which ends what was started.
-        path.spawn("orfe-tun-udp", move || outbound.run())?;
+        path.spawn("orfe-tun-udp", move || {
+            turn.run(&shared, &called, &stopped, || wake_by(&back));
+        })?;
         path.spawn("orfe-udp-tun", move || inbound.run())?;
         Ok(path)
     }
@@ -275,9 +288,14 @@ impl DataPath {
 
     /// Has the second thread look at the node's timers anew.
     fn wake(&self) {
-        // A full buffer means that the thread is being woken already.
-        let _ = rustix::io::write(&self.wake, &[0]);
+        wake_by(&self.wake);
     }
+}
+
+/// Wakes the second thread.
+fn wake_by(wake: &UnixStream) {
+    // A full buffer means that it is being woken already.
+    let _ = rustix::io::write(wake, &[0]);
 }
 
 impl Shared {
@@ -341,7 +359,7 @@ impl Shared {
 }
 
 /// What is locked here is whole between any two statements, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

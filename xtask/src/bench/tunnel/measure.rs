@@ -156,7 +156,10 @@ pub(super) async fn flow(
     {
         if let (Some(before), Some(after)) = (before[index], after[index]) {
             let seconds = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1e9;
-            figures.insert(cpu, seconds / (flow.all_bytes / 1e9));
+            // Nothing at all may have come through, and then there is no cost for each byte.
+            if flow.all_bytes > 0.0 {
+                figures.insert(cpu, seconds / (flow.all_bytes / 1e9));
+            }
             figures.insert(rss, after.peak_rss_bytes as f64 / (1024.0 * 1024.0));
         }
     }

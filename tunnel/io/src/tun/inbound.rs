@@ -1,0 +1,239 @@
+//! From UDP to the device, the node's timers, and the device's reader while there is little to read.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use orfe_tunnel_core::{Batch, Datagrams, PeerId};
+use rustix::event::{PollFd, PollFlags};
+
+use super::measure::Measuring;
+use super::offload::Group;
+use super::outbound::{DeviceGone, Turn};
+use super::path::{Shared, report};
+use super::threads::{wait, write_all};
+use crate::udp::{ReceiveBuffers, UdpPort};
+
+/// Packets are written to the device when this much has come together, or nothing more was received.
+const WRITE_BYTES: usize = 65_536;
+/// With so much received at once, the device gets a reader of its own.
+const BUSY_BYTES: usize = 16_384;
+/// How often counters are shown while they change.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// From UDP to the device, and the node's timers.
+pub(super) struct Inbound {
+    shared: Arc<Shared>,
+    stopped: UnixStream,
+    woken: UnixStream,
+    /// The socket in use, until a wake-up says that it may be another.
+    udp: Arc<UdpPort>,
+    /// Who reads the device.
+    turn: Arc<Turn>,
+    measuring: Measuring,
+    received: ReceiveBuffers,
+    packets: Batch<PeerId>,
+    groups: Vec<Group>,
+    out: Datagrams,
+    timer: Instant,
+    published: Instant,
+    /// Counters have changed since they were shown.
+    unpublished: bool,
+    /// Something has happened that is to be shown without delay.
+    is_changed: bool,
+}
+
+/// The path is to end.
+struct Ended;
+
+impl From<DeviceGone> for Ended {
+    fn from(DeviceGone: DeviceGone) -> Self {
+        Self
+    }
+}
+
+impl Inbound {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        stopped: UnixStream,
+        woken: UnixStream,
+        turn: Arc<Turn>,
+        measuring: Measuring,
+    ) -> Self {
+        let now = Instant::now();
+        let udp = shared.udp();
+        Self {
+            received: udp.receive_buffers(),
+            udp,
+            turn,
+            measuring,
+            shared,
+            stopped,
+            woken,
+            packets: Batch::new(),
+            groups: Vec::new(),
+            out: Datagrams::new(),
+            timer: now,
+            published: now,
+            unpublished: true,
+            is_changed: false,
+        }
+    }
+
+    /// The thread: until the path is stopped or the device is gone.
+    pub(super) fn run(mut self) {
+        // How many buffers the next call fills. The first one after a wait finds a single datagram as a rule, and what it takes
+        // to receive many costs time just then.
+        let mut most = 1;
+        while self.turn_once(&mut most).is_ok() {
+            let now = Instant::now();
+            if now >= self.timer {
+                self.timers(now);
+            }
+        }
+    }
+
+    fn turn_once(&mut self, most: &mut usize) -> Result<(), Ended> {
+        match self.udp.receive_some(&mut self.received, *most) {
+            Ok(()) => {
+                *most = usize::MAX;
+                return self.open();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // An ICMP error for something sent earlier: no news about what can be received.
+            Err(error) => {
+                tracing::trace!(%error, "UDP receive");
+                return Ok(());
+            }
+        }
+        *most = 1;
+        // Nothing is to be received: no call for that is made again before it is.
+        while !self.sleep()? {
+            if Instant::now() >= self.timer {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what was received, run by run, and writes it to the device. What the kernel has answered at once is sent.
+    fn open(&mut self) -> Result<(), Ended> {
+        let now = Instant::now();
+        if !self.unpublished {
+            self.unpublished = true;
+            self.timer = self.timer.min(self.published + PUBLISH_INTERVAL);
+        }
+        let (mut opened, mut all) = (0, 0);
+        for run in self.received.iter() {
+            let mut node = self.shared.node();
+            node.handle_run(
+                run.bytes,
+                run.stride,
+                run.source,
+                now,
+                &mut self.packets,
+                &mut self.out,
+            );
+            while let Some(event) = node.poll_event() {
+                report(&event);
+                // A change of state is shown at once.
+                self.is_changed = true;
+                self.timer = now;
+            }
+            drop(node);
+            opened += run.bytes.len();
+            all += run.bytes.len();
+            if !self.out.is_empty() {
+                self.shared.send(&mut self.out, &self.stopped);
+            }
+            if opened >= WRITE_BYTES {
+                if self.measuring.take_answers(&mut self.packets, now) {
+                    self.timer = now;
+                }
+                write_all(&self.shared, &mut self.packets, &mut self.groups);
+                opened = 0;
+            }
+        }
+        if self.measuring.take_answers(&mut self.packets, now) {
+            self.timer = now;
+        }
+        let has_packets = !self.packets.is_empty();
+        write_all(&self.shared, &mut self.packets, &mut self.groups);
+        if all >= BUSY_BYTES {
+            self.turn.hand_over();
+        } else if has_packets && self.turn.is_quiet() {
+            self.turn.take()?;
+        }
+        Ok(())
+    }
+
+    /// Does what is due, shows the counters, and looks up when something is due next.
+    fn timers(&mut self, now: Instant) {
+        let mut node = self.shared.node();
+        let gateway = self.shared.gateway();
+        node.set_in_use(gateway, self.shared.has_connections(), now);
+        node.handle_timeout(now, &mut self.out);
+        if node.is_resting(gateway) {
+            self.measuring.put_off(now);
+        }
+        self.measuring.work(&mut node, now, &mut self.out);
+        while let Some(event) = node.poll_event() {
+            report(&event);
+            self.is_changed = true;
+        }
+        if self.is_changed || now.saturating_duration_since(self.published) >= PUBLISH_INTERVAL {
+            self.shared.publish(&node, now);
+            self.published = now;
+            self.unpublished = false;
+            self.is_changed = false;
+        }
+        let publish = self.unpublished.then(|| self.published + PUBLISH_INTERVAL);
+        let due = node.poll_timeout().map(|(at, _reason)| at);
+        self.timer = [publish, due, self.measuring.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + Duration::from_secs(1));
+        drop(node);
+        self.shared.send(&mut self.out, &self.stopped);
+    }
+
+    /// Waits for datagrams, a wake-up, or the next timer, and sends what the device gives meanwhile. True when there may be
+    /// something to be received.
+    fn sleep(&mut self) -> Result<bool, Ended> {
+        let timeout = self.timer.saturating_duration_since(Instant::now());
+        let mut fds = [
+            PollFd::new(&self.stopped, PollFlags::IN),
+            PollFd::new(&self.woken, PollFlags::IN),
+            PollFd::new(&*self.udp, PollFlags::IN),
+            PollFd::new(&self.shared.device, PollFlags::IN),
+        ];
+        let watched = if self.turn.is_quiet() { 4 } else { 3 };
+        let is_stopped = wait(&mut fds[..watched], Some(timeout)).is_stopped;
+        let [is_woken, is_received, is_read] = [1, 2, 3].map(|at| !fds[at].revents().is_empty());
+        if is_stopped {
+            return Err(Ended);
+        }
+        if is_woken {
+            // How often it was woken does not matter.
+            let _ = rustix::io::read(&self.woken, &mut [0; 64]);
+            self.timer = Instant::now();
+            self.take_over();
+        }
+        if is_read {
+            self.turn.take()?;
+        }
+        Ok(is_received)
+    }
+
+    /// Takes over what was set from outside: another socket, another prober.
+    fn take_over(&mut self) {
+        let udp = self.shared.udp();
+        if !Arc::ptr_eq(&udp, &self.udp) {
+            self.received = udp.receive_buffers();
+            self.udp = udp;
+        }
+        self.shared.pass_prober(&mut self.measuring);
+    }
+}
