@@ -6,6 +6,7 @@
 mod agent;
 mod handshake;
 mod proc;
+mod roam;
 mod tunnel;
 
 use std::fmt::Write as _;
@@ -31,6 +32,8 @@ enum Bench {
     Tunnel(tunnel::Args),
     /// What handshakes cost a gateway: rate for each core, memory for each peer, timers
     Handshake(handshake::Args),
+    /// From a change of the device's network to traffic (root)
+    Roam(roam::Args),
 }
 
 /// What a benchmark found.
@@ -45,6 +48,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let (name, rows, table) = match args.bench {
         Bench::Agent(args) => ("agent", agent::run(args).await?, None),
         Bench::Handshake(args) => ("handshake", handshake::run(args).await?, None),
+        Bench::Roam(args) => {
+            let outcome = roam::run(args).await?;
+            ("roam", outcome.rows, Some(outcome.text))
+        }
         Bench::Tunnel(args) => match tunnel::run(args).await? {
             Some(outcome) => (outcome.name, outcome.rows, Some(outcome.text)),
             None => return Ok(ExitCode::SUCCESS),

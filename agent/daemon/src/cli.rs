@@ -97,7 +97,8 @@ Examples:
 
 The code dies when it is used, so it may also be given in place of `-`.
 
-A code made with `--via-tunnel` needs nothing but the gateway's UDP port. A machine
+A code made with `--via-tunnel` needs nothing but one of the gateway's UDP ports; where
+none of them answers, the registry is asked directly. A machine
 that has joined and lost its way in (the gateway's key changed while it was off)
 gets a new one by such a code; stop the daemon first.")]
 pub(crate) struct JoinArgs {

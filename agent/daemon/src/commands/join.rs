@@ -19,7 +19,7 @@ use super::print;
 use crate::cli::{JoinArgs, PlaceArgs};
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
-use crate::link::{Received, RegistryAddress, STEP_TIMEOUT, Way, connect};
+use crate::link::{LinkError, Received, RegistryAddress, STEP_TIMEOUT, Way, connect};
 use crate::state::{Identity, StateFolder};
 
 /// More than the longest join code.
@@ -40,14 +40,15 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (mut identity, tunnel) = runtime.block_on(enrol(&config, &state, &code, name))?;
+    let joined = runtime.block_on(enrol(&config, &state, &code, name))?;
+    let (mut identity, tunnel) = (joined.identity, joined.tunnel);
     identity.tunnel = args.tunnel;
     if let Some(tunnel) = tunnel {
         // First: with an identity and no way in, the device would look enrolled and never come back.
         state.store_desired(&way_in::first_desired(&identity, tunnel))?;
     }
     state.store_identity(&identity)?;
-    let through = if code.way_in.is_some() {
+    let through = if joined.through_tunnel {
         " through the tunnel"
     } else {
         ""
@@ -130,13 +131,21 @@ fn already_joined(identity: &Identity, code: &JoinCode, state: &StateFolder) -> 
     })
 }
 
-/// Claims with the code. Returns the device's own end of the tunnel, too, when the tunnel is the way to the registry.
+/// What came of a claim.
+struct Joined {
+    identity: Identity,
+    /// The device's own end of the tunnel, when the code gives a way in.
+    tunnel: Option<Tunnel>,
+    through_tunnel: bool,
+}
+
+/// Claims with the code.
 async fn enrol(
     config: &Config,
     state: &StateFolder,
     code: &JoinCode,
     name: DeviceName,
-) -> Result<(Identity, Option<Tunnel>), Failure> {
+) -> Result<Joined, Failure> {
     let noise_key = state.noise_key()?;
     let wireguard_key = state.wireguard_key()?;
     let registry = RegistryAddress {
@@ -144,21 +153,16 @@ async fn enrol(
         key: code.registry_key,
         spki_pin: code.spki_pin,
     };
-    let unreachable = |error: crate::link::LinkError| {
-        Failure::new("cannot join")
-            .hint(error.hint().map(str::to_owned))
-            .because(error)
+    let (mut connection, tunnel) = match &code.way_in {
+        Some(way_in) => {
+            let opened = way_in::open(&code.secret, way_in, config.tcp_stack.value).await;
+            way_in::connect(opened, way_in, &registry, &noise_key).await?
+        }
+        None => {
+            let direct = connect(&registry, &Way::Direct, &noise_key).await;
+            (direct.map_err(unreachable)?, None)
+        }
     };
-
-    let tunnel = match &code.way_in {
-        Some(way_in) => Some(way_in::open(&code.secret, way_in, config.tcp_stack.value).await?),
-        None => None,
-    };
-    let way = match (&tunnel, &code.way_in) {
-        (Some(tunnel), Some(way_in)) => way_in::way(tunnel, way_in),
-        _ => Way::Direct,
-    };
-    let mut connection = connect(&registry, &way, &noise_key).await.map_err(unreachable)?;
     let claim = Claim {
         join_code: code.id,
         secret: code.secret.to_text(),
@@ -182,6 +186,7 @@ async fn enrol(
             .hint("run the same command again: the code is still good for this machine".to_owned())
     })??;
     connection.close().await;
+    let through_tunnel = tunnel.is_some();
     if let Some(tunnel) = tunnel {
         tunnel.shutdown().await;
     }
@@ -201,13 +206,23 @@ async fn enrol(
                 tunnel: None,
             };
             let tunnel = tunnel.filter(|_| code.way_in.is_some());
-            Ok((identity, tunnel.map(|tunnel| *tunnel)))
+            Ok(Joined {
+                identity,
+                tunnel: tunnel.map(|tunnel| *tunnel),
+                through_tunnel,
+            })
         }
         FromRegistry::Refused(refused) => Err(refusal(&refused)),
         FromRegistry::Welcome(_) | FromRegistry::Desired(_) | FromRegistry::Ack(_) => Err(Failure::new(
             "the registry answered something else than was asked",
         )),
     }
+}
+
+fn unreachable(error: LinkError) -> Failure {
+    Failure::new("cannot join")
+        .hint(error.hint().map(str::to_owned))
+        .because(error)
 }
 
 fn refusal(refused: &Refused) -> Failure {

@@ -1,5 +1,6 @@
 //! What the ladder does by itself: searching downward, doubting, climbing.
 
+use std::cmp::Ordering;
 use std::time::Instant;
 
 use rand::Rng as _;
@@ -19,6 +20,18 @@ impl Ladder {
             .chain(others)
             .flat_map(|rung| (0..self.addresses[rung]).map(move |address| Candidate { rung, address }))
             .collect()
+    }
+
+    /// Candidates in the order of a search after this rung was lost: those below, because the ones above were asked before and
+    /// did not answer; then those above; and itself, which has had its chance.
+    fn order_without(&self, rung: usize) -> Vec<Candidate> {
+        let mut order = self.order(None);
+        order.sort_by_key(|candidate| match candidate.rung.cmp(&rung) {
+            Ordering::Greater => 0,
+            Ordering::Less => 1,
+            Ordering::Equal => 2,
+        });
+        order
     }
 
     pub(super) fn search(&mut self, start: Option<usize>, now: Instant) {
@@ -103,7 +116,10 @@ impl Ladder {
     }
 
     pub(super) fn doubt(&mut self, now: Instant) {
-        let next = self.order(None);
+        let State::Settled { at, .. } = &self.state else {
+            return;
+        };
+        let next = self.order_without(at.rung).first().copied();
         if let State::Settled { at, doubt, .. } = &mut self.state
             && doubt.is_none()
         {
@@ -112,7 +128,7 @@ impl Ladder {
                 asked_again: false,
             });
             self.moves.push_back(Move::Ask);
-            if let Some(candidate) = next.iter().find(|candidate| candidate.rung != at.rung) {
+            if let Some(candidate) = next.filter(|candidate| candidate.rung != at.rung) {
                 self.moves.push_back(Move::Prepare(candidate.rung));
             }
         }
@@ -147,10 +163,9 @@ impl Ladder {
         }
     }
 
-    /// Searches for another rung than this one, which has had its chance and comes last.
+    /// Searches for another rung than this one.
     fn leave(&mut self, rung: usize, now: Instant) {
-        let mut order = self.order(None);
-        order.sort_by_key(|candidate| candidate.rung == rung);
+        let order = self.order_without(rung);
         self.quiet_since = None;
         self.state = State::Searching {
             since: now,

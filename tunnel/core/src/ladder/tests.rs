@@ -140,6 +140,24 @@ fn blocked_udp_under_load_is_left_within_four_seconds_and_taken_again_later() {
 }
 
 #[test]
+fn a_lost_middle_rung_is_left_downward_first() {
+    let mut world = World::new([false, true, true], None);
+    world.traffic = true;
+    world.until_on(1, LIMIT);
+    world.run(Duration::from_secs(30));
+    world.open = [false, false, true];
+    world.moves.clear();
+    let took = world.until_on(2, LIMIT);
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    let used: Vec<Move> = world.moves.iter().map(|(_, made)| *made).collect();
+    assert!(
+        used.contains(&Move::Prepare(2)),
+        "it was opened in doubt: {used:?}"
+    );
+    assert!(!used.contains(&Move::Use(rung(0))), "{used:?}");
+}
+
+#[test]
 fn the_rung_that_worked_here_before_comes_first() {
     let mut world = World::new([false, false, true], Some(2));
     let took = world.until_on(2, LIMIT);

@@ -10,16 +10,23 @@ use std::time::Duration;
 use orfe_protocol::desired::{DesiredState, Tunnel as Desired};
 use orfe_protocol::id::Revision;
 use orfe_protocol::join_code::{JoinCode, JoinSecret, WayIn};
+use orfe_protocol::key::NoisePrivateKey;
 use orfe_protocol::tag::Tags;
 use orfe_tunnel::{AllowedIp, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer};
 use tokio::time::timeout;
 
+use super::unreachable;
 use crate::failure::Failure;
-use crate::link::Way;
+use crate::link::{self, Connection, RegistryAddress, Way};
 use crate::state::Identity;
 
-/// How long each address of the gateway is given: WireGuard sends its handshake anew after 5 s, so two get their chance.
-const HANDSHAKE: Duration = Duration::from_secs(8);
+/// How long each address of the gateway is given in each round over all of them. Where a network passes only some ports the
+/// first round is quick to find one; the later ones are for slow paths and lost datagrams.
+const ROUNDS: [Duration; 3] = [
+    Duration::from_millis(1500),
+    Duration::from_millis(2500),
+    Duration::from_secs(4),
+];
 
 /// Keeps NATs from forgetting the flow while somebody looks at the answer.
 const KEEPALIVE: Duration = Duration::from_secs(25);
@@ -48,25 +55,48 @@ pub(super) async fn open(
         .await
         .map_err(|error| Failure::new("starting the tunnel was cut short").because(error))?
         .map_err(unstartable)?;
-    for address in &addresses {
-        if address != first {
+    for patience in ROUNDS {
+        for address in &addresses {
+            // Shakes hands there at once. An answer to an earlier one counts, too: the tunnel goes where it came from.
             tunnel.set_endpoint(*address);
-        }
-        let mut status = tunnel.status();
-        let answered = status.wait_for(|status| status.last_handshake.is_some());
-        if matches!(timeout(HANDSHAKE, answered).await, Ok(Ok(_))) {
-            return Ok(tunnel);
+            let mut status = tunnel.status();
+            let answered = status.wait_for(|status| status.last_handshake.is_some());
+            if matches!(timeout(patience, answered).await, Ok(Ok(_))) {
+                return Ok(tunnel);
+            }
         }
     }
     tunnel.shutdown().await;
     Err(unanswered(&addresses))
 }
 
-/// The way to the registry through it.
-pub(super) fn way(tunnel: &Tunnel, way_in: &WayIn) -> Way {
-    Way::Tunnel {
-        dialer: Arc::new(tunnel.dialer()),
-        registry: way_in.registry.into(),
+/// A connection to the registry through the tunnel, which comes with it. Where the gateway does not answer, the registry may be
+/// reachable directly all the same, as where a network passes no UDP: then that is the way.
+pub(super) async fn connect(
+    opened: Result<Tunnel, Failure>,
+    way_in: &WayIn,
+    registry: &RegistryAddress,
+    key: &NoisePrivateKey,
+) -> Result<(Connection, Option<Tunnel>), Failure> {
+    match opened {
+        Ok(tunnel) => {
+            let way = Way::Tunnel {
+                dialer: Arc::new(tunnel.dialer()),
+                registry: way_in.registry.into(),
+            };
+            let connection = link::connect(registry, &way, key).await;
+            Ok((connection.map_err(unreachable)?, Some(tunnel)))
+        }
+        Err(unanswered) => match link::connect(registry, &Way::Direct, key).await {
+            Ok(connection) => Ok((connection, None)),
+            Err(error) => {
+                tracing::info!(
+                    error = error.text(),
+                    "the registry cannot be reached directly either"
+                );
+                Err(unanswered)
+            }
+        },
     }
 }
 

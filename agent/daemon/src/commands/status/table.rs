@@ -22,7 +22,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use orfe_protocol::observed::{
-    Carrier, Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelStatus,
+    Carrier, Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelPhase,
+    TunnelStatus,
 };
 
 use crate::control::status::{Containers, ContainersState, Status};
@@ -208,13 +209,16 @@ fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
             _ => String::new(),
         };
         let _ = write!(text, "\nover {name} for {time}{through}");
-    }
-    if let Some(path) = &tunnel.path {
-        let _ = write!(
-            text,
-            "\nround trip {} ms, loss {} %, path MTU {}",
-            path.rtt_ms, path.loss_percent, path.mtu
-        );
+        let _ = match &tunnel.path {
+            Some(path) => write!(
+                text,
+                "\nround trip {} ms, loss {} %, path MTU {}",
+                path.rtt_ms, path.loss_percent, path.mtu
+            ),
+            None => write!(text, "\nround trip, loss and path MTU are not measured yet"),
+        };
+    } else if tunnel.phase != TunnelPhase::Up {
+        text.push_str("\nno way to the gateway answers yet; each is tried in turn");
     }
     if let Some(obstacle) = &tunnel.obstacle {
         let _ = write!(text, "\n! {obstacle}");

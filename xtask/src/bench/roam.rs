@@ -1,0 +1,228 @@
+//! From a change of the device's network to traffic: what a laptop's owner waits for.
+//!
+//! A whole system in two network namespaces: a device (`orfe run` in userspace mode) on the one side; registry, gateway and a
+//! stand-in Coder on the other, with the relay `impair` before the gateway as the NAT. Traffic is Coder's page, fetched through
+//! the device's own proxy by a new connection every [`EVERY`]; a gap is the time from the change to the end of the first
+//! of these that succeeds.
+
+mod site;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use orfe_test_support::lab;
+use serde_json::{Map, Value, json};
+
+use self::site::Site;
+use crate::demo::artifacts::{self, Request};
+use crate::interrupt::Interrupts;
+
+/// A new connection is tried this often while none has succeeded.
+const EVERY: Duration = Duration::from_millis(100);
+/// Longest gap that is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long a lid is closed: longer than any answer is waited for.
+const ASLEEP: Duration = Duration::from_secs(6);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Times that each change is made; changes that take long to undo are made a third as often
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(3..=1000))]
+    rounds: u32,
+    /// Measure programs that are built without optimisation, which is quicker
+    #[arg(long)]
+    unoptimised: bool,
+}
+
+/// What came out: rows for the file, and text for a person.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) rows: Vec<Map<String, Value>>,
+    pub(super) text: String,
+}
+
+/// What is done to the device's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Address,
+    Nat,
+    Link,
+    Resume,
+    ResumeElsewhere,
+    Gateway,
+    Port,
+    Websocket,
+}
+
+impl Change {
+    const ALL: [Self; 8] = [
+        Self::Address,
+        Self::Nat,
+        Self::Link,
+        Self::Resume,
+        Self::ResumeElsewhere,
+        Self::Port,
+        Self::Websocket,
+        Self::Gateway,
+    ];
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Address => "another address",
+            Self::Nat => "NAT with another mapping",
+            Self::Link => "link down for 1 s, then up",
+            Self::Resume => "stopped for 6 s, NAT with another mapping",
+            Self::ResumeElsewhere => "stopped for 6 s, another address",
+            Self::Gateway => "gateway killed, from when its successor is ready",
+            Self::Port => "UDP port blocked, traffic by UDP 443",
+            Self::Websocket => "all UDP blocked, traffic by WebSocket",
+        }
+    }
+
+    /// Whether it takes seconds until the next can be made.
+    const fn is_slow(self) -> bool {
+        matches!(
+            self,
+            Self::Resume | Self::ResumeElsewhere | Self::Gateway | Self::Port | Self::Websocket
+        )
+    }
+}
+
+/// Measures all changes.
+pub(super) async fn run(args: Args) -> Result<Outcome> {
+    if let Some(reason) = lab::obstacle() {
+        bail!("roaming cannot be measured here: {reason}");
+    }
+    let request = Request {
+        packages: &["orfe", "orfe-registry", "orfe-test-support"],
+        release: !args.unoptimised,
+    };
+    let programs = artifacts::build(&request).await?;
+    let mut interrupts = Interrupts::listen()?;
+    // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
+    tokio::select! {
+        outcome = measure(&args, Site::start(programs)) => outcome,
+        () = interrupts.next() => bail!("interrupted; nothing is left behind"),
+    }
+}
+
+async fn measure(args: &Args, site: impl Future<Output = Result<Site>>) -> Result<Outcome> {
+    let mut site = site.await?;
+    let congestion_control = site.congestion_control()?;
+    let mut rows = Vec::new();
+    let mut text = format!(
+        "  {:<50} {:>6} {:>6} {:>6} {:>4}\n",
+        "change", "p50", "p95", "max", "n"
+    );
+    for change in Change::ALL {
+        say(&format!("{} …", change.text()));
+        let rounds = if change.is_slow() {
+            args.rounds.div_ceil(3)
+        } else {
+            args.rounds
+        };
+        let mut gaps = Vec::new();
+        for _ in 0..rounds {
+            gaps.push(make(&mut site, change).await.with_context(|| change.text())?);
+        }
+        gaps.sort_unstable();
+        let at =
+            |share: f64| ms(gaps[((gaps.len() as f64 * share).ceil() as usize).clamp(1, gaps.len()) - 1]);
+        let (p50, p95, max) = (at(0.5), at(0.95), at(1.0));
+        writeln!(
+            text,
+            "  {:<50} {p50:>6} {p95:>6} {max:>6} {:>4}",
+            change.text(),
+            gaps.len()
+        )?;
+        rows.push(object(json!({
+            "config": change.text(),
+            "mode": "userspace",
+            "congestion_control": congestion_control,
+            "is_optimised": !args.unoptimised,
+            "gap_p50_ms": p50,
+            "gap_p95_ms": p95,
+            "gap_max_ms": max,
+            "rounds": gaps.len(),
+        })));
+    }
+    text.push_str("  milliseconds from the change to the end of a page fetched by a new connection\n");
+    Ok(Outcome { rows, text })
+}
+
+/// Makes the change once, says how long traffic was away, and brings things back to where they were.
+async fn make(site: &mut Site, change: Change) -> Result<Duration> {
+    match change {
+        Change::Address => site.move_device()?,
+        Change::Nat => site.move_nat().await?,
+        Change::Link => {
+            site.link(false)?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            site.link(true)?;
+        }
+        Change::Resume | Change::ResumeElsewhere => {
+            site.freeze(true)?;
+            tokio::time::sleep(ASLEEP).await;
+            match change {
+                Change::Resume => site.move_nat().await?,
+                _ => site.move_device()?,
+            }
+            site.freeze(false)?;
+        }
+        Change::Port => site.block(&["udp dport 4500"])?,
+        Change::Websocket => site.block(&["meta l4proto udp"])?,
+        Change::Gateway => site.replace_registry().await?,
+    }
+    let gap = until_traffic(site).await?;
+    match change {
+        Change::Port => site.unblock_and_wait("udp_443").await?,
+        Change::Websocket => site.unblock_and_wait("websocket").await?,
+        _ => {}
+    }
+    // What the change set off, such as names that are looked up again, is over before the next.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    Ok(gap)
+}
+
+/// Tries new connections until one brings the page.
+async fn until_traffic(site: &Site) -> Result<Duration> {
+    let begun = Instant::now();
+    let mut tries = tokio::task::JoinSet::new();
+    let mut due = tokio::time::interval(EVERY);
+    loop {
+        tokio::select! {
+            _ = due.tick() => {
+                let mut fetch = site.fetch();
+                tries.spawn(async move { fetch.status().await.is_ok_and(|status| status.success()) });
+            }
+            Some(done) = tries.join_next() => if done.unwrap_or(false) {
+                return Ok(begun.elapsed());
+            }
+        }
+        if begun.elapsed() > LIMIT {
+            bail!(
+                "no traffic for {} s; the device says: {}",
+                LIMIT.as_secs(),
+                site.status()
+            );
+        }
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    }
+}
+
+fn ms(gap: Duration) -> u64 {
+    gap.as_millis() as u64
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell it to when stderr is gone.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
