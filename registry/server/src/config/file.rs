@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orfe_tunnel::TcpStack;
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
@@ -72,6 +73,28 @@ pub(super) struct TunnelTable {
     #[serde(default)]
     pub(super) also_endpoints: Vec<HostPort>,
     pub(super) threads: Option<NonZeroU8>,
+    #[serde(default)]
+    pub(super) tcp_stack: TcpStackName,
+}
+
+/// See [`TcpStack`].
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TcpStackName {
+    #[default]
+    Auto,
+    Namespace,
+    Smoltcp,
+}
+
+impl From<TcpStackName> for TcpStack {
+    fn from(name: TcpStackName) -> Self {
+        match name {
+            TcpStackName::Auto => Self::Auto,
+            TcpStackName::Namespace => Self::Namespace,
+            TcpStackName::Smoltcp => Self::Smoltcp,
+        }
+    }
 }
 
 impl Default for TunnelTable {
@@ -81,6 +104,7 @@ impl Default for TunnelTable {
             websocket: true,
             also_endpoints: Vec::new(),
             threads: None,
+            tcp_stack: TcpStackName::Auto,
         }
     }
 }

@@ -57,6 +57,7 @@ enabled = true
 websocket = false
 also_endpoints = ["orfe.example.com:443"]
 threads = 3
+tcp_stack = "smoltcp"
 
 [[policy.allow]]
 name = "coder.internal"
@@ -75,6 +76,7 @@ fn a_whole_file_is_read() {
     assert!(!config.tunnel_websocket);
     assert_eq!(config.wireguard_also, ["orfe.example.com:443".parse().unwrap()]);
     assert_eq!(config.gateway_threads.map(NonZeroU8::get), Some(3));
+    assert_eq!(config.gateway_tcp_stack, TcpStack::Smoltcp);
     assert_eq!(
         config.coder.as_ref().unwrap().credential.secret().expose(),
         "s3cret"
