@@ -81,9 +81,10 @@ pub(super) struct TunnelTable {
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum TcpStackName {
-    #[default]
     Auto,
     Namespace,
+    /// Until the whole system was tried with the other one.
+    #[default]
     Smoltcp,
 }
 
@@ -104,7 +105,7 @@ impl Default for TunnelTable {
             websocket: true,
             also_endpoints: Vec::new(),
             threads: None,
-            tcp_stack: TcpStackName::Auto,
+            tcp_stack: TcpStackName::default(),
         }
     }
 }
