@@ -16,7 +16,7 @@ use orfe_protocol::observed::ObservedState;
 use orfe_protocol::tag::Tags;
 use serde::{Deserialize, Serialize};
 
-pub use self::gateway::{GatewayAnswer, OldKeyView, ROTATION_MAX_S, RotateKey};
+pub use self::gateway::{GatewayAnswer, OldKeyView, ROTATION_MAX_S, RotateKey, TcpView};
 pub use self::peer::{
     ALLOWED_MAX, AddPeer, ClientConfig, DroppedPackets, PEER_TTL_MAX_S, PeerAnswer, PeerCounters, PeerList,
     PeerView,

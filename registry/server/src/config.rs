@@ -18,6 +18,7 @@ use orfe_platform::private;
 use orfe_protocol::desired::{Coder, Credential, SLOTS_MAX};
 use orfe_protocol::name::HostName;
 use orfe_protocol::secret::Secret;
+use orfe_tunnel::TcpStack;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
@@ -69,6 +70,8 @@ pub struct Config {
     pub also_endpoints: Option<Vec<HostPort>>,
     /// Threads of the gateway, at most four; none: one for each core.
     pub gateway_threads: Option<NonZeroU8>,
+    /// The gateway's TCP stack.
+    pub gateway_tcp_stack: TcpStack,
     pub policy: Vec<PolicyEntry>,
     pub dns: DnsConfig,
     pub session: SessionConfig,
@@ -201,6 +204,8 @@ impl Config {
             wireguard_also: Vec::new(),
             also_endpoints: None,
             gateway_threads: None,
+            // The running program may be another than this one, and then it is no helper.
+            gateway_tcp_stack: TcpStack::Smoltcp,
             policy: Vec::new(),
             dns: DnsConfig::default(),
             session: SessionConfig::default(),
@@ -244,6 +249,7 @@ impl Config {
             wireguard_also: raw.tunnel.also_listen.clone(),
             also_endpoints: raw.tunnel.also_endpoints.clone(),
             gateway_threads: raw.tunnel.threads,
+            gateway_tcp_stack: raw.tunnel.tcp_stack.into(),
             // Each was checked when the file was read.
             policy: raw
                 .policy

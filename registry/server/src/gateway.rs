@@ -14,8 +14,8 @@ use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
 use orfe_store::{Device, Peer, Subnet};
 use orfe_tunnel::carrier::UdpRelay;
 use orfe_tunnel::{
-    Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayView, PeerStats, PrivateKey, PublicKey,
-    Shards,
+    Admitted, AllowedIp, Gateway, GatewayConfig, GatewayPeer, GatewayStack, GatewayStartError, GatewayTcp,
+    GatewayView, PeerStats, PrivateKey, PublicKey, Shards, TcpStack, TunnelConfig,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,13 @@ pub enum GatewayError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "the configuration fixes `tcp_stack = \"namespace\"` for the gateway, and it may have none: {reason}"
+    )]
+    TcpStack {
+        reason: String,
+        hint: Option<&'static str>,
+    },
     #[error("the gateway's key cannot be used")]
     Key,
     #[error("the policy in the configuration cannot be used")]
@@ -63,6 +70,7 @@ pub(crate) struct GatewayRole {
     pub(crate) policy: Arc<SitePolicy>,
     told: watch::Sender<Told>,
     view: GatewayView,
+    pub(crate) tcp: GatewayStack,
     /// When the first of those that were admitted may not use the tunnel any more.
     expires_at: Mutex<Option<Timestamp>>,
 }
@@ -96,6 +104,7 @@ pub(crate) fn start(
     listen: SocketAddr,
     also: &[SocketAddr],
     shards: Shards,
+    tcp_stack: TcpStack,
     policy: Arc<SitePolicy>,
 ) -> Result<(GatewayRole, GatewayTask), GatewayError> {
     let private_key = tunnel_key(&keys.current).ok_or(GatewayError::Key)?;
@@ -105,12 +114,22 @@ pub(crate) fn start(
         addresses: policy.own_addresses(),
         mtu: MTU,
     };
-    let gateway = Gateway::start_sharded(config, policy.for_gateway()?, shards).map_err(|source| {
-        GatewayError::Start {
-            address: listen,
-            source,
-        }
-    })?;
+    let tcp = GatewayTcp {
+        stack: tcp_stack,
+        helper: TunnelConfig::this_program(),
+    };
+    let gateway =
+        Gateway::start_on(config, policy.for_gateway()?, shards, &tcp).map_err(|error| match error {
+            GatewayStartError::NoNamespace { reason, hint } => GatewayError::TcpStack { reason, hint },
+            GatewayStartError::Open(source) => GatewayError::Start {
+                address: listen,
+                source,
+            },
+            other => GatewayError::Start {
+                address: listen,
+                source: io::Error::other(other),
+            },
+        })?;
     let relays = also
         .iter()
         .map(|address| {
@@ -131,6 +150,7 @@ pub(crate) fn start(
         policy,
         told,
         view: gateway.view(),
+        tcp: gateway.tcp_stack().clone(),
         expires_at: Mutex::default(),
     };
     Ok((
@@ -383,7 +403,7 @@ mod tests {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let (_folder, keys) = keys();
-        let error = start(keys, address, &[], Shards::ONE, policy()).unwrap_err();
+        let error = start(keys, address, &[], Shards::ONE, TcpStack::Smoltcp, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}")
@@ -411,6 +431,7 @@ mod tests {
             "127.0.0.1:0".parse().unwrap(),
             &["127.0.0.1:0".parse().unwrap()],
             Shards::for_this_machine(),
+            TcpStack::Smoltcp,
             policy(),
         )
         .unwrap();

@@ -8,6 +8,10 @@ use orfe_registry::cli::{Cli, Failure};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // Before anything else: the gateway's namespaces are made by this program started again, while it has one thread.
+    if let Some(code) = orfe_tunnel::run_namespace_helper_if_asked() {
+        return code;
+    }
     let cli = Cli::parse().on_terminal(io::stdout().is_terminal());
     start_logging(&cli);
     match run(cli) {

@@ -90,8 +90,14 @@ impl Registry {
             let shards = config
                 .gateway_threads
                 .map_or_else(Shards::for_this_machine, Shards::new);
-            let (role, task) =
-                gateway::start(keys, config.wireguard, &config.wireguard_also, shards, policy)?;
+            let (role, task) = gateway::start(
+                keys,
+                config.wireguard,
+                &config.wireguard_also,
+                shards,
+                config.gateway_tcp_stack,
+                policy,
+            )?;
             (Some(Arc::new(role)), Some(task))
         } else {
             (None, None)

@@ -98,5 +98,11 @@ fn answer(admin: &Admin, gateway: &GatewayRole) -> api::GatewayAnswer {
         endpoint: admin.endpoint.clone(),
         also: also.unwrap_or_default(),
         addresses: gateway.policy.own_addresses(),
+        tcp: Some(api::TcpView {
+            stack: gateway.tcp.name.to_owned(),
+            congestion_control: gateway.tcp.congestion_control.as_deref().map(ToOwned::to_owned),
+            reason: gateway.tcp.reason.to_string(),
+            hint: gateway.tcp.hint.map(ToOwned::to_owned),
+        }),
     }
 }

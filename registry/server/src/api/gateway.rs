@@ -31,6 +31,21 @@ pub struct GatewayAnswer {
     pub also: Vec<String>,
     /// Its own addresses inside the tunnel.
     pub addresses: Vec<IpAddr>,
+    /// Not told by older registries.
+    pub tcp: Option<TcpView>,
+}
+
+/// The TCP stack of the gateway.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TcpView {
+    /// `namespace` (the kernel's own) or `smoltcp`.
+    pub stack: String,
+    /// What the kernel granted; none where smoltcp has its own.
+    pub congestion_control: Option<String>,
+    /// Why that stack and no other.
+    pub reason: String,
+    /// What could be done to have the other one.
+    pub hint: Option<String>,
 }
 
 /// A key that is on its way out.

@@ -44,6 +44,12 @@ fn page(answer: &GatewayAnswer, width: Option<usize>) -> String {
         rows.push(("else by", answer.also.join(", ")));
     }
     rows.push(("addresses", addresses.join(", ")));
+    if let Some(tcp) = &answer.tcp {
+        let control = tcp.congestion_control.as_ref();
+        let control = control.map_or_else(String::new, |control| format!(", {control}"));
+        rows.push(("tcp", format!("{}{control}: {}", tcp.stack, tcp.reason)));
+        rows.extend(tcp.hint.clone().map(|hint| ("hint", hint)));
+    }
     if let Some(old) = &answer.old_key {
         let ends = old
             .until
@@ -72,7 +78,7 @@ mod tests {
     use orfe_protocol::key::WireGuardPublicKey;
 
     use super::*;
-    use crate::api::OldKeyView;
+    use crate::api::{OldKeyView, TcpView};
 
     #[test]
     fn both_keys_are_shown_while_they_change() {
@@ -90,12 +96,19 @@ mod tests {
                 "wss://orfe.example.com:7443/agent/v1/tunnel".into(),
             ],
             addresses: vec!["100.127.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()],
+            tcp: Some(TcpView {
+                stack: "namespace".into(),
+                congestion_control: Some("bbr".into()),
+                reason: "this system allows a private network namespace".into(),
+                hint: None,
+            }),
         };
         insta::assert_snapshot!(page(&answer, Some(80)), @r"
         public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
         endpoint      orfe.example.com:51820
         else by       orfe.example.com:443, wss://orfe.example.com:7443/agent/v1/tunnel
         addresses     100.127.0.1, 10.10.0.1
+        tcp           namespace, bbr: this system allows a private network namespace
         old key       AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
         old key ends  2027-01-15T08:00:00Z
         still used by laptop, peer alice
@@ -103,12 +116,20 @@ mod tests {
         let one = GatewayAnswer {
             old_key: None,
             also: Vec::new(),
+            tcp: Some(TcpView {
+                stack: "smoltcp".into(),
+                congestion_control: None,
+                reason: "no private network namespace here: making a namespace was refused (Operation not permitted)".into(),
+                hint: Some("allow it".into()),
+            }),
             ..answer
         };
         insta::assert_snapshot!(page(&one, None), @r"
         public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
         endpoint      orfe.example.com:51820
         addresses     100.127.0.1, 10.10.0.1
+        tcp           smoltcp: no private network namespace here: making a namespace was refused (Operation not permitted)
+        hint          allow it
         ");
     }
 }

@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orfe_tunnel::TcpStack;
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
@@ -73,6 +74,29 @@ pub(super) struct TunnelTable {
     pub(super) also_listen: Vec<SocketAddr>,
     pub(super) also_endpoints: Option<Vec<HostPort>>,
     pub(super) threads: Option<NonZeroU8>,
+    #[serde(default)]
+    pub(super) tcp_stack: TcpStackName,
+}
+
+/// See [`TcpStack`].
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TcpStackName {
+    Auto,
+    Namespace,
+    /// Until the whole system was tried with the other one.
+    #[default]
+    Smoltcp,
+}
+
+impl From<TcpStackName> for TcpStack {
+    fn from(name: TcpStackName) -> Self {
+        match name {
+            TcpStackName::Auto => Self::Auto,
+            TcpStackName::Namespace => Self::Namespace,
+            TcpStackName::Smoltcp => Self::Smoltcp,
+        }
+    }
 }
 
 impl Default for TunnelTable {
@@ -83,6 +107,7 @@ impl Default for TunnelTable {
             also_listen: Vec::new(),
             also_endpoints: None,
             threads: None,
+            tcp_stack: TcpStackName::default(),
         }
     }
 }

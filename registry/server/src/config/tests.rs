@@ -58,6 +58,7 @@ websocket = false
 also_listen = ["0.0.0.0:443"]
 also_endpoints = ["lb.example.com:443"]
 threads = 3
+tcp_stack = "smoltcp"
 
 [[policy.allow]]
 name = "coder.internal"
@@ -80,6 +81,7 @@ fn a_whole_file_is_read() {
         Some(&["lb.example.com:443".parse().unwrap()][..])
     );
     assert_eq!(config.gateway_threads.map(NonZeroU8::get), Some(3));
+    assert_eq!(config.gateway_tcp_stack, TcpStack::Smoltcp);
     assert_eq!(
         config.coder.as_ref().unwrap().credential.secret().expose(),
         "s3cret"

@@ -45,6 +45,10 @@ impl StartError {
             Self::Gateway(GatewayError::Policy(_)) => {
                 Some("mend the entries of [[policy.allow]] in the configuration".to_owned())
             }
+            Self::Gateway(GatewayError::TcpStack { hint, .. }) => {
+                let other = "or leave the choice to the registry with `tcp_stack = \"auto\"`";
+                Some(hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; {other}")))
+            }
             Self::Gateway(GatewayError::Key) => None,
             Self::Listen {
                 what,

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rustix::net::SendFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::NamespaceError;
 use super::channel;
@@ -67,6 +68,7 @@ impl Landings {
         let (reply, descriptors) = asked.map_err(|_| NamespaceError::NoAnswer)?;
         match reply {
             Reply::Landed { congestion, has_v6 } => {
+                raise_descriptor_limit();
                 let all = sort(descriptors, count, has_v6).ok_or(NamespaceError::NoAnswer)?;
                 Ok(Self { all, congestion })
             }
@@ -75,6 +77,18 @@ impl Landings {
                 source: io::Error::from_raw_os_error(errno),
             }),
             _ => Err(NamespaceError::NoAnswer),
+        }
+    }
+}
+
+/// Lets this process have as many descriptors as it may: a connection takes two where it took one, and the usual limit of 1024
+/// is one for programs that cannot count further.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(error = %io::Error::from(error), "the limit of descriptors stays");
         }
     }
 }

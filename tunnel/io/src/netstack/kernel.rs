@@ -101,6 +101,8 @@ impl Number {
 pub(crate) struct KernelStack {
     device: TunDevice,
     has_v6: bool,
+    /// The device is gone. Nothing can take it away but a person who goes into the namespace.
+    is_broken: bool,
     table: Table,
     arrivals: Arc<Arrivals>,
     places: Places,
@@ -121,6 +123,7 @@ impl KernelStack {
         let stack = Self {
             device: TunDevice::from_fd(landing.tun, true)?,
             has_v6: listeners.len() > 1,
+            is_broken: false,
             table: Table::default(),
             arrivals: Arc::default(),
             places: Places::new(max_connections, |_| ()),
@@ -137,9 +140,10 @@ impl KernelStack {
         Arc::clone(&self.arrivals)
     }
 
-    /// Whether it can carry this connection: not where the system has no IPv6 and it is one of IPv6.
+    /// Whether it can carry this connection: not where the system has no IPv6 and it is one of IPv6, and none any more when the
+    /// device is gone. smoltcp has those.
     pub(crate) fn can_carry(&self, flow: &Flow) -> bool {
-        flow.local.is_ipv4() || self.has_v6
+        !self.is_broken && (flow.local.is_ipv4() || self.has_v6)
     }
 
     /// Lets in `syn`, the first packet of `flow`; `reply` gets the stream once the handshake is complete. `None` when there is
@@ -248,8 +252,10 @@ impl KernelStack {
                     taken += len;
                 }
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        tracing::error!(%error, "the namespace's device cannot be read any more");
+                    if error.kind() != io::ErrorKind::WouldBlock && !self.is_broken {
+                        tracing::error!(%error, "the namespace's device is gone; connections are reset, and go on with smoltcp");
+                        self.is_broken = true;
+                        self.reset_all();
                     }
                     self.readable = false;
                 }

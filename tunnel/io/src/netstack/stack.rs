@@ -23,8 +23,8 @@ use smoltcp::socket::tcp::Socket;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{HardwareAddress, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpAddress, IpCidr, TCP_HEADER_LEN};
 
-use self::life::{Connection, DEAD_AFTER, Stage};
 pub(crate) use self::life::{ConnectError, ConnectReply};
+use self::life::{Connection, DEAD_AFTER, Stage};
 use super::budget::Budget;
 use super::connection::Shared;
 use super::datagrams::{self, Inbox, Sockets};
@@ -384,10 +384,7 @@ impl Stack {
         };
         // A SYN or a reset.
         while let Stage::Opening(dawn) = &mut connection.stage
-            && self
-                .interface
-                .poll_egress(clock, &mut self.device, &mut dawn.set)
-                != PollResult::None
+            && self.interface.poll_egress(clock, &mut self.device, &mut dawn.set) != PollResult::None
         {
             pass_on(&mut self.device, Some(connection), now);
         }

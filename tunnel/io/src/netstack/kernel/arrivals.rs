@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::net::sockopt::{
-    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
+    set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay, set_tcp_user_timeout,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -19,10 +19,10 @@ use crate::kernel_stream::{KernelSocket, KernelStream};
 use crate::netstack::Accepted;
 use crate::places::Place;
 
-/// Probes on silent connections find peers that are gone for good: the first after this long, then as many at this interval.
-/// With smoltcp it is the same.
+/// Probes on silent connections find peers that are gone for good: the first after this long, and then at this interval.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
-const PROBES: u32 = 4;
+/// Milliseconds after which a peer that answers neither probes nor data is gone, as with smoltcp.
+const DEAD_AFTER: u32 = 5 * 60 * 1000;
 
 /// Pause after a socket could not be accepted: this process has as many descriptors as it may have, say.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ pub(super) fn listener(socket: OwnedFd) -> io::Result<TcpListener> {
     set_socket_keepalive(&socket, true)?;
     set_tcp_keepidle(&socket, KEEP_ALIVE)?;
     set_tcp_keepintvl(&socket, KEEP_ALIVE)?;
-    set_tcp_keepcnt(&socket, PROBES)?;
+    set_tcp_user_timeout(&socket, DEAD_AFTER)?;
     TcpListener::from_std(socket.into())
 }
 
@@ -68,15 +68,19 @@ impl Arrivals {
     }
 
     async fn accept(&self, listener: &TcpListener) {
+        let mut has_failed = false;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    has_failed = false;
                     if let Ok(local) = stream.local_addr() {
                         self.take(stream, local);
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection in the tunnel could not be accepted");
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::warn!(%error, "connections in the tunnel cannot be accepted; trying again");
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }

@@ -276,10 +276,9 @@ mod tests {
 
         table.last = Some(Number((1 << 24) - 1));
         let number = table.insert(flow(1), now);
-        assert!(
-            number > first,
-            "1 is taken no more, but what follows is: {number:?}"
-        );
+        assert_eq!(number, first, "its number is free again");
+        table.last = Some(Number((1 << 24) - 1));
+        assert_ne!(table.insert(flow(2), now), number);
     }
 
     #[test]

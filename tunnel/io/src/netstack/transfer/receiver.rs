@@ -280,7 +280,11 @@ impl Receiver {
     /// What arrived out of order, the newest first.
     pub(super) fn ranges(&self, ranges: &mut Vec<Range>) {
         ranges.clear();
-        let newest = self.recent.iter().flatten().filter_map(|at| self.islands.around(*at));
+        let newest = self
+            .recent
+            .iter()
+            .flatten()
+            .filter_map(|at| self.islands.around(*at));
         for (start, end) in newest.chain(self.islands.iter()) {
             let range = (self.number(start), self.number(end));
             if ranges.len() == MAX_RANGES {
