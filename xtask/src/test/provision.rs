@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::stage::Stage;
 
 /// Debian packages, each with the program that shows whether it is there, and who needs it.
-const PACKAGES: [(&str, &str, &str); 3] = [
+const PACKAGES: [(&str, &str, &str); 6] = [
     ("iproute2", "ip", "network namespaces of the gateway's tests"),
     (
         "docker.io",
@@ -25,6 +25,13 @@ const PACKAGES: [(&str, &str, &str); 3] = [
         "the engine of the test of workspace containers",
     ),
     ("openssl", "openssl", "the client in that test's containers"),
+    ("nftables", "nft", "what the tests of TUN mode cut and count"),
+    (
+        "wireguard-tools",
+        "wg",
+        "the witness of the tests against wireguard-go",
+    ),
+    ("curl", "curl", "a person's client in the tests of the proxy"),
 ];
 
 /// cargo-deny's version; built without optimisation, because it runs once.
@@ -142,6 +149,8 @@ async fn install_wireguard_go(environment: &Environment, tools: &Path) {
             .env("GOBIN", tools),
     )
     .await;
+    // Go names it after its module. Where there is none, the installation has said why.
+    let _ = std::fs::rename(tools.join("wireguard"), tools.join("wireguard-go"));
 }
 
 async fn install_cargo_deny(environment: &Environment, tools: &Path) {
