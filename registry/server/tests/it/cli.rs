@@ -107,8 +107,8 @@ fn boringtun_is_always_quiet() {
 async fn what_is_not_there_and_what_is_out_of_range_is_said() {
     let site = Site::new().await;
     let mut shown = String::new();
-    for args in [
-        (1, &["device", "show", "nobody"][..]),
+    for (code, args) in [
+        (1_u8, &["device", "show", "nobody"][..]),
         (1, &["device", "revoke", "nobody"]),
         (
             1,
@@ -117,11 +117,9 @@ async fn what_is_not_there_and_what_is_out_of_range_is_said() {
         (2, &["join-code", "create", "--uses", "0"]),
         (2, &["join-code", "create", "--ttl", "8d"]),
         (2, &["join-code", "create", "--note", "two\nlines"]),
-    ]
-    .map(|(code, args)| (ExitCode::from(code), args))
-    {
+    ] {
         let failure = site.cli(args).await.unwrap_err();
-        assert_eq!(failure.exit_code(), code, "{args:?}");
+        assert_eq!(failure.exit_code(), ExitCode::from(code), "{args:?}");
         shown.push_str(&failure.to_string());
     }
     insta::assert_snapshot!(shown, @r"
