@@ -52,6 +52,9 @@ impl StateFolderError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
+            Self::Lock(LockError::Held { .. }) => {
+                Some("stop the other one first, or give this one its own data folder with `--data`".to_owned())
+            }
             Self::Lock(error) => error.hint(),
             Self::Key { .. } => {
                 Some("restore the file from a backup; without it every device must join again".to_owned())
@@ -62,7 +65,7 @@ impl StateFolderError {
                     .to_owned(),
             ),
             Self::Random(_) | Self::Remove { .. } => None,
-            Self::SocketPath(_) => Some("choose a data folder with a shorter path".to_owned()),
+            Self::SocketPath(_) => Some("choose a data folder with a shorter path, with `--data`".to_owned()),
         }
     }
 }
@@ -173,7 +176,7 @@ mod tests {
                 .contains(&format!("process {}", std::process::id())),
             "{error}"
         );
-        assert!(error.hint().is_some());
+        assert!(error.hint().unwrap().contains("`--data`"));
     }
 
     #[test]
