@@ -26,6 +26,7 @@ mod part;
 pub(crate) mod registry;
 mod report;
 pub(crate) mod screen;
+mod shell;
 pub(crate) mod stage;
 pub(crate) mod watch;
 
@@ -93,20 +94,26 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     } else {
         Screen::for_people()
     };
+    let gone = screen.gone();
 
     let request = artifacts::Request {
         packages: &["orfe", "orfe-registry", "orfe-test-support"],
         release: args.release,
     };
+    // Here and below the interrupt comes first: what it does to others is no failure of theirs.
     let programs = tokio::select! {
-        programs = artifacts::build(&request) => programs?,
+        biased;
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+        programs = artifacts::build(&request) => programs?,
     };
 
     let mut stage = Stage::new(programs, choice, args.devices, args.keep)?;
     let outcome = tokio::select! {
-        outcome = play(&mut stage, &mut screen, args.check) => outcome,
+        biased;
         () = interrupts.next() => Ok(Ending::Interrupted),
+        // Nobody reads any more, as after `| head`. With `--check` the result still has its reader.
+        () = gone.notified(), if !args.check => Ok(Ending::Interrupted),
+        outcome = play(&mut stage, &mut screen, args.check) => outcome,
     };
     // Runs on every path, and a failure of its own does not hide the first error.
     let stopped = stage.stop(&mut screen, &mut interrupts).await;
@@ -133,12 +140,13 @@ async fn play(stage: &mut Stage, screen: &mut Screen, check: bool) -> Result<End
     let report = match answer.await {
         Ok(Ok(seconds)) => report::healthy(stage, seconds).await,
         Ok(Err(error)) => {
-            screen::print_result(&report::failed(&error));
+            // The failure itself tells more than that it could not be written.
+            let _ = screen::print_result(&report::failed(&error));
             return Err(error);
         }
         Err(_elapsed) => report::missing(stage, screen, CHECK_LIMIT).await,
     };
-    screen::print_result(&report.document);
+    screen::print_result(&report.document)?;
     Ok(Ending::Checked {
         healthy: report.healthy,
     })

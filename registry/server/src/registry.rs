@@ -82,7 +82,10 @@ impl Registry {
         let public_url = public_url(config, listeners.https)?;
         let tls = match &config.tls {
             Some(pem) => tls::configured(pem)?,
-            None => tls::own(&folder.path, public_url.host_str().unwrap_or("localhost"))?,
+            None => {
+                let host = public_url.host_str().unwrap_or("localhost");
+                tls::own(&folder.path, host, !fleet.admitted().is_empty())?
+            }
         };
         let (gateway, gateway_task) = if config.tunnel {
             let keys = GatewayKeys::open(&folder.path, folder.wireguard_key.clone())?;

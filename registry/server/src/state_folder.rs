@@ -10,8 +10,9 @@
 //! | `tls.key`, `tls.pem` | key and certificate of our own making, when none is configured |
 //! | `admin.sock` | where the CLI speaks to the running registry |
 //!
-//! The folder is 0700 and every file 0600. Keys are made once, at the first start; a key file that cannot be read
-//! is an error and never replaced, because every device would have to join again.
+//! The folder is 0700 and every file 0600. Keys are made once, at the first start, before the database; a key file that
+//! cannot be read, or is gone while the database is there, is an error and never replaced: the fleet knows the registry
+//! by it, and would be cut off without a word.
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub enum StateFolderError {
     Lock(#[from] LockError),
     #[error("{} holds no key", path.display())]
     Key { path: PathBuf },
+    #[error("{} is gone, while the registry's database is there", path.display())]
+    KeyGone { path: PathBuf },
     #[error("{} could not be removed", path.display())]
     Remove {
         path: PathBuf,
@@ -49,12 +52,20 @@ impl StateFolderError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
+            Self::Lock(LockError::Held { .. }) => {
+                Some("stop the other one first, or give this one its own data folder with `--data`".to_owned())
+            }
             Self::Lock(error) => error.hint(),
             Self::Key { .. } => {
                 Some("restore the file from a backup; without it every device must join again".to_owned())
             }
+            Self::KeyGone { .. } => Some(
+                "restore the file from a backup; a new key would cut off every device that has joined, so none is made. \
+                 To begin anew, use an empty data folder, and have every device join again"
+                    .to_owned(),
+            ),
             Self::Random(_) | Self::Remove { .. } => None,
-            Self::SocketPath(_) => Some("choose a data folder with a shorter path".to_owned()),
+            Self::SocketPath(_) => Some("choose a data folder with a shorter path, with `--data`".to_owned()),
         }
     }
 }
@@ -81,13 +92,17 @@ impl StateFolder {
         let lock = StateLock::acquire(path)?;
         private::remove_leftovers(path)?;
         let database = path.join("registry.sqlite");
+        // An empty one is of a first start that was cut short.
+        let fresh = database.metadata().map_or(true, |metadata| metadata.len() == 0);
+        let noise_key = key(&path.join("noise.key"), fresh)?;
+        let wireguard_key = key(&path.join("wireguard.key"), fresh)?;
         if !database.exists() {
             // SQLite would make it readable for all; its log files take the mode of this one.
             private::write(&database, &[])?;
         }
         Ok(Self {
-            noise_key: key(&path.join("noise.key"))?,
-            wireguard_key: key(&path.join("wireguard.key"))?,
+            noise_key,
+            wireguard_key,
             path: path.to_owned(),
             _lock: lock,
         })
@@ -98,8 +113,8 @@ impl StateFolder {
     }
 }
 
-/// Reads a key, or makes it. Both kinds of key are 32 bytes of Curve25519.
-fn key(path: &Path) -> Result<NoisePrivateKey, StateFolderError> {
+/// Reads a key, or makes it in a `fresh` folder. Both kinds of key are 32 bytes of Curve25519.
+fn key(path: &Path, fresh: bool) -> Result<NoisePrivateKey, StateFolderError> {
     match private::read(path, KEY_FILE_MAX) {
         Ok(bytes) => {
             let bytes = zeroize::Zeroizing::new(bytes);
@@ -109,6 +124,9 @@ fn key(path: &Path) -> Result<NoisePrivateKey, StateFolderError> {
                     path: path.to_owned(),
                 })
         }
+        Err(error) if error.is_not_found() && !fresh => Err(StateFolderError::KeyGone {
+            path: path.to_owned(),
+        }),
         Err(error) if error.is_not_found() => {
             let key = NoisePrivateKey::generate().map_err(StateFolderError::Random)?;
             private::write(path, key.to_base64().as_bytes())?;
@@ -158,7 +176,7 @@ mod tests {
                 .contains(&format!("process {}", std::process::id())),
             "{error}"
         );
-        assert!(error.hint().is_some());
+        assert!(error.hint().unwrap().contains("`--data`"));
     }
 
     #[test]
@@ -170,6 +188,27 @@ mod tests {
         let error = StateFolder::open(&path).unwrap_err();
         assert!(matches!(error, StateFolderError::Key { .. }), "{error}");
         assert_eq!(std::fs::read(path.join("noise.key")).unwrap(), b"not a key");
+    }
+
+    #[test]
+    fn a_key_that_is_gone_is_not_made_anew_beside_a_database() {
+        for name in ["noise.key", "wireguard.key"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("state");
+            let database = StateFolder::open(&path).unwrap().database();
+            std::fs::remove_file(path.join(name)).unwrap();
+            // A database that holds nothing is of a start that was cut short.
+            drop(StateFolder::open(&path).unwrap());
+
+            private::write(&database, b"rows").unwrap();
+            std::fs::remove_file(path.join(name)).unwrap();
+            let error = StateFolder::open(&path).unwrap_err();
+
+            assert!(matches!(error, StateFolderError::KeyGone { .. }), "{error}");
+            assert!(error.to_string().contains(name), "{error}");
+            assert!(error.hint().unwrap().contains("backup"));
+            assert!(!path.join(name).exists());
+        }
     }
 
     #[test]

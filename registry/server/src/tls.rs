@@ -1,7 +1,8 @@
 //! The certificate of the HTTPS listener.
 //!
 //! Without a configured one the registry makes its own: the key once, the certificate at every start, so that it
-//! always names the public URL's host. Join codes pin the key (its `SubjectPublicKeyInfo`), and the pin stays good.
+//! always names the public URL's host. Join codes pin the key (its `SubjectPublicKeyInfo`), and the pin stays good. Once
+//! devices have joined, a key that is gone is not made anew: each of them would take the registry for another's.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub enum TlsError {
     File(#[from] PrivateFileError),
     #[error("{} holds no key in PEM", path.display())]
     Key { path: PathBuf },
+    #[error("{} is gone, while devices have joined the registry", path.display())]
+    KeyGone { path: PathBuf },
     #[error("a certificate could not be made")]
     Make(#[source] rcgen::Error),
     #[error("the configured certificate or its key is no PEM")]
@@ -38,6 +41,12 @@ impl TlsError {
             Self::Key { .. } => {
                 Some("restore the file from a backup; join codes that are out pin this key".to_owned())
             }
+            Self::KeyGone { path } => Some(format!(
+                "restore the file from a backup, or configure the certificate that they joined with in [tls]; a new key, as \
+                 `(umask 077; openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {})` makes one, means that \
+                 every device joins again",
+                path.display()
+            )),
             Self::Pem(_) | Self::Use(_) => Some("see `certificate_file` and `key_file` in [tls]".to_owned()),
             Self::Make(_) => None,
         }
@@ -64,9 +73,10 @@ pub(crate) fn configured(pem: &TlsPem) -> Result<Tls, TlsError> {
     })
 }
 
-/// Uses a certificate of our own for `host`, with the key that is kept in `folder`.
-pub(crate) fn own(folder: &Path, host: &str) -> Result<Tls, TlsError> {
-    let key = own_key(&folder.join("tls.key"))?;
+/// Uses a certificate of our own for `host`, with the key that is kept in `folder`. It is made where none is, unless
+/// devices have `joined` already.
+pub(crate) fn own(folder: &Path, host: &str, joined: bool) -> Result<Tls, TlsError> {
+    let key = own_key(&folder.join("tls.key"), joined)?;
     let mut names = vec![host.trim_matches(['[', ']']).to_owned()];
     for name in ["localhost", "127.0.0.1", "::1"] {
         if !names.iter().any(|known| known == name) {
@@ -87,7 +97,7 @@ pub(crate) fn own(folder: &Path, host: &str) -> Result<Tls, TlsError> {
     })
 }
 
-fn own_key(path: &Path) -> Result<rcgen::KeyPair, TlsError> {
+fn own_key(path: &Path, joined: bool) -> Result<rcgen::KeyPair, TlsError> {
     match private::read(path, KEY_FILE_MAX) {
         Ok(bytes) => {
             let bytes = zeroize::Zeroizing::new(bytes);
@@ -97,6 +107,9 @@ fn own_key(path: &Path) -> Result<rcgen::KeyPair, TlsError> {
                     path: path.to_owned(),
                 })
         }
+        Err(error) if error.is_not_found() && joined => Err(TlsError::KeyGone {
+            path: path.to_owned(),
+        }),
         Err(error) if error.is_not_found() => {
             let key = rcgen::KeyPair::generate().map_err(TlsError::Make)?;
             private::write(path, zeroize::Zeroizing::new(key.serialize_pem()).as_bytes())?;
@@ -128,8 +141,8 @@ mod tests {
     #[test]
     fn the_pin_outlives_restarts_and_a_new_name() {
         let folder = tempfile::tempdir().unwrap();
-        let first = own(folder.path(), "orfe.example.com").unwrap();
-        let second = own(folder.path(), "[2001:db8::1]").unwrap();
+        let first = own(folder.path(), "orfe.example.com", false).unwrap();
+        let second = own(folder.path(), "[2001:db8::1]", false).unwrap();
         assert!(first.pin.is_some());
         assert_eq!(first.pin, second.pin);
     }
@@ -137,7 +150,7 @@ mod tests {
     #[test]
     fn a_configured_certificate_is_used_and_not_pinned() {
         let folder = tempfile::tempdir().unwrap();
-        own(folder.path(), "orfe.example.com").unwrap();
+        own(folder.path(), "orfe.example.com", false).unwrap();
         let read = |name| std::fs::read(folder.path().join(name)).unwrap();
         let pem = TlsPem {
             certificate_chain: read("tls.pem"),
@@ -151,7 +164,7 @@ mod tests {
         };
         assert!(configured(&swapped).is_err());
         let other = tempfile::tempdir().unwrap();
-        own(other.path(), "orfe.example.com").unwrap();
+        own(other.path(), "orfe.example.com", false).unwrap();
         let foreign = std::fs::read(other.path().join("tls.key")).unwrap();
         let mixed = TlsPem {
             certificate_chain: read("tls.pem"),
@@ -161,11 +174,27 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_gone_is_not_made_anew_once_devices_have_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = own(folder.path(), "localhost", false).unwrap();
+        assert_eq!(own(folder.path(), "localhost", true).unwrap().pin, first.pin);
+        let path = folder.path().join("tls.key");
+        std::fs::remove_file(&path).unwrap();
+
+        let error = own(folder.path(), "localhost", true).unwrap_err();
+
+        assert!(matches!(error, TlsError::KeyGone { .. }), "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("backup") && hint.contains("joins again"), "{hint}");
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn a_key_that_cannot_be_read_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         private::write(&folder.path().join("tls.key"), b"no key").unwrap();
         assert!(matches!(
-            own(folder.path(), "localhost"),
+            own(folder.path(), "localhost", false),
             Err(TlsError::Key { .. })
         ));
     }

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::folder::Folder;
+use super::{part, shell};
 
 /// How long joining may take.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
@@ -58,11 +59,12 @@ impl Agent {
 
     /// The line that shows this device's state, to paste into a shell.
     pub(crate) fn status_line(&self) -> String {
-        format!(
-            "{} --control {} status",
-            self.program.display(),
-            self.control.display()
-        )
+        shell::line([
+            self.program.as_os_str(),
+            "--control".as_ref(),
+            self.control.as_os_str(),
+            "status".as_ref(),
+        ])
     }
 
     /// Enrols with the registry that `code` names. The code goes in by stdin: it is a secret until used.
@@ -73,7 +75,6 @@ impl Agent {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot run {}", self.program.display()))?;
         let mut stdin = child.stdin.take().context("`orfe join` has no stdin")?;
@@ -106,17 +107,13 @@ impl Agent {
     /// Asks the daemon how the device is; `None` when it does not answer (yet).
     pub(crate) async fn status(&self) -> Option<Status> {
         let mut command = self.command();
-        let asked = command
-            .args(["status", "--json"])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+        let asked = command.args(["status", "--json"]).stdin(Stdio::null()).output();
         let output = timeout(STATUS_WITHIN, asked).await.ok()?.ok()?;
         Status::parse(&output.stdout)
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = part::apart(&self.program);
         command.arg("--config").arg(&self.config);
         command.arg("--state").arg(&self.state);
         command.arg("--control").arg(&self.control);

@@ -26,6 +26,14 @@ const TAIL_LINES: usize = 12;
 /// How much of the log's end is read for them.
 const TAIL_BYTES: usize = 16 * 1024;
 
+/// The command of `program`, apart from the terminal's process group, so that Ctrl-C there is for us alone, and killed when
+/// nobody waits for it any more.
+pub(crate) fn apart(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.process_group(0).kill_on_drop(true);
+    command
+}
+
 /// A running process of the demo. Dropped without [`Part::stop`], it is killed.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -227,12 +235,24 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::process::Command;
 
-    use super::{Part, Stopped};
+    use super::{Part, Stopped, apart};
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         command
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_out_of_the_reach_of_the_terminals_interrupt() {
+        let mut command = apart("sh".as_ref());
+        let output = command.args(["-c", "echo $$; ps -o pgid= -p $$"]).output().await;
+        let said = String::from_utf8(output.unwrap().stdout).unwrap();
+        let numbers: Vec<i32> = said.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert!(
+            matches!(numbers[..], [pid, group] if pid == group),
+            "it leads a group of its own: {said}"
+        );
     }
 
     #[tokio::test]
@@ -271,14 +291,13 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_ignores_the_request_is_killed() {
         let folder = tempfile::tempdir().unwrap();
-        // The shell itself ignores SIGTERM, and so does what it starts.
-        let script = "trap '' TERM; echo '{}'; while :; do sleep 1; done";
+        // What the shell ignores, the program that takes its place ignores, too.
+        let script = "trap '' TERM; echo '{}'; exec sleep 60";
         let mut part = Part::start("thing", shell(script), &folder.path().join("log")).unwrap();
         part.ready::<Value>().await.unwrap();
 
         let stopped = part.stop(Duration::from_millis(100)).await.unwrap();
 
         assert!(matches!(stopped, Stopped::Killed), "{stopped:?}");
-        // The `sleep` of the loop ends by itself within a second.
     }
 }

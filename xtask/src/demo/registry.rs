@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::coder::Target;
 use super::folder::Folder;
+use super::{part, shell};
 
 /// How long an admin command may take.
 const ADMIN_WITHIN: Duration = Duration::from_secs(10);
@@ -134,6 +135,17 @@ impl Registry {
         command
     }
 
+    /// The line that makes a new link to the dashboard, to paste into a shell.
+    pub(crate) fn link_line(&self) -> String {
+        shell::line([
+            self.program.as_os_str(),
+            "--data".as_ref(),
+            self.data.as_os_str(),
+            "dashboard".as_ref(),
+            "link".as_ref(),
+        ])
+    }
+
     /// Makes a join code for one device.
     pub(crate) async fn join_code(&self) -> Result<String> {
         let mut command = self.command();
@@ -165,8 +177,8 @@ impl Registry {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--data").arg(&self.data).kill_on_drop(true);
+        let mut command = part::apart(&self.program);
+        command.arg("--data").arg(&self.data);
         command
     }
 

@@ -44,9 +44,7 @@ pub(crate) async fn missing(stage: &Stage, screen: &mut Screen, limit: Duration)
         "not healthy after {} s; still missing:",
         limit.as_secs()
     ));
-    for line in &missing {
-        screen.line(&format!("  {line}"));
-    }
+    screen.list(&missing);
     let devices = documents(stage.agents()).await;
     let document = json!({
         "healthy": false,

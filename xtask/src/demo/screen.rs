@@ -4,22 +4,34 @@
 //! counted. Those that show how the device's state changes may not use up the ones that say how the
 //! demo ends. With `--check` the same lines go to stderr, and stdout carries the result alone.
 //!
-//! A screen that is gone (a closed pipe) is no reason to fail: what was started must still be stopped.
+//! A screen that is gone (a closed pipe) is no reason to fail: what was started must still be stopped. Whoever asked for
+//! [`Screen::gone`] is told.
 
-use std::io::{IsTerminal as _, Write};
+use std::io::{ErrorKind, IsTerminal as _, Write};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 /// Lines that a demo prints at most, the build's own progress set aside.
 const LINES: usize = 20;
 /// Lines kept back for the end of the demo.
 const RESERVED: usize = 3;
+/// The same with `--check`, which may have to say what is missing.
+const RESERVED_FOR_CHECK: usize = 6;
+/// Lines of a demo that stops in order: that it stops, and that it has.
+const STOPPING: usize = 2;
 
 /// Where the demo speaks.
 pub(crate) struct Screen {
     out: Box<dyn Write>,
     colour: bool,
     left: usize,
+    reserved: usize,
+    gone: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Screen {
@@ -33,19 +45,39 @@ impl std::fmt::Debug for Screen {
 impl Screen {
     /// Speaks on stdout.
     pub(crate) fn for_people() -> Self {
-        Self::new(Box::new(std::io::stdout()), std::io::stdout().is_terminal())
+        let terminal = std::io::stdout().is_terminal();
+        Self::new(Box::new(std::io::stdout()), terminal, RESERVED)
     }
 
     /// Speaks on stderr; stdout is left to the result.
     pub(crate) fn for_check() -> Self {
-        Self::new(Box::new(std::io::stderr()), std::io::stderr().is_terminal())
+        let terminal = std::io::stderr().is_terminal();
+        Self::new(Box::new(std::io::stderr()), terminal, RESERVED_FOR_CHECK)
     }
 
-    fn new(out: Box<dyn Write>, terminal: bool) -> Self {
+    fn new(out: Box<dyn Write>, terminal: bool, reserved: usize) -> Self {
+        let is = |name: &str, wrong: fn(&str) -> bool| {
+            std::env::var_os(name).is_some_and(|value| wrong(&value.to_string_lossy()))
+        };
+        let plain = is("NO_COLOR", |value| !value.is_empty()) || is("TERM", |value| value == "dumb");
         Self {
             out,
-            colour: terminal,
+            colour: terminal && !plain,
             left: LINES,
+            reserved,
+            gone: Arc::default(),
+        }
+    }
+
+    /// Told when nobody can read the screen any more.
+    pub(crate) fn gone(&self) -> Arc<Notify> {
+        self.gone.clone()
+    }
+
+    /// Looks whether stdout still has its reader; a line that is written tells, too, but may be long in coming.
+    pub(crate) fn check(&self) {
+        if is_closed(std::io::stdout().as_fd()) {
+            self.gone.notify_one();
         }
     }
 
@@ -60,10 +92,26 @@ impl Screen {
 
     /// A line that shows a change; when too many came, one last line says where to look instead.
     pub(crate) fn change(&mut self, text: &str) {
-        match self.left.saturating_sub(RESERVED) {
+        match self.left.saturating_sub(self.reserved) {
             0 => {}
             1 => self.line("  … further changes: `orfe status` and the dashboard"),
             _ => self.line(&format!("  {text}")),
+        }
+    }
+
+    /// The entries that there is room for, and how many more there are.
+    pub(crate) fn list(&mut self, entries: &[String]) {
+        let room = self.left.saturating_sub(STOPPING);
+        let shown = if entries.len() <= room {
+            entries.len()
+        } else {
+            room.saturating_sub(1)
+        };
+        for entry in &entries[..shown] {
+            self.line(&format!("  {entry}"));
+        }
+        if shown < entries.len() && room > 0 {
+            self.line(&format!("  … {} more, in the result", entries.len() - shown));
         }
     }
 
@@ -73,16 +121,26 @@ impl Screen {
             return;
         }
         self.left -= 1;
-        let _ = writeln!(self.out, "{text}");
-        let _ = self.out.flush();
+        let written = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+        if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            self.gone.notify_one();
+        }
     }
 }
 
+/// Whether whatever is behind `fd` has been closed at its other end.
+fn is_closed(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(fd, PollFlags::empty())];
+    // An error or a hang-up is reported unasked.
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|found| found > 0)
+}
+
 /// Prints the one JSON object of `--check`, on stdout.
-pub(crate) fn print_result(report: &Value) {
+pub(crate) fn print_result(report: &Value) -> Result<()> {
     let mut stdout = std::io::stdout();
-    let _ = writeln!(stdout, "{report}");
-    let _ = stdout.flush();
+    writeln!(stdout, "{report}")
+        .and_then(|()| stdout.flush())
+        .context("cannot write the result to standard output")
 }
 
 #[cfg(test)]
@@ -90,7 +148,9 @@ mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
-    use super::{LINES, RESERVED, Screen};
+    use std::os::fd::AsFd as _;
+
+    use super::{LINES, RESERVED, RESERVED_FOR_CHECK, Screen, is_closed};
 
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
@@ -108,7 +168,7 @@ mod tests {
     #[test]
     fn changes_leave_room_for_the_end_and_the_whole_stays_within_its_lines() {
         let page = Page::default();
-        let mut screen = Screen::new(Box::new(page.clone()), false);
+        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED);
         screen.part("dashboard", "http://127.0.0.1:1/");
         for n in 0..100 {
             screen.change(&format!("change {n}"));
@@ -124,5 +184,44 @@ mod tests {
         assert!(lines[LINES - RESERVED - 1].contains("further changes"), "{text}");
         assert_eq!(&lines[LINES - RESERVED..], ["stopping", "stopped", "bye"]);
         assert!(!text.contains('\x1b'), "no colour without a terminal");
+    }
+
+    #[test]
+    fn what_is_missing_leaves_room_for_the_end() {
+        let page = Page::default();
+        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED_FOR_CHECK);
+        for n in 0..100 {
+            screen.change(&format!("change {n}"));
+        }
+        screen.line("not healthy; still missing:");
+        screen.list(&["a", "b", "c", "d"].map(str::to_owned));
+        screen.line("stopping");
+        screen.line("stopped");
+
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), LINES);
+        assert_eq!(
+            &lines[LINES - 5..],
+            ["  a", "  b", "  … 2 more, in the result", "stopping", "stopped"]
+        );
+    }
+
+    #[test]
+    fn a_pipe_is_closed_when_its_reader_is_gone() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!is_closed(writer.as_fd()));
+        drop(reader);
+        assert!(is_closed(writer.as_fd()));
+    }
+
+    #[tokio::test]
+    async fn whoever_asked_is_told_that_nobody_reads() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut screen = Screen::new(Box::new(writer), false, RESERVED);
+        let gone = screen.gone();
+        drop(reader);
+        screen.line("hello?");
+        gone.notified().await;
     }
 }

@@ -114,7 +114,10 @@ impl Stage {
         let ready = self.start_registry(&backstage, screen).await?;
         let started = self.start_devices(&backstage, path.as_ref()).await?;
         if let Some(dashboard) = &ready.dashboard {
-            screen.part("dashboard", &format!("{dashboard} (this link works once)"));
+            screen.part("dashboard", dashboard);
+            if let Some(registry) = &self.registry {
+                screen.part("next link", &registry.link_line());
+            }
         }
         if let Some(agent) = self.agents.first() {
             screen.part("look", &agent.status_line());
@@ -142,7 +145,7 @@ impl Stage {
         let ready: StandInReady = self.start_part("coder-stand-in", command)?.ready().await?;
         screen.part(
             "coder",
-            &format!("a STAND-IN, not Coder: https://{DEMO_NAME}, a name that only the gateway knows"),
+            &format!("a STAND-IN: https://{DEMO_NAME}, known to the gateway only"),
         );
         Ok(Backstage {
             target: Target::of_stand_in(ready.listening)?,

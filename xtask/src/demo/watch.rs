@@ -33,6 +33,7 @@ pub(crate) async fn show(stage: &mut Stage, screen: &mut Screen, started: Instan
     loop {
         stage.still_runs()?;
         let healthy = view.look(stage, screen, started).await;
+        screen.check();
         tokio::time::sleep(if healthy { WHEN_HEALTHY } else { WHILE_RISING }).await;
     }
 }

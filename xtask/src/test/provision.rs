@@ -19,7 +19,7 @@ use super::stage::Stage;
 use crate::cross;
 
 /// Debian packages, each with the program that shows whether it is there, and who needs it.
-const PACKAGES: [(&str, &str, &str); 4] = [
+const PACKAGES: [(&str, &str, &str); 7] = [
     ("iproute2", "ip", "network namespaces of the gateway's tests"),
     (
         "docker.io",
@@ -28,6 +28,13 @@ const PACKAGES: [(&str, &str, &str); 4] = [
     ),
     ("openssl", "openssl", "the client in that test's containers"),
     ("dbus-daemon", "dbus-daemon", "the bus of the test of split DNS"),
+    ("nftables", "nft", "what the tests of TUN mode cut and count"),
+    (
+        "wireguard-tools",
+        "wg",
+        "the witness of the tests against wireguard-go",
+    ),
+    ("curl", "curl", "a person's client in the tests of the proxy"),
 ];
 
 /// Debian packages that are unpacked into `target/tools/debian` and not installed: to install systemd-resolved takes over the
@@ -152,6 +159,8 @@ async fn install_wireguard_go(environment: &Environment, tools: &Path) {
             .env("GOBIN", tools),
     )
     .await;
+    // Go names it after its module. Where there is none, the installation has said why.
+    let _ = std::fs::rename(tools.join("wireguard"), tools.join("wireguard-go"));
 }
 
 async fn unpack_resolved(tools: &Path) {

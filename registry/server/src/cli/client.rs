@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use orfe_platform::paths::check_socket_path;
 use serde::Serialize;
@@ -88,7 +88,12 @@ impl Client {
         }
         match serde_json::from_slice::<api::ErrorAnswer>(&body) {
             Ok(answer) => {
-                let failure = Failure::new(answer.error.message);
+                // What the registry calls a bad request is what was asked for.
+                let failure = if status == StatusCode::BAD_REQUEST {
+                    Failure::usage(answer.error.message)
+                } else {
+                    Failure::new(answer.error.message)
+                };
                 Err(match answer.error.hint {
                     Some(hint) => failure.hint(hint),
                     None => failure,

@@ -61,40 +61,55 @@ struct Added<'a> {
     conf: &'a str,
 }
 
+/// The keys of a client, as far as they are made here.
+struct ClientKeys {
+    private: Option<NoisePrivateKey>,
+    public: WireGuardPublicKey,
+    preshared: Option<Secret>,
+}
+
+impl ClientKeys {
+    fn make(args: &PeerAddArgs) -> Result<Self, Failure> {
+        let (private, public) = if let Some(public) = args.public_key {
+            (None, public)
+        } else {
+            let private = NoisePrivateKey::generate()
+                .map_err(|error| Failure::new(format!("the system gives no random numbers: {error}")))?;
+            let public = WireGuardPublicKey::from_bytes(*private.public_key().as_bytes());
+            (Some(private), public)
+        };
+        let preshared = args
+            .preshared_key
+            .then(|| Secret::new(PresharedKey::generate().to_base64().to_string()));
+        Ok(Self {
+            private,
+            public,
+            preshared,
+        })
+    }
+}
+
 async fn add(
     client: &Client,
     args: &PeerAddArgs,
     width: Option<usize>,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
-    let random = |error| Failure::new(format!("the system gives no random numbers: {error}"));
-    let private_key = match args.public_key {
-        Some(_) => None,
-        None => Some(NoisePrivateKey::generate().map_err(random)?),
-    };
-    let made = private_key
-        .as_ref()
-        .map(|key| WireGuardPublicKey::from_bytes(*key.public_key().as_bytes()));
-    let Some(public_key) = args.public_key.or(made) else {
-        return Err(Failure::usage("no public key"));
-    };
-    let preshared_key = args
-        .preshared_key
-        .then(|| Secret::new(PresharedKey::generate().to_base64().to_string()));
+    let keys = ClientKeys::make(args)?;
     let request = AddPeer {
         name: args.name.clone(),
-        wireguard_public_key: public_key,
-        preshared_key: preshared_key.clone(),
+        wireguard_public_key: keys.public,
+        preshared_key: keys.preshared.clone(),
         ttl_s: args.ttl.map(|ttl| ttl.0.as_millis().div_ceil(1000) as u64),
         allowed: (!args.allowed.is_empty()).then(|| args.allowed.clone()),
         note: args.note.clone(),
     };
     let answer: PeerAnswer = client.post("/v1/peers", &request).await?;
-    let keys = conf::Keys {
-        private: private_key.as_ref().map(NoisePrivateKey::to_base64),
-        preshared: preshared_key.as_ref(),
+    let shown = conf::Keys {
+        private: keys.private.as_ref().map(NoisePrivateKey::to_base64),
+        preshared: keys.preshared.as_ref(),
     };
-    let conf = conf::render(&answer, &keys, !args.no_dns);
+    let conf = conf::render(&answer, &shown, !args.no_dns);
     if args.format.json {
         return print_json(
             out,
@@ -110,23 +125,26 @@ async fn add(
              name needs suffixes = [\".\"], or a configuration made with --no-dns"
         );
     }
-    match &args.output {
-        Some(path) => {
-            private::write(path, conf.as_bytes())
-                .map_err(|error| Failure::new(crate::chain(&error)).hint(error.hint().unwrap_or_default()))?;
-            print(
-                out,
-                &format!("{} holds the configuration of {}\n", path.display(), args.name),
-            )?;
-        }
-        None => print(out, &conf)?,
-    }
+    hand_over(args, &conf, out)?;
     let on_terminal = width.is_some() && args.output.is_none();
     // Without its private key a configuration is of no use to a phone.
-    if args.qr || (on_terminal && !args.no_qr && private_key.is_some()) {
+    if args.qr || (on_terminal && !args.no_qr && keys.private.is_some()) {
         print(out, &conf::qr(&conf)?)?;
     }
     Ok(())
+}
+
+/// Prints the configuration, or writes it to the file that was asked for.
+fn hand_over(args: &PeerAddArgs, conf: &str, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    let Some(path) = &args.output else {
+        return print(out, conf);
+    };
+    private::write(path, conf.as_bytes())
+        .map_err(|error| Failure::new(crate::chain(&error)).hint(error.hint().unwrap_or_default()))?;
+    print(
+        out,
+        &format!("{} holds the configuration of {}\n", path.display(), args.name),
+    )
 }
 
 fn table(list: &PeerList, now: Timestamp, width: Option<usize>) -> String {

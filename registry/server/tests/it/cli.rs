@@ -1,5 +1,7 @@
 //! The command line against a registry that runs, and against none.
 
+use std::process::ExitCode;
+
 use clap::CommandFactory as _;
 use orfe_registry::cli::Cli;
 
@@ -105,15 +107,20 @@ fn boringtun_is_always_quiet() {
 async fn what_is_not_there_and_what_is_out_of_range_is_said() {
     let site = Site::new().await;
     let mut shown = String::new();
-    for args in [
-        &["device", "show", "nobody"][..],
-        &["device", "revoke", "nobody"],
-        &["join-code", "revoke", "01990f3e-5d2c-7b1a-9c1e-0a1b2c3d4e5f"],
-        &["join-code", "create", "--uses", "0"],
-        &["join-code", "create", "--ttl", "8d"],
-        &["join-code", "create", "--note", "two\nlines"],
+    for (code, args) in [
+        (1_u8, &["device", "show", "nobody"][..]),
+        (1, &["device", "revoke", "nobody"]),
+        (
+            1,
+            &["join-code", "revoke", "01990f3e-5d2c-7b1a-9c1e-0a1b2c3d4e5f"],
+        ),
+        (2, &["join-code", "create", "--uses", "0"]),
+        (2, &["join-code", "create", "--ttl", "8d"]),
+        (2, &["join-code", "create", "--note", "two\nlines"]),
     ] {
-        shown.push_str(&site.cli(args).await.unwrap_err().to_string());
+        let failure = site.cli(args).await.unwrap_err();
+        assert_eq!(failure.exit_code(), ExitCode::from(code), "{args:?}");
+        shown.push_str(&failure.to_string());
     }
     insta::assert_snapshot!(shown, @r"
     error: there is no device `nobody`

@@ -210,3 +210,20 @@ async fn one_address_may_not_claim_without_end() {
     }
     site.registry.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_registry_whose_key_is_gone_does_not_start_as_another() {
+    for file in ["noise.key", "wireguard.key", "tls.key"] {
+        let site = Site::new().await;
+        let identity = Identity::new();
+        let code = site.join_code(&[]).await;
+        let mut agent = Agent::connect(&site, &identity).await;
+        agent.claim(&identity, &code).await.unwrap();
+
+        let error = site.without(file).await;
+
+        assert!(error.to_string().contains(&format!("{file} is gone")), "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("backup") && hint.contains("join"), "{hint}");
+    }
+}

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use orfe_protocol::join_code::JoinCode;
-use orfe_registry::Registry;
 use orfe_registry::api::DeviceList;
 use orfe_registry::cli::{Cli, Failure};
 use orfe_registry::config::Config;
 use orfe_registry::fleet::DeviceRow;
+use orfe_registry::{Registry, StartError};
 use tempfile::TempDir;
 
 /// How long a test waits for anything that must happen.
@@ -54,6 +54,22 @@ impl Site {
             config,
             folder,
         }
+    }
+
+    /// Stops it, takes `file` out of its data folder, and tells why it then does not start.
+    pub(crate) async fn without(self, file: &str) -> StartError {
+        let path = self.data().join(file);
+        let Self {
+            registry,
+            config,
+            folder,
+        } = self;
+        registry.shutdown().await;
+        std::fs::remove_file(&path).unwrap();
+        let error = Registry::start(&config).await.unwrap_err();
+        assert!(!path.exists(), "{file} was made anew");
+        drop(folder);
+        error
     }
 
     pub(crate) fn data(&self) -> PathBuf {

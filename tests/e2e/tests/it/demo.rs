@@ -35,6 +35,7 @@ impl Demo {
             .args(arguments)
             .env("TMPDIR", folder.path())
             .env("CARGO_TARGET_DIR", programs::target_folder());
+        programs::forget_this_package(&mut command);
         let process = ProcessGuard::spawn(&mut command, folder.path(), "demo").unwrap();
         Self { process, folder }
     }

@@ -179,13 +179,13 @@ async fn what_the_daemon_cannot_start_with_is_named() {
     }
 
     // A user's own mount namespace, where the state folder is a file system of 16 KiB that is full.
-    let state = fleet.path("full");
+    let state = fleet.path("small");
     std::fs::create_dir(&state).unwrap();
     let script = format!(
         "mount -t tmpfs -o size=16k,mode=700 none {0} && head -c 16384 /dev/zero > {0}/ballast; exec \"$@\"",
         state.display()
     );
-    let agent = fleet.agent_command_at("full");
+    let agent = fleet.agent_command_at("small");
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
     command
@@ -193,7 +193,7 @@ async fn what_the_daemon_cannot_start_with_is_named() {
         .args(agent.get_args())
         .args(["join", &new_code(&fleet)]);
     let full = run(&mut command);
-    assert_says(&full, 1, &["full"]);
+    assert_says(&full, 1, &["small"]);
     assert!(
         full.error.contains("disk is full") || full.error.contains("No space left"),
         "{}",

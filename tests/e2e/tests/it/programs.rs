@@ -41,10 +41,22 @@ fn build(packages: &[&str]) {
     {
         command.arg("--release");
     }
+    forget_this_package(&mut command);
     assert!(
         command.status().unwrap().success(),
         "the programs under test do not build"
     );
+}
+
+/// Keeps cargo's description of this package from `command`. Build scripts of dependencies watch it: a cargo inside that has it
+/// builds them anew, and so does the next one that a person starts.
+pub(crate) fn forget_this_package(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// The folder of the workspace's `Cargo.toml`.

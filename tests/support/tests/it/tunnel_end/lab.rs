@@ -372,8 +372,13 @@ impl Drop for WireguardGo {
 /// wireguard-go, where there is one; what is missing is said.
 pub(super) fn wireguard_go() -> Option<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let target = std::env::current_exe().unwrap();
+    let target = target.ancestors().nth(3).unwrap();
     let found = [
         PathBuf::from("wireguard-go"),
+        // Where `cargo xtask test` and the end-to-end tests keep what they install.
+        target.join("tools/bin/wireguard-go"),
+        target.join("wireguard-go/wireguard"),
         home.join("go/bin/wireguard"),
         home.join("go/bin/wireguard-go"),
     ]
@@ -381,7 +386,7 @@ pub(super) fn wireguard_go() -> Option<PathBuf> {
     .find(|binary| has(binary, "--version"));
     if found.is_none() {
         crate::announce(
-            "SKIPPED: TUN mode with wireguard-go: none on PATH or in ~/go/bin (go install golang.zx2c4.com/wireguard@latest)",
+            "SKIPPED: TUN mode with wireguard-go: none on PATH, in target/tools/bin or in ~/go/bin (go install golang.zx2c4.com/wireguard@latest)",
         );
     }
     found
