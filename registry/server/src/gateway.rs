@@ -410,7 +410,7 @@ mod tests {
         );
         let any = "127.0.0.1:0".parse().unwrap();
         let (_folder, keys) = self::keys();
-        let error = start(keys, any, &[address], Shards::ONE, policy()).unwrap_err();
+        let error = start(keys, any, &[address], Shards::ONE, TcpStack::Smoltcp, policy()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("the gateway could not listen on UDP {address}, too")

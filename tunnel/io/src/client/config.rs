@@ -18,7 +18,7 @@ pub struct TunnelConfig {
     /// The gateway.
     pub peer: TunnelPeer,
     /// Largest inner packet, 1280 to 9216 bytes. 1280 passes everywhere; more is used at once, unless the path is
-    /// measured ([`Tunnel::measure_path`]).
+    /// measured ([`Tunnel::measure_path`](crate::Tunnel::measure_path)).
     pub mtu: usize,
     /// Where UDP is bound; port 0 lets the system choose.
     pub bind: SocketAddr,

@@ -184,17 +184,14 @@ async fn splice(mut stream: Accepted, mut upstream: TcpStream, device: &str, des
         }
         Accepted::Kernel(stream) => between(stream.socket(), &upstream).await,
     };
-    match copied {
-        Some((up_bytes, down_bytes)) => {
-            tracing::debug!(%device, destination, %local, up_bytes, down_bytes, "forwarded");
-        }
-        None => {
-            tracing::debug!(%device, destination, %local, "cut");
-            // A cut on one side is a cut on the other; a FIN would pass for a complete answer.
-            if let Err(error) = upstream.set_zero_linger() {
-                tracing::debug!(%error, "upstream is closed instead of reset");
-            }
-        }
+    if let Some((up_bytes, down_bytes)) = copied {
+        tracing::debug!(%device, destination, %local, up_bytes, down_bytes, "forwarded");
+        return;
+    }
+    tracing::debug!(%device, destination, %local, "cut");
+    // A cut on one side is a cut on the other; a FIN would pass for a complete answer.
+    if let Err(error) = upstream.set_zero_linger() {
+        tracing::debug!(%error, "upstream is closed instead of reset");
     }
 }
 

@@ -167,7 +167,7 @@ struct Owner {
 type Outcome = Result<(OwnedFd, String), NamespaceError>;
 
 impl Owner {
-    fn run(self, program: &PathBuf, far: OwnedFd, set_up: &Request, told: &mpsc::SyncSender<Outcome>) {
+    fn run(self, program: &Path, far: OwnedFd, set_up: &Request, told: &mpsc::SyncSender<Outcome>) {
         let _ended = self.ended.clone().drop_guard();
         let mut child = match start(program, far) {
             Ok(child) => child,

@@ -20,6 +20,10 @@ const MAX_LEFT: usize = 4096;
 
 /// One connection.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "five facts that come in any order and do not follow from one another"
+)]
 pub(super) struct Carried {
     /// As the peer sees it.
     pub(super) flow: Flow,
