@@ -80,7 +80,7 @@ impl Site {
         nat.hear(PATIENCE).await?;
         let coder_address = address.parse()?;
         let registry = start_registry(&lab, &programs, folder.path(), coder_address).await?;
-        join(&lab, &programs, folder.path()).await?;
+        join(&lab, &programs, folder.path())?;
         let agent = start_agent(&lab, &programs, folder.path())?;
         let mut site = Self {
             agent,
@@ -243,7 +243,7 @@ async fn start_registry(lab: &Lab, programs: &Programs, folder: &Path, coder: So
     Ok(registry)
 }
 
-async fn join(lab: &Lab, programs: &Programs, folder: &Path) -> Result<()> {
+fn join(lab: &Lab, programs: &Programs, folder: &Path) -> Result<()> {
     let made = registry(lab, programs, folder)?
         .args(["join-code", "create"])
         .output()?;
