@@ -153,15 +153,12 @@ async fn enrol(
         key: code.registry_key,
         spki_pin: code.spki_pin,
     };
-    let (mut connection, tunnel) = match &code.way_in {
-        Some(way_in) => {
-            let opened = way_in::open(&code.secret, way_in, config.tcp_stack.value).await;
-            way_in::connect(opened, way_in, &registry, &noise_key).await?
-        }
-        None => {
-            let direct = connect(&registry, &Way::Direct, &noise_key).await;
-            (direct.map_err(unreachable)?, None)
-        }
+    let (mut connection, tunnel) = if let Some(way_in) = &code.way_in {
+        let opened = way_in::open(&code.secret, way_in, config.tcp_stack.value).await;
+        way_in::connect(opened, way_in, &registry, &noise_key).await?
+    } else {
+        let direct = connect(&registry, &Way::Direct, &noise_key).await;
+        (direct.map_err(unreachable)?, None)
     };
     let claim = Claim {
         join_code: code.id,
