@@ -132,7 +132,9 @@ impl Queue {
                     position: self.end,
                 });
             }
-            let Some(block) = self.blocks.back_mut() else { return };
+            let Some(block) = self.blocks.back_mut() else {
+                return;
+            };
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - block.end));
             block.bytes[block.end..][..now.len()].copy_from_slice(now);
             block.end += now.len();
@@ -414,7 +416,14 @@ mod tests {
     fn islands_become_one_stream() {
         let pool = Arc::new(Pool::new(1 << 20));
         let (mut islands, mut queue) = (Islands::new(Arc::clone(&pool)), Queue::new(Arc::clone(&pool)));
-        for (start, len) in [(9000, 1000), (5000, 10), (20_000, 1), (9500, 3000), (5010, 90), (4990, 20)] {
+        for (start, len) in [
+            (9000, 1000),
+            (5000, 10),
+            (20_000, 1),
+            (9500, 3000),
+            (5010, 90),
+            (4990, 20),
+        ] {
             assert!(islands.insert(start, &pattern(start, len)));
         }
         let ranges: Vec<_> = islands.iter().collect();

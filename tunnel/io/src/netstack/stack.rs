@@ -23,8 +23,8 @@ use smoltcp::socket::tcp::Socket;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{HardwareAddress, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpAddress, IpCidr, TCP_HEADER_LEN};
 
-use self::life::{Connection, DEAD_AFTER, Stage};
 pub(crate) use self::life::{ConnectError, ConnectReply};
+use self::life::{Connection, DEAD_AFTER, Stage};
 use super::budget::Budget;
 use super::connection::Shared;
 use super::datagrams::{self, Inbox, Sockets};
@@ -40,8 +40,6 @@ use super::wake::{Slot, Wake};
 const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 /// Packets that a connection may emit in one visit; then it is the next one's turn.
 const BURST: usize = 64;
-/// Of the memory for all connections, this part may be promised to what they receive; what they send takes what is left.
-const RECEIVING: (usize, usize) = (3, 4);
 /// Pause before another visit to a socket that wants one at once, and then does nothing.
 const FUTILE: Duration = Duration::from_millis(10);
 
@@ -137,7 +135,7 @@ impl Stack {
             sockets: Sockets::default(),
             nobody: SocketSet::new(Vec::new()),
             pool: Arc::new(Pool::new(config.memory)),
-            budget: Budget::new(config.memory * RECEIVING.0 / RECEIVING.1, config.max_connections),
+            budget: Budget::new(config.memory, config.max_connections),
             closed: VecDeque::new(),
             config: config.clone(),
             // Any start will do, but the same one after each restart would meet connections that still linger elsewhere.
@@ -384,10 +382,7 @@ impl Stack {
         };
         // A SYN or a reset.
         while let Stage::Opening(dawn) = &mut connection.stage
-            && self
-                .interface
-                .poll_egress(clock, &mut self.device, &mut dawn.set)
-                != PollResult::None
+            && self.interface.poll_egress(clock, &mut self.device, &mut dawn.set) != PollResult::None
         {
             pass_on(&mut self.device, Some(connection), now);
         }

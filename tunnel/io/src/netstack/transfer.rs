@@ -79,9 +79,14 @@ impl Opening {
         if !segment.syn() || segment.rst() {
             return;
         }
-        let Ok(options) = segment.options_summary() else { return };
+        let Ok(options) = segment.options_summary() else {
+            return;
+        };
         self.has_scale = options.window_scale.is_some();
-        let segment_size = options.max_segment_size.filter(|size| *size > 0).unwrap_or(DEFAULT_SEGMENT);
+        let segment_size = options
+            .max_segment_size
+            .filter(|size| *size > 0)
+            .unwrap_or(DEFAULT_SEGMENT);
         let offer = Offer {
             selective: options.sack_permitted,
             scale: options.window_scale.unwrap_or(0).min(MAX_SCALE),
@@ -338,7 +343,8 @@ impl Transfer {
     ) -> Option<Instant> {
         let owes = self.sender.is_waiting();
         if owes || keep_alive.is_some() {
-            self.waits_since.get_or_insert(if owes { now } else { self.heard_at });
+            self.waits_since
+                .get_or_insert(if owes { now } else { self.heard_at });
         } else {
             self.waits_since = None;
         }
@@ -354,7 +360,13 @@ impl Transfer {
             self.asked_at = now;
             self.sender.ask(&self.heading, self.fields(), out);
         }
-        let ask_at = ask_at.map(|at| if at <= now { now + keep_alive.unwrap_or_default() } else { at });
+        let ask_at = ask_at.map(|at| {
+            if at <= now {
+                now + keep_alive.unwrap_or_default()
+            } else {
+                at
+            }
+        });
         dies_at.into_iter().chain(ask_at).min()
     }
 

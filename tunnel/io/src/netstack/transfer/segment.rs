@@ -50,7 +50,11 @@ impl Heading {
     ) {
         let ranges = &ranges[..ranges.len().min(MAX_RANGES)];
         // Two paddings, kind and length, and eight bytes for each range.
-        let options = if ranges.is_empty() { 0 } else { 4 + 8 * ranges.len() };
+        let options = if ranges.is_empty() {
+            0
+        } else {
+            4 + 8 * ranges.len()
+        };
         let data = self.bytes.len() + options;
         let total = data + len;
         let packet = &mut out.reserve(total)[..total];

@@ -235,7 +235,11 @@ impl Sender {
             return;
         }
         // Of two that cannot be told apart the further one counts: the other may have been overtaken.
-        let edge = if news == self.told { edge.max(self.edge) } else { edge };
+        let edge = if news == self.told {
+            edge.max(self.edge)
+        } else {
+            edge
+        };
         self.told = news;
         if edge > self.edge {
             (self.probe_at, self.probes) = (None, 0);
@@ -374,8 +378,7 @@ impl Sender {
             let is_tail = len == unsent;
             // A short segment goes out only when nothing more is there, or when nothing longer ever could (RFC 9293,
             // section 3.8.6.2.1).
-            let is_silly =
-                len < self.offer.segment as u64 && !self.board.is_empty() && len < self.widest / 2;
+            let is_silly = len < self.offer.segment as u64 && !self.board.is_empty() && len < self.widest / 2;
             if unsent > 0 && (len == 0 || (!is_tail && is_silly)) {
                 return;
             }
@@ -457,7 +460,8 @@ impl Sender {
         let allowed = self.allowed();
         let unsent = self.unsent();
         let lost = self.board.lost() > 0 && self.rate.window() > self.board.in_flight();
-        lost || (unsent > 0 && allowed >= unsent.min(self.offer.segment as u64)) || (unsent == 0 && self.owes_end())
+        lost || (unsent > 0 && allowed >= unsent.min(self.offer.segment as u64))
+            || (unsent == 0 && self.owes_end())
     }
 }
 

@@ -52,7 +52,8 @@ impl Side {
         self.transfer.hand_over(&mut self.received);
         self.transfer.take(&mut self.to_send);
         self.transfer.adjust(&mut self.budget, now);
-        self.transfer.watch(None, Duration::from_mins(5), now, &mut self.out);
+        self.transfer
+            .watch(None, Duration::from_mins(5), now, &mut self.out);
         self.transfer.work(now, 64, &mut self.out);
     }
 
@@ -147,7 +148,10 @@ fn numbers_wrap_both_ways_while_packets_are_lost() {
                 break;
             }
         }
-        assert!(pair.sides.iter().all(|side| side.transfer.is_over()), "{numbers:?}");
+        assert!(
+            pair.sides.iter().all(|side| side.transfer.is_over()),
+            "{numbers:?}"
+        );
         assert!(heard.iter().all(|heard| *heard == sent), "{numbers:?}");
         assert!(pair.sides.iter().all(|side| side.pool.taken() == 0));
     }
@@ -160,7 +164,10 @@ fn a_lost_window_update_is_asked_for() {
     pair.settle();
     let held = pair.sides[1].received.len();
     assert!((WINDOW..WINDOW + 256).contains(&held), "{held}");
-    assert!(!pair.sides[0].to_send.is_empty(), "no more is taken than may be sent soon");
+    assert!(
+        !pair.sides[0].to_send.is_empty(),
+        "no more is taken than may be sent soon"
+    );
     read(&mut pair.sides[1].received);
     // Whatever tells of it is lost, for a while.
     for _ in 0..3_000 {
@@ -255,20 +262,30 @@ fn what_cannot_be_is_answered_and_not_believed() {
         out.get(0).unwrap().0.to_vec()
     };
     let packets = [
-        (forged(2000, 1_001_000, false), true, "an acknowledgement of what was never sent"),
+        (
+            forged(2000, 1_001_000, false),
+            true,
+            "an acknowledgement of what was never sent",
+        ),
         (forged(1999, 1000, false), true, "a question whether we are there"),
-        (forged(2000 + (1 << 20), 1000, true), false, "a reset beyond the window"),
+        (
+            forged(2000 + (1 << 20), 1000, true),
+            false,
+            "a reset beyond the window",
+        ),
         (forged(1900, 1000, true), false, "a reset before the window"),
     ];
     for (packet, is_answered, what) in packets {
-        side.transfer.incoming(&packet, &Header::parse(&packet).unwrap(), pair.now);
+        side.transfer
+            .incoming(&packet, &Header::parse(&packet).unwrap(), pair.now);
         assert_eq!(side.transfer.must_acknowledge(), is_answered, "{what}");
         assert!(!side.transfer.is_reset(), "{what}");
         side.transfer.acknowledge(&mut side.out);
         side.out.clear();
     }
     let reset = forged(2000, 1000, true);
-    side.transfer.incoming(&reset, &Header::parse(&reset).unwrap(), pair.now);
+    side.transfer
+        .incoming(&reset, &Header::parse(&reset).unwrap(), pair.now);
     assert!(side.transfer.is_reset());
 }
 

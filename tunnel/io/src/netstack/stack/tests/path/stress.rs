@@ -113,7 +113,11 @@ fn run(seed: u64) {
             device.end.received,
         );
     }
-    assert_eq!((gateway.end.received, device.end.received), (up, down), "seed {seed}");
+    assert_eq!(
+        (gateway.end.received, device.end.received),
+        (up, down),
+        "seed {seed}"
+    );
     drop((device, gateway));
     let deadline = far.now + Duration::from_mins(10);
     while far.device.connections() + far.gateway.connections() > 0 {
