@@ -47,7 +47,7 @@ impl Budget {
         self.free += window;
         let most = self.most();
         // What it has is not taken from it, unless it wants less.
-        let window = wanted.min(most.max(window)).min(MOST).max(FLOOR);
+        let window = wanted.min(most.max(window)).clamp(FLOOR, MOST);
         self.free -= window;
         window
     }
