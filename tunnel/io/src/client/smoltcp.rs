@@ -16,8 +16,8 @@ use crate::dial::{BoxedDatagrams, BoxedStream};
 use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, StackConfig, TunnelStream};
 use crate::udp::UdpOptions;
 
-/// Bytes that all connections may hold together. One alone may hold about half of it each way, which carries 600 Mbit/s at
-/// 50 ms; without a delay it holds a few hundred kilobytes.
+/// Bytes that all connections may hold together. A window may open to a good third of it, which carries 1 Gbit/s at 50 ms;
+/// without a delay a connection holds a few hundred kilobytes.
 const MEMORY: usize = 16 << 20;
 
 /// A tunnel whose connections smoltcp carries.

@@ -4,7 +4,8 @@
 //! promise is called in, so it follows what is needed: it begins small, grows with what the application takes in one round
 //! trip, and shrinks when that is less (see `transfer/receiver`). All promises together stay below one bound.
 //! Enough for every connection that may still come is kept back, at the least, and one connection gets at most a part of the
-//! rest: the first ones open as far as they want, and the more there are, the narrower the later ones.
+//! rest: the first ones open as far as they want, and the more there are, the narrower the later ones. What was kept back is
+//! also what those that send find free when all other promises are called in.
 
 /// Window at the least: some packets, so that a connection goes on however many there are.
 pub(super) const FLOOR: usize = 4 << 10;

@@ -17,8 +17,8 @@ use super::pool::{BLOCK, Pool, Queue};
 use super::transfer::Transfer;
 use super::wake::{Slot, Touch, Wake};
 
-/// Bytes that wait to be taken by the thread at most: enough for a wake-up's worth of data.
-const RING: usize = 128 << 10;
+/// Bytes that wait to be taken by the thread at most: enough for the time until the application is awake again.
+const RING: usize = 512 << 10;
 /// The same, when memory is short.
 const NARROW_RING: usize = BLOCK;
 

@@ -40,8 +40,6 @@ use super::wake::{Slot, Wake};
 const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 /// Packets that a connection may emit in one visit; then it is the next one's turn.
 const BURST: usize = 64;
-/// Of the memory for all connections, this part may be promised to what they receive; what they send takes what is left.
-const RECEIVING: (usize, usize) = (3, 4);
 /// Pause before another visit to a socket that wants one at once, and then does nothing.
 const FUTILE: Duration = Duration::from_millis(10);
 
@@ -137,7 +135,7 @@ impl Stack {
             sockets: Sockets::default(),
             nobody: SocketSet::new(Vec::new()),
             pool: Arc::new(Pool::new(config.memory)),
-            budget: Budget::new(config.memory * RECEIVING.0 / RECEIVING.1, config.max_connections),
+            budget: Budget::new(config.memory, config.max_connections),
             closed: VecDeque::new(),
             config: config.clone(),
             // Any start will do, but the same one after each restart would meet connections that still linger elsewhere.

@@ -7,8 +7,8 @@
 //!
 //! What was once let in is taken, except under a lack of memory, when it is dropped like a packet that the path lost. The
 //! field of the window counts in units of its scale and is rounded up; what that lets in beyond the window is taken, too. How far the window may open follows what the application takes in one round
-//! trip (as Linux does, "dynamic right-sizing"): twice that, so that the sender can double its rate and be seen to do so.
-//! Where that was less than a quarter of the window for some time, the window is halved.
+//! trip (as Linux does, "dynamic right-sizing"): several times that, because the sender may double its rate, and goes on behind a
+//! gap while what was lost is sent again. Where the window was far larger than that for some time, it is halved.
 //!
 //! Positions count bytes from the first one of the connection, FIN as one more; they do not wrap.
 
@@ -28,7 +28,11 @@ const ACKNOWLEDGE_EVERY_LATER: usize = 8;
 /// Packets after which it is over.
 const LATER: u64 = 4096;
 /// Rounds in which the application's rate is measured take at least this long, because threads come and go; and at most that.
-const ROUND: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
+const ROUND: std::ops::RangeInclusive<Duration> = Duration::from_millis(4)..=Duration::from_secs(1);
+/// The window is so many times what is read in a round, and at most twice as many.
+const TIMES: u64 = 4;
+/// An acknowledgement that goes out anyway moves the right edge by no less than this: some packets.
+const NOTABLE: u64 = 4 << 10;
 /// How long a window is looked at before it may shrink.
 const SHRINK_AFTER: Duration = Duration::from_secs(2);
 
@@ -202,6 +206,7 @@ impl Receiver {
         (self.read + self.window as u64).saturating_sub(self.granted)
     }
 
+    /// By how much it must be able to move for an acknowledgement of its own.
     fn step(&self) -> u64 {
         (self.window / 4) as u64
     }
@@ -219,11 +224,11 @@ impl Receiver {
         let rounds = (took.as_nanos() / round.as_nanos()).max(1);
         let read = (u128::from(self.read - from) / rounds) as u64;
         self.peak.1 = self.peak.1.max(read);
-        let wanted = usize::try_from(2 * read).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(TIMES * read).unwrap_or(usize::MAX);
         if wanted > self.window {
             self.window = budget.resize(self.window, wanted.next_multiple_of(FLOOR));
         } else if now.saturating_duration_since(self.peak.0) >= SHRINK_AFTER {
-            if self.peak.1 * 4 < self.window as u64 && self.window > super::super::budget::FIRST {
+            if self.peak.1 * 2 * TIMES < self.window as u64 && self.window > super::super::budget::FIRST {
                 self.window = budget.resize(self.window, self.window / 2);
             }
             self.peak = (now, 0);
@@ -270,7 +275,7 @@ impl Receiver {
 
     /// The right edge to be told next: not moved by a few bytes at a time, unless the window is closed.
     fn next_grant(&self) -> u64 {
-        if self.gain() >= self.step() || self.granted <= self.next {
+        if self.gain() >= self.step().min(NOTABLE) || self.granted <= self.next {
             self.granted.max(self.read + self.window as u64)
         } else {
             self.granted
