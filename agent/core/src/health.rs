@@ -266,7 +266,7 @@ fn docker(observations: &Observations<'_>) -> Finding {
             } else {
                 CheckOutcome::Warning
             };
-            Finding::new(outcome, format!("no Docker engine: {reason}"))
+            Finding::new(outcome, format!("no engine: {reason}"))
                 .hint("templates that make containers need a running Docker engine")
         }
         Docker::Unknown => Finding::new(CheckOutcome::Pending, "looking for a Docker engine"),

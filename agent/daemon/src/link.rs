@@ -80,8 +80,9 @@ pub(crate) enum LinkError {
     #[error("the registry at {url} does not hold the key that the join code names")]
     Key {
         url: String,
+        /// None when it closed without a word, as one does that cannot read what was made for another key.
         #[source]
-        source: NoiseError,
+        source: Option<NoiseError>,
     },
     #[error("the registry at {address} did not answer within {} s while {step}", STEP_TIMEOUT.as_secs())]
     Silent { address: String, step: &'static str },
@@ -172,16 +173,17 @@ pub(crate) async fn connect(
         url: registry.url.to_string(),
         source,
     };
-    let (initiator, first) = Initiator::start(key, &registry.key).map_err(wrong_key)?;
+    let (initiator, first) =
+        Initiator::start(key, &registry.key).map_err(|source| wrong_key(Some(source)))?;
     let shake = connection::shake_hands(socket, initiator, first);
     match timeout(STEP_TIMEOUT, shake)
         .await
         .map_err(silent("shaking hands"))?
     {
         Ok(connection) => Ok(connection),
-        Err(connection::ShakeError::Noise(source)) => Err(wrong_key(source)),
+        Err(connection::ShakeError::Noise(source)) => Err(wrong_key(Some(source))),
         // The registry cannot answer a first frame that was made for another key; it closes.
-        Err(connection::ShakeError::Refused) => Err(wrong_key(NoiseError::Dead)),
+        Err(connection::ShakeError::Refused) => Err(wrong_key(None)),
         Err(connection::ShakeError::Link(error)) => Err(error),
     }
 }

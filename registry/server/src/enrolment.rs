@@ -66,18 +66,9 @@ fn refusal(reason: ClaimRefusal) -> Refused {
         ClaimRefusal::UnknownCode | ClaimRefusal::WrongSecret => {
             (RefusedReason::JoinCodeInvalid, "the join code is not good here")
         }
-        ClaimRefusal::Revoked => (
-            RefusedReason::JoinCodeRevoked,
-            "the join code was revoked; ask for a new one",
-        ),
-        ClaimRefusal::Expired => (
-            RefusedReason::JoinCodeExpired,
-            "the join code has expired; ask for a new one",
-        ),
-        ClaimRefusal::Used => (
-            RefusedReason::JoinCodeUsed,
-            "the join code was used already; ask for a new one",
-        ),
+        ClaimRefusal::Revoked => (RefusedReason::JoinCodeRevoked, "the join code was revoked"),
+        ClaimRefusal::Expired => (RefusedReason::JoinCodeExpired, "the join code has expired"),
+        ClaimRefusal::Used => (RefusedReason::JoinCodeUsed, "the join code was used already"),
         ClaimRefusal::WireGuardKeyTaken => (
             RefusedReason::WireGuardKeyTaken,
             "another device has this WireGuard key; join with new keys",

@@ -5,7 +5,7 @@
 
 mod way_in;
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead as _, IsTerminal, Read as _};
 use std::process::ExitCode;
 
 use orfe_protocol::desired::Tunnel;
@@ -54,9 +54,35 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
         ""
     };
     print(&format!(
-        "joined {}{through} as {}\nnext: orfe run\n",
-        identity.registry_url, identity.name
+        "joined {}{through} as {}\nnext: {}\n",
+        identity.registry_url,
+        identity.name,
+        next(places)
     ))
+}
+
+/// The command that runs what has just joined: with the places that were named on the command line.
+fn next(places: &PlaceArgs) -> String {
+    let named = [
+        ("--config", &places.config),
+        ("--state", &places.state),
+        ("--control", &places.control),
+    ];
+    let mut words = vec!["orfe".to_owned()];
+    for (flag, path) in named {
+        if let Some(path) = path {
+            let path = path.to_string_lossy();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+            words.push(flag.to_owned());
+            words.push(if path.chars().all(plain) {
+                path.into_owned()
+            } else {
+                format!("'{}'", path.replace('\'', r"'\''"))
+            });
+        }
+    }
+    words.push("run".to_owned());
+    words.join(" ")
 }
 
 fn read_code(argument: &str) -> Result<JoinCode, Failure> {
@@ -85,15 +111,15 @@ fn read_code(argument: &str) -> Result<JoinCode, Failure> {
 )]
 fn read_stdin() -> Result<Zeroizing<String>, Failure> {
     let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        eprintln!("paste the join code and press enter, then ctrl-d:");
-    }
     let mut text = Zeroizing::new(String::new());
-    stdin
-        .lock()
-        .take(INPUT_MAX)
-        .read_to_string(&mut text)
-        .map_err(|error| Failure::new("cannot read the join code from standard input").because(error))?;
+    let mut input = stdin.lock().take(INPUT_MAX);
+    let read = if stdin.is_terminal() {
+        eprintln!("waiting for the join code; paste it and press enter:");
+        input.read_line(&mut text)
+    } else {
+        input.read_to_string(&mut text)
+    };
+    read.map_err(|error| Failure::new("cannot read the join code from standard input").because(error))?;
     Ok(text)
 }
 
@@ -240,4 +266,21 @@ fn refusal(refused: &Refused) -> Failure {
         }
     };
     Failure::new(format!("the registry refused: {}", refused.message)).hint(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_next_names_the_places_that_were_named() {
+        let mut places = PlaceArgs::default();
+        assert_eq!(next(&places), "orfe run");
+        places.state = Some("/srv/a machine's".into());
+        places.control = Some("/run/orfe.sock".into());
+        assert_eq!(
+            next(&places),
+            r"orfe --state '/srv/a machine'\''s' --control /run/orfe.sock run"
+        );
+    }
 }

@@ -34,7 +34,7 @@ const WIDTH: usize = 80;
 /// Column where the second part of a row begins.
 const INDENT: usize = 13;
 
-/// Whether to use colour: on a terminal, unless `NO_COLOR` says otherwise (no-color.org).
+/// Whether to use colour: on a terminal that knows it, unless `NO_COLOR` says otherwise (no-color.org).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     Plain,
@@ -44,7 +44,8 @@ pub(super) enum Style {
 impl Style {
     pub(super) fn of_stdout() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        if wanted && std::io::stdout().is_terminal() {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if wanted && !dumb && std::io::stdout().is_terminal() {
             Self::Colour
         } else {
             Self::Plain
@@ -67,18 +68,30 @@ const DIM: u8 = 2;
 /// The whole page.
 pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
     let mut page = String::new();
+    push_title(&mut page, status, style);
+    push_work(&mut page, status, now);
+    page.push('\n');
+    for check in &status.checks {
+        push_check(&mut page, check, style);
+    }
+    page.push('\n');
+    push_machine(&mut page, status, now);
+    page
+}
+
+/// Who it is, and how it is.
+fn push_title(page: &mut String, status: &Status, style: Style) {
     let colour = match status.health {
         Health::Healthy => GREEN,
         Health::Unhealthy => RED,
         Health::Starting | Health::Idle | Health::Unknown => YELLOW,
     };
-    let _ = writeln!(
-        page,
-        "{}   {}\n",
-        status.device.name,
-        style.paint(colour, status.health.as_str())
-    );
+    let health = style.paint(colour, status.health.as_str());
+    let _ = writeln!(page, "{}   {health}\n", status.device.name);
+}
 
+/// What the daemon keeps going.
+fn push_work(page: &mut String, status: &Status, now: Timestamp) {
     let reason = status
         .registry
         .reason
@@ -86,12 +99,12 @@ pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
         .map(|reason| format!("\n{reason}"))
         .unwrap_or_default();
     row(
-        &mut page,
+        page,
         "registry",
         &format!("{}, {}{reason}", status.registry.state, status.registry.url),
     );
     row(
-        &mut page,
+        page,
         "tunnel",
         &status
             .tunnel
@@ -101,44 +114,32 @@ pub(super) fn render(status: &Status, now: Timestamp, style: Style) -> String {
             .unwrap_or_else(|| "off".to_owned()),
     );
     for slot in &status.provisioners {
-        push_provisioner(&mut page, slot, &status.state, now);
+        push_provisioner(page, slot, &status.state, now);
     }
     if let Some(containers) = &status.containers
         && containers.state != ContainersState::NoDocker
     {
-        row(&mut page, "containers", &describe_containers(containers));
+        row(page, "containers", &describe_containers(containers));
     }
-    page.push('\n');
-    for check in &status.checks {
-        push_check(&mut page, check, style);
-    }
-    page.push('\n');
+}
+
+/// What it is.
+fn push_machine(page: &mut String, status: &Status, now: Timestamp) {
     let tags: Vec<String> = status
         .tags
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    row(
-        &mut page,
-        "tags",
-        if tags.is_empty() {
-            "none".to_owned()
-        } else {
-            tags.join(" ")
-        }
-        .as_str(),
-    );
-    row(&mut page, "machine", &describe_machine(&status.facts));
-    row(
-        &mut page,
-        "agent",
-        &format!(
-            "{}, running for {}",
-            status.device.agent_version,
-            age(status.started_at, now)
-        ),
-    );
-    page
+    let tags = if tags.is_empty() {
+        "none".to_owned()
+    } else {
+        tags.join(" ")
+    };
+    row(page, "tags", &tags);
+    row(page, "machine", &describe_machine(&status.facts));
+    let version = &status.device.agent_version;
+    let time = age(status.started_at, now);
+    row(page, "agent", &format!("{version}, running for {time}"));
 }
 
 fn push_provisioner(page: &mut String, slot: &ProvisionerStatus, state: &Path, now: Timestamp) {
