@@ -5,12 +5,14 @@
 
 mod file;
 mod local;
+mod shown;
 mod tunnel;
+mod words;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use orfe_platform::paths::{Environment, Places, check_socket_path};
@@ -213,21 +215,21 @@ impl Config {
             })?;
         }
         let tcp_stack = text("ORFE_TCP_STACK")?
-            .map(|name| parse_tcp_stack("the variable ORFE_TCP_STACK", &name))
+            .map(|name| words::tcp_stack("the variable ORFE_TCP_STACK", &name))
             .transpose()?;
         let file_tcp_stack = (raw.tunnel.tcp_stack.as_deref())
-            .map(|name| parse_tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
+            .map(|name| words::tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
             .transpose()?;
         let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, &file.value, raw.tunnel.mode)?;
         let bridges = tunnel::bridges(&file.value, raw.tunnel.bridges)?;
         let containers = text("ORFE_CONTAINERS")?
-            .map(|enabled| parse_containers(&enabled))
+            .map(|enabled| words::containers(&enabled))
             .transpose()?;
         if let Some(network) = &raw.containers.network {
-            check_network(network, &file.value)?;
+            words::check_network(network, &file.value)?;
         }
         let log_format = text("ORFE_LOG_FORMAT")?
-            .map(|format| parse_log_format(&format))
+            .map(|format| words::log_format(&format))
             .transpose()?;
         let proxy_listen = local::proxy(&file.value, raw.proxy.listen)?;
         let forwards = local::forwards(&file.value, raw.forward)?;
@@ -279,77 +281,6 @@ impl Config {
             None => Ok(Self::resolve(flags, environment)?.control.value),
         }
     }
-
-    /// Name, value and origin of every setting, in the order of the documentation.
-    pub(crate) fn rows(&self) -> Vec<(&'static str, String, Origin)> {
-        let show = |path: &Path| path.display().to_string();
-        vec![
-            ("config", show(&self.file.value), self.file.origin),
-            ("state", show(&self.state.value), self.state.origin),
-            ("control", show(&self.control.value), self.control.origin),
-            ("provisioner.coder", show(&self.coder.value), self.coder.origin),
-            (
-                "provisioner.path",
-                self.path.value.to_string_lossy().into_owned(),
-                self.path.origin,
-            ),
-            (
-                "provisioner.drain_timeout_s",
-                self.drain_timeout.value.as_secs().to_string(),
-                self.drain_timeout.origin,
-            ),
-            (
-                "proxy.listen",
-                local::show_proxy(self.proxy_listen.value),
-                self.proxy_listen.origin,
-            ),
-            (
-                "forward",
-                local::show_forwards(&self.forwards.value),
-                self.forwards.origin,
-            ),
-            (
-                "tunnel.tcp_stack",
-                self.tcp_stack.value.to_string(),
-                self.tcp_stack.origin,
-            ),
-            (
-                "tunnel.mode",
-                self.tunnel_mode.value.as_str().to_owned(),
-                self.tunnel_mode.origin,
-            ),
-            (
-                "tunnel.split_dns",
-                self.split_dns.value.to_string(),
-                self.split_dns.origin,
-            ),
-            (
-                "tunnel.bridges",
-                self.bridges.value.to_string(),
-                self.bridges.origin,
-            ),
-            (
-                "containers.enabled",
-                self.containers.value.as_str().to_owned(),
-                self.containers.origin,
-            ),
-            (
-                "containers.network",
-                self.container_network.value.clone(),
-                self.container_network.origin,
-            ),
-            (
-                "log.filter",
-                self.log_filter.value.clone(),
-                self.log_filter.origin,
-            ),
-            (
-                "log.format",
-                self.log_format.value.as_str().to_owned(),
-                self.log_format.origin,
-            ),
-        ]
-    }
 }
 
 fn pick<T>(
@@ -392,53 +323,6 @@ fn path(value: Option<OsString>) -> Option<PathBuf> {
 fn text_variable(name: &str, value: Option<OsString>) -> Result<Option<String>, Failure> {
     let text = value.map(OsString::into_string).transpose();
     text.map_err(|_| Failure::new(format!("the variable {name} is not valid text")).exit(Exit::Usage))
-}
-
-fn parse_tcp_stack(place: &str, name: &str) -> Result<TcpStack, Failure> {
-    name.parse().map_err(|_| {
-        Failure::new(format!("{place} is `{name}`"))
-            .hint("`auto`, `namespace` and `smoltcp` are the choices".to_owned())
-            .exit(Exit::Usage)
-    })
-}
-
-fn parse_containers(text: &str) -> Result<ContainersEnabled, Failure> {
-    match text {
-        "auto" => Ok(ContainersEnabled::Auto),
-        "off" => Ok(ContainersEnabled::Off),
-        _ => Err(Failure::new(format!("ORFE_CONTAINERS is `{text}`"))
-            .hint("`auto` and `off` are the choices".to_owned())
-            .exit(Exit::Usage)),
-    }
-}
-
-/// A name that Docker takes, and none of its own networks, whose settings are not ours to rely on.
-fn check_network(name: &str, file: &Path) -> Result<(), Failure> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let begins = name
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let own = matches!(name, "bridge" | "host" | "none" | "default" | "container");
-    if begins && name.len() <= 64 && name.bytes().all(plain) && !own {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "containers.network in {} cannot be `{name}`",
-        file.display()
-    ))
-    .hint("a name of its own out of A-Z a-z 0-9 - . _, at most 64 characters, as in `orfe`".to_owned())
-    .exit(Exit::Usage))
-}
-
-fn parse_log_format(text: &str) -> Result<LogFormat, Failure> {
-    match text {
-        "human" => Ok(LogFormat::Human),
-        "json" => Ok(LogFormat::Json),
-        _ => Err(Failure::new(format!("ORFE_LOG_FORMAT is `{text}`"))
-            .hint("`human` and `json` are the choices".to_owned())
-            .exit(Exit::Usage)),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@
 //!
 //! The session counts as standing from [`crate::fleet::Fleet::session_began`] until this task ends, however it does.
 
+mod admission;
+mod handle;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,24 +20,19 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use jiff::Timestamp;
-use orfe_protocol::desired::DesiredState;
 use orfe_protocol::id::{DeviceId, Revision};
-use orfe_protocol::key::NoisePublicKey;
-use orfe_protocol::message::{FromRegistry, GoodbyeReason, Hello, Refused, RefusedReason, Welcome};
+use orfe_protocol::message::{FromRegistry, GoodbyeReason};
 use orfe_protocol::observed::ObservedState;
-use orfe_store::Device;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::admission::{refused, unavailable};
+use self::handle::Command;
+pub use self::handle::SessionHandle;
 use crate::desired::Plan;
 use crate::enrolment;
-use crate::fleet::NotBegun;
 use crate::limits::{Bucket, Rate};
 use crate::session::{Closing, Output, Session};
 use crate::shared::Shared;
-
-/// Commands that may wait for one session; each is small and carried out at once.
-const COMMANDS_MAX: usize = 32;
 
 /// What one device may say. Ten times what an agent with 64 slots that all restart says.
 const MESSAGES: Rate = Rate {
@@ -45,72 +43,19 @@ const MESSAGES: Rate = Rate {
 /// How long the last frame may take; the other side may be gone.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What others ask of a session.
-#[derive(Debug, Clone, Copy)]
-enum Command {
-    Close(Closing),
-    Tell,
-}
-
-/// The way to a standing session.
-#[derive(Debug, Clone)]
-pub struct SessionHandle {
-    epoch: u64,
-    commands: mpsc::Sender<Command>,
-    overflow: CancellationToken,
-}
-
-impl SessionHandle {
-    /// Number of the session among those of its device.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Ends the session; when too many commands wait already, it ends for that reason.
-    pub(crate) fn close(&self, closing: Closing) {
-        self.command(Command::Close(closing));
-    }
-
-    /// Tells the device what is desired now, if that is something else than what it was told.
-    pub(crate) fn tell(&self) {
-        self.command(Command::Tell);
-    }
-
-    fn command(&self, command: Command) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
-            self.overflow.cancel();
-        }
-    }
-
-    /// A handle that nobody listens to.
-    #[cfg(test)]
-    pub(crate) fn detached(epoch: u64) -> Self {
-        Self {
-            epoch,
-            commands: mpsc::channel(1).0,
-            overflow: CancellationToken::new(),
-        }
-    }
-}
-
 /// Keeps the connection until one side ends it.
 pub(crate) async fn serve(socket: WebSocket, source: IpAddr, shared: Arc<Shared>) {
     let Ok(_permit) = shared.sessions.clone().try_acquire_owned() else {
         close(socket, Closing::FULL).await;
         return;
     };
-    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let overflow = CancellationToken::new();
+    let (handle, inbox) = SessionHandle::new();
     let mut connection = Connection {
         socket,
         source,
         session: Session::new(shared.noise_key.clone()),
         plan: shared.plan.clone(),
-        handle: SessionHandle {
-            epoch: 0,
-            commands,
-            overflow,
-        },
+        handle,
         inbox,
         bucket: Bucket::new(MESSAGES, Instant::now()),
         progress_at: tokio::time::Instant::now(),
@@ -241,94 +186,6 @@ impl Connection {
         }
     }
 
-    async fn begin(&mut self, key: NoisePublicKey, hello: &Hello) -> Vec<Output> {
-        let (device, desired) = match self.admit(key, hello).await {
-            Ok(admitted) => admitted,
-            Err(refused) => return self.session.begun(Err(refused)),
-        };
-        let (epoch, version) = (device.session_epoch, &hello.agent_version);
-        tracing::info!(device = %device.name, epoch, version, "session begins");
-        let welcome = Welcome {
-            device: device.id,
-            name: device.name,
-            session_epoch: epoch,
-            heartbeat_ms: u64::try_from(self.shared.heartbeat().as_millis()).unwrap_or(u64::MAX),
-            server_time: Timestamp::now(),
-        };
-        let mut outputs = self.session.begun(Ok(welcome));
-        if desired.revision != hello.desired {
-            outputs.extend(self.session.say(&FromRegistry::Desired(Box::new(desired))));
-        }
-        outputs
-    }
-
-    /// Who this is, with a session that stands from now on, and what is desired of it.
-    async fn admit(&mut self, key: NoisePublicKey, hello: &Hello) -> Result<(Device, DesiredState), Refused> {
-        let devices = self.shared.store.devices();
-        let device = devices
-            .by_noise_key(&key)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let Some(mut device) = device else {
-            tracing::warn!(%key, "refused a device that is not enrolled");
-            return Err(refused(
-                RefusedReason::UnknownDevice,
-                "this device is not enrolled; join with a join code",
-            ));
-        };
-        let now = Timestamp::now();
-        let epoch = devices
-            .begin_session(device.id, now)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        device.session_epoch = epoch.ok_or_else(revoked)?;
-        let desired = self.desired(&device, hello.desired).await?;
-
-        self.handle.epoch = device.session_epoch;
-        match self
-            .shared
-            .fleet
-            .session_began(device.id, self.handle.clone(), now)
-        {
-            Ok(Some(older)) => older.close(Closing::REPLACED),
-            Ok(None) => {}
-            // In the moment since the store answered.
-            Err(NotBegun::Revoked) => return Err(revoked()),
-            Err(NotBegun::Overtaken) => {
-                return Err(refused(
-                    RefusedReason::Unavailable,
-                    "a newer session of this device began meanwhile",
-                ));
-            }
-        }
-        self.standing = Some(Standing {
-            id: device.id,
-            epoch: device.session_epoch,
-            told: desired.revision,
-        });
-        Ok((device, desired))
-    }
-
-    async fn desired(&mut self, device: &Device, on_device: Revision) -> Result<DesiredState, Refused> {
-        let plan = self.plan.borrow_and_update().clone();
-        let mut desired = plan.for_device(device);
-        let digest = self
-            .shared
-            .digester
-            .digest(&desired)
-            .map_err(|error| unavailable(&error))?;
-        let revision = self
-            .shared
-            .store
-            .devices()
-            .desire(device.id, &digest, on_device)
-            .await;
-        desired.revision = revision
-            .map_err(|error| unavailable(&error))?
-            .ok_or_else(revoked)?;
-        Ok(desired)
-    }
-
     /// Plan or device changed: says what is desired now, if that is something else than what was said.
     async fn tell(&mut self) -> Result<(), Ended> {
         let Some((id, told)) = self
@@ -400,27 +257,4 @@ async fn close(mut socket: WebSocket, closing: Closing) {
     if tokio::time::timeout(CLOSE_TIMEOUT, farewell).await.is_err() {
         tracing::trace!("the other side did not answer the close frame");
     }
-}
-
-pub(crate) fn refused(reason: RefusedReason, message: &str) -> Refused {
-    Refused {
-        reason,
-        message: message.to_owned(),
-    }
-}
-
-fn revoked() -> Refused {
-    refused(
-        RefusedReason::DeviceRevoked,
-        "this device was revoked; join with a new join code and new keys",
-    )
-}
-
-/// The device is told nothing of the reason; the log is.
-pub(crate) fn unavailable(error: &(dyn std::error::Error + 'static)) -> Refused {
-    tracing::error!(error = crate::chain(error), "a session could not be served");
-    refused(
-        RefusedReason::Unavailable,
-        "the registry cannot do it now; try again later",
-    )
 }
