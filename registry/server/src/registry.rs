@@ -80,10 +80,11 @@ impl Registry {
         let fleet = load_fleet(&store, config).await?;
         let listeners = Listeners::bind(config).await?;
         let public_url = public_url(config, listeners.https)?;
-        let host = public_url.host_str().unwrap_or("localhost");
-        let tls = match &config.tls {
-            Some(pem) => tls::configured(pem)?,
-            None => tls::own(&folder.path, host, !fleet.admitted().is_empty())?,
+        let tls = if let Some(pem) = &config.tls {
+            tls::configured(pem)?
+        } else {
+            let host = public_url.host_str().unwrap_or("localhost");
+            tls::own(&folder.path, host, !fleet.admitted().is_empty())?
         };
         let (gateway, gateway_task) = if config.tunnel {
             let keys = GatewayKeys::open(&folder.path, folder.wireguard_key.clone())?;
