@@ -117,7 +117,13 @@ async fn a_device_without_udp_reaches_what_policy_names() {
     tokio::time::timeout(PATIENCE, exchange).await.expect("it hangs");
     assert!(received == sent);
     assert_eq!(opened.load(Ordering::SeqCst), 1);
-    assert_eq!(tunnel.status().borrow().phase, Phase::Up);
+    // It is shown a moment after it is so.
+    let mut status = tunnel.status();
+    let up = status.wait_for(|status| status.phase == Phase::Up);
+    tokio::time::timeout(PATIENCE, up)
+        .await
+        .expect("it is up")
+        .unwrap();
     tunnel.shutdown().await;
     site.registry.shutdown().await;
 }

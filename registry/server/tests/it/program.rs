@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use orfe_platform::private;
 use orfe_protocol::id::Revision;
 use orfe_protocol::join_code::JoinCode;
+use orfe_protocol::key::NoisePrivateKey;
 use orfe_registry::api::Ready;
 use tempfile::TempDir;
 
@@ -328,6 +329,10 @@ fn what_is_wrong_on_the_way_in_has_its_exit_code() {
     // Something that is no database in its place is refused and left alone.
     let data = path.join("data");
     private::create_dir(&data).unwrap();
+    for key in ["noise.key", "wireguard.key"] {
+        let key = data.join(key);
+        private::write(&key, NoisePrivateKey::generate().unwrap().to_base64().as_bytes()).unwrap();
+    }
     private::write(
         &data.join("registry.sqlite"),
         &b"no database at all, just a text\n".repeat(9),
