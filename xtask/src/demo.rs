@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::time::timeout;
 use url::Url;
 
 use self::coder::CoderChoice;
@@ -44,6 +45,9 @@ use crate::interrupt::Interrupts;
 
 /// How long `--check` waits, from the first process started, for every device to be healthy.
 const CHECK_LIMIT: Duration = Duration::from_secs(60);
+
+/// How much later than cargo we may be told of a signal that went to both.
+const SAME_SIGNAL: Duration = Duration::from_millis(300);
 
 /// Exit code of a check that was interrupted, as shells report SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -104,7 +108,15 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let programs = tokio::select! {
         biased;
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
-        programs = artifacts::build(&request) => programs?,
+        programs = artifacts::build(&request) => programs,
+    };
+    let programs = match programs {
+        Ok(programs) => programs,
+        // The signal that ended cargo was sent to us as well, and may be told a moment later.
+        Err(error) => match timeout(SAME_SIGNAL, interrupts.next()).await {
+            Ok(()) => return Ok(ExitCode::from(INTERRUPTED)),
+            Err(_elapsed) => return Err(error),
+        },
     };
 
     let mut stage = Stage::new(programs, choice, args.devices, args.keep)?;
@@ -133,7 +145,7 @@ async fn play(stage: &mut Stage, screen: &mut Screen, check: bool) -> Result<End
         watch::show(stage, screen, started).await?;
         return Ok(Ending::Interrupted);
     }
-    let answer = tokio::time::timeout(CHECK_LIMIT, async {
+    let answer = timeout(CHECK_LIMIT, async {
         let started = stage.start(screen).await?;
         watch::until_healthy(stage, screen, started).await
     });

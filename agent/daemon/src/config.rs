@@ -194,12 +194,14 @@ impl Config {
             .hint(format!("{DRAIN_TIMEOUT_MAX_S} (a day) is the most"))
             .exit(Exit::Usage));
         }
-        let state = pick_or(
+        let mut state = pick_or(
             flags.state.clone(),
             path(variable("ORFE_STATE")),
             raw.state,
             || places().map(|places| places.state_dir),
         )?;
+        // Children run elsewhere, and their folders tell whose they are.
+        state.value = absolute(&state.value)?;
         let control = pick_or(
             flags.control.clone(),
             path(variable("ORFE_CONTROL")),
@@ -213,6 +215,16 @@ impl Config {
                     .because(error)
                     .exit(Exit::Usage)
             })?;
+        }
+        let mut coder = pick(
+            None,
+            path(variable("ORFE_CODER_BIN")),
+            raw.provisioner.coder,
+            || PathBuf::from("coder"),
+        );
+        // A bare name is looked for on the PATH.
+        if coder.value.components().count() > 1 {
+            coder.value = absolute(&coder.value)?;
         }
         let tcp_stack = text("ORFE_TCP_STACK")?
             .map(|name| words::tcp_stack("the variable ORFE_TCP_STACK", &name))
@@ -236,12 +248,7 @@ impl Config {
         Ok(Self {
             state,
             control,
-            coder: pick(
-                None,
-                path(variable("ORFE_CODER_BIN")),
-                raw.provisioner.coder,
-                || PathBuf::from("coder"),
-            ),
+            coder,
             path: pick(None, None, raw.provisioner.path.map(OsString::from), || {
                 variable("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"))
             }),
@@ -281,6 +288,15 @@ impl Config {
             None => Ok(Self::resolve(flags, environment)?.control.value),
         }
     }
+}
+
+/// As seen from the folder that this process was started in.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
+        Failure::new(format!("cannot tell where {} is", path.display()))
+            .hint("give it from the root on".to_owned())
+            .because(error)
+    })
 }
 
 fn pick<T>(

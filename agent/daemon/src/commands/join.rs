@@ -31,10 +31,11 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
     let name = wanted_name(args.name.as_deref())?;
     let state = StateFolder::open(&config.state.value)
         .map_err(|failure| failure.hint_or("stop the running daemon before this machine joins"))?;
-    if let Some(identity) = state.identity()?
-        && !way_in::renews(&identity, &code)
+    let earlier = state.identity()?;
+    if let Some(identity) = &earlier
+        && !way_in::renews(identity, &code)
     {
-        return Err(already_joined(&identity, &code, &state).into());
+        return Err(already_joined(identity, &code, &state).into());
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -42,7 +43,8 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
         .build()?;
     let joined = runtime.block_on(enrol(&config, &state, &code, name))?;
     let (mut identity, tunnel) = (joined.identity, joined.tunnel);
-    identity.tunnel = args.tunnel;
+    // A new way in changes nothing else.
+    identity.tunnel = args.tunnel.or(earlier.and_then(|identity| identity.tunnel));
     if let Some(tunnel) = tunnel {
         // First: with an identity and no way in, the device would look enrolled and never come back.
         state.store_desired(&way_in::first_desired(&identity, tunnel))?;

@@ -89,6 +89,20 @@ fn a_file_that_was_asked_for_must_be_there() {
 }
 
 #[test]
+fn folders_of_children_are_named_from_the_root_on() {
+    let flags = PlaceArgs {
+        state: Some("a/state".into()),
+        ..PlaceArgs::default()
+    };
+    let here = std::env::current_dir().unwrap();
+    let config = resolve(&flags, &[HOME, ("ORFE_CODER_BIN", "../bin/coder")]).unwrap();
+    assert_eq!(config.state.value, here.join("a/state"));
+    assert_eq!(config.coder.value, here.join("../bin/coder"));
+    let config = resolve(&flags, &[HOME, ("ORFE_CODER_BIN", "coder-2")]).unwrap();
+    assert_eq!(config.coder.value, PathBuf::from("coder-2"));
+}
+
+#[test]
 fn who_names_every_place_needs_no_home() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.toml");

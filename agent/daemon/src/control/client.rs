@@ -28,9 +28,7 @@ impl Client {
     /// Asks for the status, once.
     pub(crate) fn status(socket: &Path) -> Result<Status, Failure> {
         let mut client = Self::open(socket, Request::Status)?;
-        client
-            .next()?
-            .ok_or_else(|| Failure::new("the daemon closed the connection without an answer"))
+        client.next()?.ok_or_else(no_answer)
     }
 
     /// Asks for the status and every change of it.
@@ -127,9 +125,20 @@ pub(crate) struct Connection {
     pub(crate) writer: UnixStream,
 }
 
+/// It ended between taking the question and answering it.
+fn no_answer() -> Failure {
+    ended(Failure::new("the daemon closed the connection without an answer"))
+}
+
+fn ended(failure: Failure) -> Failure {
+    failure
+        .hint("it has probably ended just now; start it with `orfe run`, or look at its log".to_owned())
+        .exit(Exit::NotRunning)
+}
+
 fn unexpected(answer: Option<&Answer>) -> Failure {
     match answer {
-        None => Failure::new("the daemon closed the connection without an answer"),
+        None => no_answer(),
         Some(_) => Failure::new("the daemon answered something else than was asked")
             .hint("the daemon may be of another version; restart it".to_owned()),
     }
@@ -154,5 +163,5 @@ fn not_there(socket: &Path, error: io::Error) -> Failure {
 }
 
 fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
-    Failure::new("the exchange with the daemon broke").because(error)
+    ended(Failure::new("the exchange with the daemon broke").because(error))
 }

@@ -93,15 +93,20 @@ impl SlotShell {
         inputs: &mpsc::Sender<Input>,
         tasks: &TaskTracker,
     ) -> Result<ProcessId, String> {
-        let program = find_program(config.coder.value.as_os_str(), &config.path.value)
-            .ok_or_else(|| {
-                format!(
-                    "no program `{}` is on the PATH (install the server's version of it, or name it as `coder` in \
+        let program = find_program(config.coder.value.as_os_str(), &config.path.value).ok_or_else(|| {
+            let coder = &config.coder.value;
+            let place = if coder.is_absolute() {
+                "there"
+            } else {
+                "on the PATH"
+            };
+            format!(
+                "no program `{}` is {place} (install the server's version of it, or name it as `coder` in \
                      `[provisioner]` of {})",
-                    config.coder.value.display(),
-                    config.file.value.display()
-                )
-            })?;
+                coder.display(),
+                config.file.value.display()
+            )
+        })?;
         let bundle = self.write_ca_bundle(plan).map_err(|failure| one_line(&failure))?;
         let log = LogFile::open(LogSpec::new(self.folders.log())).map_err(|error| one_line(&error.into()))?;
         let spec = spec::build(
