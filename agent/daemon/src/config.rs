@@ -12,7 +12,7 @@ mod words;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orfe_platform::paths::{Environment, Places, check_socket_path};
@@ -216,16 +216,7 @@ impl Config {
                     .exit(Exit::Usage)
             })?;
         }
-        let mut coder = pick(
-            None,
-            path(variable("ORFE_CODER_BIN")),
-            raw.provisioner.coder,
-            || PathBuf::from("coder"),
-        );
-        // A bare name is looked for on the PATH.
-        if coder.value.components().count() > 1 {
-            coder.value = absolute(&coder.value)?;
-        }
+        let coder = coder_program(path(variable("ORFE_CODER_BIN")), raw.provisioner.coder)?;
         let tcp_stack = text("ORFE_TCP_STACK")?
             .map(|name| words::tcp_stack("the variable ORFE_TCP_STACK", &name))
             .transpose()?;
@@ -288,6 +279,15 @@ impl Config {
             None => Ok(Self::resolve(flags, environment)?.control.value),
         }
     }
+}
+
+fn coder_program(environment: Option<PathBuf>, file: Option<PathBuf>) -> Result<Setting<PathBuf>, Failure> {
+    let mut coder = pick(None, environment, file, || PathBuf::from("coder"));
+    // A bare name is looked for on the PATH.
+    if coder.value.components().count() > 1 {
+        coder.value = absolute(&coder.value)?;
+    }
+    Ok(coder)
 }
 
 /// As seen from the folder that this process was started in.

@@ -4,7 +4,7 @@
 //! does not read stops being read from, and after the send timeout it is dropped. What others want of the session
 //! comes in over two ways:
 //!
-//! - commands (close, tell), in order, [`COMMANDS_MAX`] of them; when that many wait, the session is stuck and ends;
+//! - commands (close, tell), in order, `COMMANDS_MAX` of them; when that many wait, the session is stuck and ends;
 //! - the plan, a slot with the newest value only, because desired state is whole and never a difference.
 //!
 //! The session counts as standing from [`crate::fleet::Fleet::session_began`] until this task ends, however it does.
