@@ -4,6 +4,7 @@
 //! are not for comparing.
 
 mod agent;
+mod gateway;
 mod handshake;
 mod proc;
 mod roam;
@@ -32,6 +33,8 @@ enum Bench {
     Tunnel(tunnel::Args),
     /// What handshakes cost a gateway: rate for each core, memory for each peer, timers
     Handshake(handshake::Args),
+    /// What a gateway with one and with several threads carries for several devices
+    Gateway(gateway::Args),
     /// From a change of the device's network to traffic (root)
     Roam(roam::Args),
 }
@@ -48,6 +51,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let (name, rows, table) = match args.bench {
         Bench::Agent(args) => ("agent", agent::run(args).await?, None),
         Bench::Handshake(args) => ("handshake", handshake::run(args).await?, None),
+        Bench::Gateway(args) => {
+            let outcome = gateway::run(args).await?;
+            ("gateway", outcome.rows, Some(outcome.text))
+        }
         Bench::Roam(args) => {
             let outcome = roam::run(args).await?;
             ("roam", outcome.rows, Some(outcome.text))

@@ -27,6 +27,22 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Programs(BTreeMap<String, PathBuf>);
 
 impl Programs {
+    /// Programs that were built elsewhere and lie in `folder`, for machines on which nothing can be built.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn in_folder(folder: &Path, names: &[&str]) -> Result<Self> {
+        let found = names.iter().map(|name| {
+            let path = folder.join(name);
+            if !path.is_file() {
+                bail!(
+                    "there is no {}; hint: build it with `cargo build --release --bin {name}`",
+                    path.display()
+                );
+            }
+            Ok(((*name).to_owned(), path))
+        });
+        found.collect::<Result<_>>().map(Self)
+    }
+
     /// These programs, with those of `other` in place of their namesakes.
     #[must_use]
     pub(crate) fn with(mut self, other: Self) -> Self {

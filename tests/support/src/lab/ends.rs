@@ -229,7 +229,7 @@ impl EndSpec<'_> {
 }
 
 /// The proxy that a ready end announces, if it has one.
-fn proxy_of(ready: &Value) -> io::Result<Option<ProxySpec>> {
+pub fn proxy_of(ready: &Value) -> io::Result<Option<ProxySpec>> {
     let Some(proxy) = ready.get("proxy").filter(|proxy| !proxy.is_null()) else {
         return Ok(None);
     };

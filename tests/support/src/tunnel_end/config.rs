@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,9 @@ pub struct Config {
     /// What a gateway lets its peers reach.
     #[serde(default)]
     pub policy: Vec<Named>,
+    /// A gateway's threads; as many as suit the machine unless it says so.
+    #[serde(default)]
+    pub threads: Option<NonZeroU8>,
     /// Mode `tun` with routes and all that belongs to it; without it there is the bare device.
     #[serde(default)]
     pub host: Option<Host>,

@@ -1,6 +1,6 @@
 //! Mode `gateway`: the cluster's end, with the policy that its configuration names.
 
-use orfe_tunnel::{Gateway, GatewayConfig, GatewayPeer, Policy, PolicyEntry, PolicyPort, Upstream};
+use orfe_tunnel::{Gateway, GatewayConfig, GatewayPeer, Policy, PolicyEntry, PolicyPort, Shards, Upstream};
 
 use super::{Config, Result};
 
@@ -25,7 +25,8 @@ pub(super) fn start(config: &Config) -> Result<Gateway> {
         addresses: config.inner()?.into_iter().map(|(address, _)| address).collect(),
         mtu: config.mtu.into(),
     };
-    let gateway = Gateway::start(gateway_config, policy)?;
+    let shards = config.threads.map_or_else(Shards::default, Shards::new);
+    let gateway = Gateway::start_sharded(gateway_config, policy, shards)?;
     let peers: Result<Vec<GatewayPeer>> = config
         .peers
         .iter()
