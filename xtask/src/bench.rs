@@ -12,12 +12,15 @@ mod tunnel;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use crate::demo::artifacts::{self, Programs};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -37,6 +40,24 @@ enum Bench {
     Gateway(gateway::Args),
     /// From a change of the device's network to traffic (root)
     Roam(roam::Args),
+}
+
+/// Where a benchmark has the programs from that it measures.
+#[derive(Debug, clap::Args)]
+struct Built {
+    /// Take the programs, built elsewhere, from this folder, and build nothing
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+}
+
+impl Built {
+    /// These programs of `orfe-test-support`, built unless they are said to be somewhere.
+    async fn programs(&self, names: &[&str]) -> Result<Programs> {
+        match &self.programs {
+            Some(folder) => Programs::in_folder(folder, names),
+            None => artifacts::build_optimised("orfe-test-support", names).await,
+        }
+    }
 }
 
 /// What a benchmark found.

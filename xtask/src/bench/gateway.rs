@@ -22,7 +22,7 @@ use orfe_tunnel_core::{PrivateKey, PublicKey, Shard};
 use serde_json::{Map, Value, json};
 
 use super::proc::Process;
-use crate::demo::artifacts::{self, Programs};
+use crate::demo::artifacts::Programs;
 
 const END: &str = "tunnel-end";
 const LOAD: &str = "tunnel-load";
@@ -49,9 +49,8 @@ pub(crate) struct Args {
     /// Times that all of it is done; the median is taken
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Take the programs `tunnel-end` and `tunnel-load` from this folder, and build nothing
-    #[arg(long, value_name = "FOLDER")]
-    programs: Option<PathBuf>,
+    #[command(flatten)]
+    built: super::Built,
 }
 
 /// What was measured.
@@ -73,10 +72,7 @@ struct Figure {
 
 /// Measures a row for each number of threads and direction.
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
-    let programs = match &args.programs {
-        Some(folder) => Programs::in_folder(folder, &PROGRAMS)?,
-        None => artifacts::build_optimised("orfe-test-support", &PROGRAMS).await?,
-    };
+    let programs = args.built.programs(&PROGRAMS).await?;
     let cases: Vec<(u8, Direction)> = args
         .threads
         .iter()

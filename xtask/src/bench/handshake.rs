@@ -6,8 +6,6 @@ use anyhow::{Context as _, Result, bail};
 use orfe_test_support::handshakes::{Contact, Report};
 use serde_json::{Map, Value};
 
-use crate::demo::artifacts;
-
 const PROGRAM: &str = "tunnel-handshakes";
 
 #[derive(Debug, clap::Args)]
@@ -18,11 +16,13 @@ pub(crate) struct Args {
     /// Times that it is done, each in a process of its own; the median of the rates is taken
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    #[command(flatten)]
+    built: super::Built,
 }
 
 /// Measures a row for each kind of contact: of its rounds the one whose rate is the median.
 pub(super) async fn run(args: Args) -> Result<Vec<Map<String, Value>>> {
-    let built = artifacts::build_optimised("orfe-test-support", &[PROGRAM]).await?;
+    let built = args.built.programs(&[PROGRAM]).await?;
     let mut rounds: Vec<Vec<Report>> = Vec::new();
     for _ in 0..args.rounds {
         let output = tokio::process::Command::new(built.path(PROGRAM)?)

@@ -25,7 +25,6 @@ use self::ends::{Bench, Running};
 use self::measure::FlowSpec;
 use self::rows::{Case, Direction, Rows};
 use self::tools::Tools;
-use crate::demo::artifacts;
 use crate::interrupt::Interrupts;
 
 /// Our own programs.
@@ -55,6 +54,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "10")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=120), conflicts_with_all = ["quick", "no_poor_paths"])]
     soak: Option<u64>,
+    #[command(flatten)]
+    built: super::Built,
     /// Name the configurations and end
     #[arg(long)]
     list: bool,
@@ -104,8 +105,8 @@ async fn measure_all(args: &Args) -> Result<Outcome> {
         None => Tools::provide(&mut say).await?,
         Some(_) => Tools::none("a soak compares with nothing"),
     };
-    say("building Orfe's ends, optimised");
-    let built = artifacts::build_optimised("orfe-test-support", &PROGRAMS).await?;
+    say("Orfe's ends, optimised");
+    let built = args.built.programs(&PROGRAMS).await?;
     // Where an ordinary user may run them, wherever the workspace is.
     let folder = tempfile::Builder::new()
         .prefix("orfe-bench-")
