@@ -125,14 +125,13 @@ async fn measure_all(args: &Args) -> Result<Outcome> {
     };
     free_ports_soon(&bench.lab)?;
     let congestion_control = set_congestion_control(&bench.lab, args.congestion_control.as_deref())?;
-    let mut server = measure::serve(&bench).await?;
     let chosen = |config: &Config| args.only.is_empty() || args.only.contains(config);
     if let Some(minutes) = args.soak {
         let configs: Vec<Config> = soak::CONFIGS.into_iter().filter(chosen).collect();
-        return Ok(soak::run(&bench, &mut server, &configs, Duration::from_mins(minutes)).await);
+        return Ok(soak::run(&bench, &configs, Duration::from_mins(minutes)).await);
     }
     let mut session = Session {
-        server,
+        server: measure::serve(&bench).await?,
         bench,
         pace: if args.quick { Pace::QUICK } else { Pace::FULL },
         started: Instant::now(),

@@ -22,7 +22,7 @@ use super::body::Body;
 use super::connections::Counters;
 use super::head::{self, Kind};
 use super::reach::{self, Destination, WatchedDialer};
-use super::receive::{HeadError, read_head};
+use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
 use super::routes::{Decision, Routes, Transport, Way};
 use super::splice::{Side, Until, splice};
@@ -128,7 +128,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, tasks: TaskTracker)
 }
 
 async fn serve(shared: &Shared, stream: UnixStream) {
-    let mut client = BufReader::new(stream);
+    let mut client = buffered(stream);
     let reached = async {
         let (target, way) = admit(shared, &mut client).await?;
         reach(shared, &target, &way).await

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
-use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connections::Connections;
 use super::reach::WatchedDialer;
+use super::receive::buffered;
 use super::refusal::Refusal;
 use super::routes::Routes;
 use super::serve::{self, Front};
@@ -167,7 +167,7 @@ async fn overflow(stream: TcpStream, entry: &Entry) {
         Entry::Proxy { .. } => Front::Http,
         Entry::Forward(_) => Front::Forward,
     };
-    serve::refuse(BufReader::new(stream), front, Refusal::TooManyConnections).await;
+    serve::refuse(buffered(stream), front, Refusal::TooManyConnections).await;
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Limits;
+use super::receive::buffered;
 use super::refusal::Refusal;
 use super::routes::AddressRule;
 use super::target::{Host, Target};
@@ -71,7 +72,7 @@ pub(super) async fn through_tunnel(
             let dialled = timeout_at(held_until + limits.dial, current.dial(address)).await;
             let dialled = dialled.map_err(|_| Refusal::DialTimedOut)?;
             match dialled {
-                Ok(stream) => return Ok(Destination::Tunnel(BufReader::new(stream))),
+                Ok(stream) => return Ok(Destination::Tunnel(buffered(stream))),
                 Err(DialError::TunnelDown { .. }) => {}
                 Err(error) => return Err(refusal_of(&error)),
             }
@@ -117,7 +118,7 @@ pub(super) async fn directly(
     let stream = timeout(limits.dial, dial)
         .await
         .map_err(|_| Refusal::DialTimedOut)??;
-    Ok(Destination::Socket(BufReader::new(stream)))
+    Ok(Destination::Socket(buffered(stream)))
 }
 
 /// Dials the owner's proxy, and with `connect` asks it for a connection to the target. The proxy may be on this machine:
@@ -139,7 +140,7 @@ pub(super) async fn through_upstream(
         let stream = connect_any(resolve(proxy.address(), not_own).await?).await?;
         match connect {
             Some(target) => proxy.connect(stream, target).await,
-            None => Ok(BufReader::new(stream)),
+            None => Ok(buffered(stream)),
         }
     };
     Ok(Destination::Socket(

@@ -5,11 +5,20 @@
 
 use std::io;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, BufReader};
 
 /// The largest head that is read, in bytes, of a request and of a response. Coder's own requests stay below 2 KiB; Go's
 /// and most servers' limits lie between 8 KiB and 1 MiB.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
+
+/// Bytes of what a head is read into. It keeps them for as long as it lives, so they are few: a
+/// `CONNECT` with its credential fits, and a longer head takes more reads.
+const BUFFER: usize = 1024;
+
+/// A connection whose head can be read.
+pub(super) fn buffered<S: AsyncRead>(stream: S) -> BufReader<S> {
+    BufReader::with_capacity(BUFFER, stream)
+}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeadError {

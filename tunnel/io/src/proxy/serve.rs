@@ -18,7 +18,7 @@ use super::body::Body;
 use super::connections::{CloseReason, Counters, Tracked};
 use super::head::{self, Forward, Kind, Request};
 use super::reach::{self, Destination};
-use super::receive::{HeadError, read_head};
+use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
 use super::routes::{Decision, Transport, Way};
 use super::socks;
@@ -84,7 +84,7 @@ pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set the options of a client's socket");
     }
-    let mut client = BufReader::new(stream);
+    let mut client = buffered(stream);
     let deadline = Instant::now() + shared.limits.head;
     let (front, admitted) = match &shared.entry {
         Entry::Forward(target) => (Front::Forward, forwarded(shared, target)),

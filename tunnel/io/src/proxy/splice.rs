@@ -1,27 +1,24 @@
 //! Copying between the client and the destination until both directions have ended.
 //!
-//! Each direction has one buffer and reads only after it has written, so a side that does not read stops the other one
-//! and memory stays bounded. The end of one direction is passed on as the end of that direction alone.
+//! Each direction reads only after it has written, so a side that does not read stops the other one and memory stays
+//! bounded (`memory`). The end of one direction is passed on as the end of that direction alone.
 //!
 //! Where both sides are the kernel's own sockets and nothing has to be looked at on the way, the buffer is a pipe of the kernel
 //! (`kernel`): the bytes do not pass through this process. What the outside sees is the same.
 
 mod kernel;
+mod memory;
 
 use std::io;
 use std::sync::atomic::AtomicU64;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 
-use super::body::{Body, Malformed};
+use super::body::Body;
 use super::connections::{CloseReason, Counters};
 use crate::dial::{BoxedStream, kernel_socket};
 use crate::kernel_stream::{KernelSocket, shut};
-
-/// Bytes of the buffer of one direction: with two for each connection, 64 MiB at the default limit of 1024 connections
-/// if all of them are in use at once, and two system calls for each 32 KiB.
-const BUFFER: usize = 32 * 1024;
 
 /// What one side of a connection is, below the buffer for its head.
 pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {
@@ -107,8 +104,8 @@ where
     }
     let (client_reader, client_writer) = tokio::io::split(client);
     let (destination_reader, destination_writer) = tokio::io::split(destination);
-    let up = copy(client_reader, destination_writer, body, &counters.up);
-    let down = copy(destination_reader, client_writer, Body::Unbounded, &counters.down);
+    let up = memory::copy(client_reader, destination_writer, body, &counters.up);
+    let down = memory::copy(destination_reader, client_writer, Body::Unbounded, &counters.down);
     both(up, down, until).await
 }
 
@@ -149,36 +146,11 @@ async fn both(
     CloseReason::Finished
 }
 
-async fn copy(
-    mut reader: impl AsyncRead + Unpin,
-    mut writer: impl AsyncWrite + Unpin,
-    mut body: Body,
-    counter: &AtomicU64,
-) -> Result<(), Fault> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let length = reader.read(&mut buffer).await.map_err(|_| Fault::Read)?;
-        if length == 0 {
-            return writer.shutdown().await.map_err(|_| Fault::Write);
-        }
-        let within = body.advance(&buffer[..length]).map_err(|Malformed| Fault::Body)?;
-        writer
-            .write_all(&buffer[..within])
-            .await
-            .map_err(|_| Fault::Write)?;
-        writer.flush().await.map_err(|_| Fault::Write)?;
-        Counters::add(counter, within);
-        if within < length {
-            return Err(Fault::Body);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
 

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::receive::{HeadError, read_head};
+use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
 use super::routes::Network;
 use super::target::{Host, Target, TargetError, split_port};
@@ -118,7 +118,7 @@ impl UpstreamProxy {
             let _ = write!(request, "Proxy-Authorization: {}\r\n", value.expose_secret());
         }
         request.push_str("\r\n");
-        let mut stream = BufReader::new(stream);
+        let mut stream = buffered(stream);
         stream
             .write_all(request.as_bytes())
             .await

@@ -141,13 +141,13 @@ impl Seen {
 }
 
 /// Runs all loads on the given configurations; a load that fails is a row that says why.
-pub(super) async fn run(bench: &Bench, server: &mut Program, configs: &[Config], time: Duration) -> Outcome {
+pub(super) async fn run(bench: &Bench, configs: &[Config], time: Duration) -> Outcome {
     let mut rows = Vec::new();
     let mut text = heading();
     for config in configs {
         for load in Load::ALL {
             say(&format!("soak: {}, {}", config.name(), describe(load)));
-            let seen = one(bench, server, *config, load, load.time(time)).await;
+            let seen = one(bench, *config, load, load.time(time)).await;
             if let Err(error) = &seen {
                 say(&format!("  {error:#}"));
             }
@@ -162,16 +162,18 @@ pub(super) async fn run(bench: &Bench, server: &mut Program, configs: &[Config],
     }
 }
 
-async fn one(
-    bench: &Bench,
-    server: &mut Program,
-    config: Config,
-    load: Load,
-    time: Duration,
-) -> Result<Seen> {
-    let running = Running::start(bench, config, None).await?;
-    let seen = watch(bench, server, &running, config, load, time).await;
-    running.stop().await;
+/// Every load has a server of its own: an end that is gone without a word leaves its thousand connections open there.
+async fn one(bench: &Bench, config: Config, load: Load, time: Duration) -> Result<Seen> {
+    let mut server = measure::serve(bench).await?;
+    let seen = match Running::start(bench, config, None).await {
+        Ok(running) => {
+            let seen = watch(bench, &mut server, &running, config, load, time).await;
+            running.stop().await;
+            seen
+        }
+        Err(error) => Err(error),
+    };
+    server.kill().await;
     seen
 }
 

@@ -2,7 +2,7 @@
 //!
 //! splice(2) moves references to pages from one socket into a pipe and on into the other one. A pipe is taken only while
 //! there is something to read and given back when all of it was written, so idle connections hold none; when all are in use
-//! the bytes go through memory.
+//! the bytes go through memory, which holds none of them either.
 
 #[cfg(target_os = "linux")]
 mod pipe;
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use self::pipe::Pipe;
 use super::super::connections::Counters;
-use super::{BUFFER, Fault, Kernel};
+use super::{Fault, Kernel, memory};
 
 /// Copies one direction to its end, and passes the end on. `first` was read from it already.
 pub(super) async fn copy(
@@ -33,7 +33,13 @@ pub(super) async fn copy(
         source.readable().await.map_err(|_| Fault::Read)?;
         let ended = match Pipe::take() {
             Some(pipe) => through_pipe(pipe, source, sink, counter).await?,
-            None => through_memory(source, sink, counter).await?,
+            None => match memory::move_some(source, sink).await? {
+                0 => true,
+                len => {
+                    Counters::add(counter, len);
+                    false
+                }
+            },
         };
         if ended {
             return to.shut().map_err(|_| Fault::Write);
@@ -67,17 +73,6 @@ async fn through_pipe(
                 Err(_) => return Err(Fault::Write),
             }
         }
-    }
-}
-
-/// The same with a buffer of our own, for one read.
-async fn through_memory(from: &TcpStream, to: &TcpStream, counter: &AtomicU64) -> Result<bool, Fault> {
-    let mut buffer = vec![0; BUFFER];
-    match from.try_read(&mut buffer) {
-        Ok(0) => Ok(true),
-        Ok(len) => write_all(to, &buffer[..len], counter).await.map(|()| false),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(_) => Err(Fault::Read),
     }
 }
 
