@@ -435,8 +435,8 @@ impl From<&ServeArgs> for Overrides {
 /// where neither can be told.
 fn default_data() -> Option<PathBuf> {
     let environment = Environment::of_process();
-    let places = Places::of(environment.default_scope(), &environment).ok()?;
-    Some(places.state_dir.with_file_name("orfe-registry"))
+    let places = Places::of(environment.default_scope(), &environment);
+    Some(places.state_dir().ok()?.with_file_name("orfe-registry"))
 }
 
 /// Writes to standard output. A reader that went away, such as `head`, is no failure.
