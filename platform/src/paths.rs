@@ -9,7 +9,7 @@
 //! Without the XDG variables (or with relative ones, which the XDG base directory specification says to ignore) they
 //! are `~/.config`, `~/.local/state` and `/tmp/orfe-<uid>`.
 //!
-//! [`Places::of`] is a pure function of an injected [`Environment`], so each system's table is tested on every system. It
+//! [`Places`] are pure functions of an injected [`Environment`], so each system's table is tested on every system. It
 //! makes no folder: who uses one calls [`crate::private::create_dir`], which also checks that `/tmp/orfe-<uid>`
 //! was not made by somebody else.
 
@@ -159,96 +159,90 @@ impl Environment<'_> {
     }
 }
 
-/// Where things are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// The configuration file. It need not exist.
-    pub config_file: PathBuf,
-    /// The folder for state: keys, desired state, logs. To be made with mode 0700.
-    pub state_dir: PathBuf,
-    /// The unix socket, or on Windows the named pipe, by which the CLI speaks to the daemon.
-    pub control_socket: PathBuf,
+/// Where things are for one scope in one environment. Each place is told when it is asked for: who names the others has no
+/// need of what they are derived from.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    scope: Scope,
+    environment: &'a Environment<'a>,
 }
 
-impl Places {
+impl<'a> Places<'a> {
     /// The places of `scope` in `environment`.
-    pub fn of(scope: Scope, environment: &Environment<'_>) -> Result<Self, PathError> {
-        let places = match environment.os {
-            Os::Linux => Self::linux(scope, environment)?,
-            Os::MacOs => Self::macos(scope, environment)?,
-            Os::Windows => Self::windows(scope, environment)?,
-        };
-        if environment.os != Os::Windows {
-            check_socket_path(&places.control_socket)?;
-        }
-        Ok(places)
+    pub fn of(scope: Scope, environment: &'a Environment<'a>) -> Self {
+        Self { scope, environment }
     }
 
-    fn linux(scope: Scope, environment: &Environment<'_>) -> Result<Self, PathError> {
-        if scope == Scope::System {
-            return Ok(Self {
-                config_file: "/etc/orfe/agent.toml".into(),
-                state_dir: "/var/lib/orfe".into(),
-                control_socket: "/run/orfe/agent.sock".into(),
-            });
-        }
-        let config = environment.xdg("configuration", "XDG_CONFIG_HOME", ".config")?;
-        let state = environment.xdg("state folder", "XDG_STATE_HOME", ".local/state")?;
-        let runtime = environment
-            .absolute("XDG_RUNTIME_DIR")
-            .map_or_else(|| temporary_runtime(environment.uid), |path| path.join("orfe"));
-        Ok(Self {
-            config_file: config.join("orfe/agent.toml"),
-            state_dir: state.join("orfe"),
-            control_socket: runtime.join("agent.sock"),
+    /// The configuration file. It need not exist.
+    pub fn config_file(&self) -> Result<PathBuf, PathError> {
+        const WHAT: &str = "configuration";
+        Ok(match (self.environment.os, self.scope) {
+            (Os::Linux, Scope::System) => "/etc/orfe/agent.toml".into(),
+            (Os::Linux, Scope::User) => (self.environment)
+                .xdg(WHAT, "XDG_CONFIG_HOME", ".config")?
+                .join("orfe/agent.toml"),
+            (Os::MacOs, _) => self.macos(WHAT)?.join("agent.toml"),
+            (Os::Windows, _) => self.windows(WHAT, r"\agent.toml")?,
         })
     }
 
-    fn macos(scope: Scope, environment: &Environment<'_>) -> Result<Self, PathError> {
-        let (base, runtime) = match scope {
-            Scope::System => ("/Library/Application Support/Orfe".into(), "/var/run/orfe".into()),
-            Scope::User => (
-                environment
-                    .required("state folder", "HOME")?
-                    .join("Library/Application Support/Orfe"),
-                // Its own TMPDIR is too long for a socket's path.
-                temporary_runtime(environment.uid),
-            ),
-        };
-        Ok(Self {
-            config_file: base.join("agent.toml"),
-            state_dir: base.join("State"),
-            control_socket: runtime.join("agent.sock"),
+    /// The folder for state: keys, desired state, logs. To be made with mode 0700.
+    pub fn state_dir(&self) -> Result<PathBuf, PathError> {
+        const WHAT: &str = "state folder";
+        Ok(match (self.environment.os, self.scope) {
+            (Os::Linux, Scope::System) => "/var/lib/orfe".into(),
+            (Os::Linux, Scope::User) => (self.environment)
+                .xdg(WHAT, "XDG_STATE_HOME", ".local/state")?
+                .join("orfe"),
+            (Os::MacOs, _) => self.macos(WHAT)?.join("State"),
+            (Os::Windows, _) => self.windows(WHAT, r"\State")?,
         })
     }
 
-    fn windows(scope: Scope, environment: &Environment<'_>) -> Result<Self, PathError> {
-        let (variable, pipe) = match scope {
-            Scope::System => ("ProgramData", r"\\.\pipe\orfe".to_owned()),
-            Scope::User => {
-                let name = (environment.var)("USERNAME").ok_or(PathError::NoVariable {
+    /// The unix socket, or on Windows the named pipe, by which the CLI speaks to the daemon.
+    pub fn control_socket(&self) -> Result<PathBuf, PathError> {
+        let uid = self.environment.uid;
+        let runtime: PathBuf = match (self.environment.os, self.scope) {
+            (Os::Windows, Scope::System) => return Ok(r"\\.\pipe\orfe".into()),
+            (Os::Windows, Scope::User) => {
+                let name = (self.environment.var)("USERNAME").ok_or(PathError::NoVariable {
                     what: "control pipe",
                     variable: "USERNAME",
                 })?;
-                (
-                    "LOCALAPPDATA",
-                    format!(r"\\.\pipe\orfe-{}", name.to_string_lossy()),
-                )
+                return Ok(format!(r"\\.\pipe\orfe-{}", name.to_string_lossy()).into());
             }
+            (Os::Linux, Scope::System) => "/run/orfe".into(),
+            (Os::Linux, Scope::User) => (self.environment)
+                .absolute("XDG_RUNTIME_DIR")
+                .map_or_else(|| temporary_runtime(uid), |path| path.join("orfe")),
+            (Os::MacOs, Scope::System) => "/var/run/orfe".into(),
+            // The user's own TMPDIR is too long for a socket's path.
+            (Os::MacOs, Scope::User) => temporary_runtime(uid),
+        };
+        let socket = runtime.join("agent.sock");
+        check_socket_path(&socket)?;
+        Ok(socket)
+    }
+
+    /// The folder of everything but the socket.
+    fn macos(&self, what: &'static str) -> Result<PathBuf, PathError> {
+        let support = "Library/Application Support/Orfe";
+        Ok(match self.scope {
+            Scope::System => Path::new("/").join(support),
+            Scope::User => self.environment.required(what, "HOME")?.join(support),
+        })
+    }
+
+    fn windows(&self, what: &'static str, below: &str) -> Result<PathBuf, PathError> {
+        let variable = match self.scope {
+            Scope::System => "ProgramData",
+            Scope::User => "LOCALAPPDATA",
         };
         // Joined by hand: `PathBuf::join` uses the separator of the system that this was built for.
-        let mut base = environment.required("state folder", variable)?.into_os_string();
-        base.push(r"\Orfe");
-        let below = |name: &str| {
-            let mut path = base.clone();
-            path.push(name);
-            PathBuf::from(path)
-        };
-        Ok(Self {
-            config_file: below(r"\agent.toml"),
-            state_dir: below(r"\State"),
-            control_socket: pipe.into(),
-        })
+        let mut path = self.environment.required(what, variable)?.into_os_string();
+        path.push(r"\Orfe");
+        path.push(below);
+        Ok(path.into())
     }
 }
 
@@ -270,132 +264,4 @@ fn temporary_runtime(uid: u32) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn linux_system() {
-        let places = places(Scope::System, Os::Linux, &[]).unwrap();
-        assert_eq!(places.config_file, Path::new("/etc/orfe/agent.toml"));
-        assert_eq!(places.state_dir, Path::new("/var/lib/orfe"));
-        assert_eq!(places.control_socket, Path::new("/run/orfe/agent.sock"));
-    }
-
-    #[test]
-    fn linux_user_with_and_without_xdg() {
-        let variables = [
-            ("HOME", "/home/ada"),
-            ("XDG_CONFIG_HOME", "/c"),
-            ("XDG_STATE_HOME", "/s"),
-            ("XDG_RUNTIME_DIR", "/run/user/7"),
-        ];
-        let with = places(Scope::User, Os::Linux, &variables).unwrap();
-        assert_eq!(with.config_file, Path::new("/c/orfe/agent.toml"));
-        assert_eq!(with.state_dir, Path::new("/s/orfe"));
-        assert_eq!(with.control_socket, Path::new("/run/user/7/orfe/agent.sock"));
-
-        let without = places(Scope::User, Os::Linux, &variables[..1]).unwrap();
-        assert_eq!(
-            without.config_file,
-            Path::new("/home/ada/.config/orfe/agent.toml")
-        );
-        assert_eq!(without.state_dir, Path::new("/home/ada/.local/state/orfe"));
-        assert_eq!(without.control_socket, Path::new("/tmp/orfe-7/agent.sock"));
-    }
-
-    #[test]
-    fn relative_xdg_folder_is_ignored() {
-        let variables = [
-            ("HOME", "/home/ada"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_RUNTIME_DIR", ""),
-        ];
-        let places = places(Scope::User, Os::Linux, &variables).unwrap();
-        assert_eq!(places.state_dir, Path::new("/home/ada/.local/state/orfe"));
-        assert_eq!(places.control_socket, Path::new("/tmp/orfe-7/agent.sock"));
-    }
-
-    #[test]
-    fn no_home_is_an_error_that_names_it() {
-        let error = places(Scope::User, Os::Linux, &[]).unwrap_err();
-        assert_eq!(
-            error,
-            PathError::NoVariable {
-                what: "configuration",
-                variable: "HOME"
-            }
-        );
-        assert!(error.hint().contains("HOME"));
-    }
-
-    #[test]
-    fn macos_and_windows() {
-        let mac = places(Scope::System, Os::MacOs, &[]).unwrap();
-        assert_eq!(
-            mac.state_dir,
-            Path::new("/Library/Application Support/Orfe/State")
-        );
-        assert_eq!(mac.control_socket, Path::new("/var/run/orfe/agent.sock"));
-        let mac = places(Scope::User, Os::MacOs, &[("HOME", "/Users/ada")]).unwrap();
-        assert_eq!(
-            mac.config_file,
-            Path::new("/Users/ada/Library/Application Support/Orfe/agent.toml")
-        );
-
-        let variables = [
-            ("ProgramData", r"C:\ProgramData"),
-            ("LOCALAPPDATA", r"C:\U\AppData\Local"),
-            ("USERNAME", "ada"),
-        ];
-        let windows = places(Scope::System, Os::Windows, &variables).unwrap();
-        assert_eq!(windows.config_file, Path::new(r"C:\ProgramData\Orfe\agent.toml"));
-        assert_eq!(windows.state_dir, Path::new(r"C:\ProgramData\Orfe\State"));
-        assert_eq!(windows.control_socket, Path::new(r"\\.\pipe\orfe"));
-        let windows = places(Scope::User, Os::Windows, &variables).unwrap();
-        assert_eq!(windows.state_dir, Path::new(r"C:\U\AppData\Local\Orfe\State"));
-        assert_eq!(windows.control_socket, Path::new(r"\\.\pipe\orfe-ada"));
-    }
-
-    #[test]
-    fn long_socket_path_is_refused_with_its_length() {
-        let runtime = format!("/{}", "r".repeat(90));
-        let variables = [("HOME", "/home/ada"), ("XDG_RUNTIME_DIR", runtime.as_str())];
-        let error = places(Scope::User, Os::Linux, &variables).unwrap_err();
-        assert!(
-            matches!(error, PathError::SocketPathTooLong { length: 107, .. }),
-            "{error}"
-        );
-        check_socket_path(Path::new(&"p".repeat(100))).unwrap();
-        assert!(check_socket_path(Path::new(&"p".repeat(101))).is_err());
-    }
-
-    #[test]
-    fn root_means_the_system() {
-        let lookup = |_: &str| None;
-        let environment = |os, uid| Environment {
-            os,
-            uid,
-            var: &lookup,
-        };
-        assert_eq!(environment(Os::Linux, 0).default_scope(), Scope::System);
-        assert_eq!(environment(Os::MacOs, 501).default_scope(), Scope::User);
-        assert_eq!(environment(Os::Windows, 0).default_scope(), Scope::User);
-    }
-
-    fn places(scope: Scope, os: Os, variables: &[(&str, &str)]) -> Result<Places, PathError> {
-        let lookup = |name: &str| {
-            variables
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| OsString::from(value))
-        };
-        Places::of(
-            scope,
-            &Environment {
-                os,
-                uid: 7,
-                var: &lookup,
-            },
-        )
-    }
-}
+mod tests;

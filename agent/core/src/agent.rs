@@ -6,6 +6,7 @@
 //! anew, and what the registry does not know yet is reported. So no input needs to remember what depends on it.
 
 mod exchange;
+mod observation;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,14 +16,13 @@ use orfe_protocol::desired::{DesiredState, SLOTS_MAX};
 use orfe_protocol::id::Revision;
 use orfe_protocol::message::{FromAgent, FromRegistry, GoodbyeReason};
 use orfe_protocol::name::DeviceName;
-use orfe_protocol::observed::{
-    Docker, Facts, Health, ObservedState, ProvisionerState, ProvisionerStatus, TunnelPhase, TunnelStatus,
-};
+use orfe_protocol::observed::{Facts, ObservedState, TunnelPhase, TunnelStatus};
 use orfe_protocol::tag::Tags;
 use rand::rngs::StdRng;
 
 pub use self::exchange::{ChildPlan, Command, Input, Start};
-use crate::health::{self, CheckBook, Observations, Terraform};
+use self::observation::empty_observation;
+use crate::health::{self, CheckBook, Terraform};
 use crate::session::{LinkState, Session, SessionCommand};
 use crate::slot::{Slot, SlotCommand};
 use crate::tags;
@@ -375,34 +375,13 @@ impl Agent {
             .map_or_else(|| granted.clone(), |facts| tags::effective(facts, &granted))
     }
 
-    /// Children of an earlier life whose slot nobody wants any more; a daemon that stops waits for them.
-    fn orphans_alone(&self) -> impl Iterator<Item = ProvisionerStatus> {
-        let alone = self.orphans.keys().filter(|slot| !self.slots.contains_key(slot));
-        alone.map(|&slot| ProvisionerStatus {
-            slot,
-            name: self.name.provisioner(slot),
-            state: ProvisionerState::Draining,
-            since: self.started_at,
-            pid: None,
-            restarts: 0,
-            reason: Some(ORPHAN.to_owned()),
-            hint: None,
-        })
-    }
-
     /// What must be there before any child may start; none when all is.
     fn blocked_by(&self) -> Option<String> {
         if self.facts.is_none() {
             return Some("detecting hardware".to_owned());
         }
-        match &self.terraform {
-            Terraform::Found { .. } => {}
-            Terraform::Unknown => return Some("looking for terraform".to_owned()),
-            Terraform::Missing => return Some("terraform is not on the PATH".to_owned()),
-            Terraform::TooOld { version } => {
-                return Some(format!("terraform {version} is too old for Coder"));
-            }
-            Terraform::Broken { reason } => return Some(format!("terraform does not work: {reason}")),
+        if !matches!(self.terraform, Terraform::Found { .. }) {
+            return Some(self.terraform.to_string());
         }
         if self
             .disk_free_mib
@@ -419,68 +398,6 @@ impl Agent {
             .as_ref()
             .is_some_and(|tunnel| matches!(tunnel.phase, TunnelPhase::Up | TunnelPhase::Resting));
         (tunnel_wanted && !tunnel_up).then(|| "waiting for the tunnel".to_owned())
-    }
-
-    fn observe(&mut self, now: Now) {
-        let desired = self.desired.as_ref();
-        let mut provisioners: Vec<_> = self.slots.values().map(Slot::status).collect();
-        provisioners.extend(self.orphans_alone());
-        let link = self.session.link();
-        let wanted = self.provisioners_wanted();
-        let facts = self.facts.clone().unwrap_or_else(unknown_facts);
-        let observations = Observations {
-            tunnel_wanted: desired.is_some_and(|desired| desired.tunnel.is_some()),
-            tunnel: self.tunnel.as_ref(),
-            provisioners_wanted: wanted,
-            provisioners: &provisioners,
-            terraform: &self.terraform,
-            disk_free_mib: self.disk_free_mib,
-            docker_required: desired.is_some_and(|desired| desired.docker_required),
-            docker: &facts.docker,
-            link: &link,
-            revoked: self.session.is_revoked(),
-        };
-        let checks = self.checks.judge(&observations, now.wall);
-        self.observed = ObservedState {
-            desired: desired.map_or_else(Revision::default, |desired| desired.revision),
-            agent_version: self.version.clone(),
-            started_at: self.started_at,
-            health: health::verdict(&checks, wanted),
-            checks,
-            tags: self.tags(),
-            facts,
-            tunnel: self.tunnel.clone(),
-            provisioners,
-        };
-    }
-}
-
-fn empty_observation(agent_version: &str, started_at: Timestamp) -> ObservedState {
-    ObservedState {
-        desired: Revision::default(),
-        agent_version: agent_version.to_owned(),
-        started_at,
-        health: Health::Idle,
-        checks: Vec::new(),
-        facts: unknown_facts(),
-        tags: Tags::default(),
-        tunnel: None,
-        provisioners: Vec::new(),
-    }
-}
-
-fn unknown_facts() -> Facts {
-    Facts {
-        hostname: String::new(),
-        os: String::new(),
-        os_version: String::new(),
-        arch: String::new(),
-        cpu_model: String::new(),
-        cpu_cores: 0,
-        memory_mib: 0,
-        chassis: String::new(),
-        docker: Docker::Unknown,
-        gpus: Vec::new(),
     }
 }
 

@@ -16,6 +16,8 @@
 //! help the child is replaced. One that complains (401, 429, refused) is dialling and is left alone: a
 //! restart would only lose its backoff.
 
+mod state;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -23,26 +25,11 @@ use jiff::Timestamp;
 use orfe_protocol::observed::{ProvisionerState, ProvisionerStatus};
 use rand::rngs::StdRng;
 
+use self::state::State;
+pub use self::state::{ENDING, STALLED, STARTING, UNSEEN, WEDGED};
 use crate::backoff::Backoff;
 use crate::child::{DialFailure, Sign};
 use crate::time::Now;
-
-/// The child's first line after its start comes within 0.1 s on an idle machine; this is for a busy one.
-pub const STARTING: Duration = Duration::from_secs(30);
-
-/// No connection and no word about it for this long: wedged. Its connections are cut then, and as much time again is for
-/// that to help.
-pub const WEDGED: Duration = Duration::from_secs(15);
-
-/// A connection that the proxy no longer sees is forgiven for this long: the child notices and says so.
-pub const UNSEEN: Duration = Duration::from_secs(3);
-
-/// A connected child that sends nothing for this long is stuck: it and Coder exchange keepalives every 30 s. With the cut,
-/// [`WEDGED`] and [`ENDING`] after it, a frozen child is replaced within 90 s.
-pub const STALLED: Duration = Duration::from_secs(50);
-
-/// How long a child that must go (not one that drains) may take after SIGTERM; a rejected one goes at once.
-pub const ENDING: Duration = Duration::from_secs(5);
 
 /// After a rejection (403: no licence, or something in between forbids) nothing changes quickly.
 const REJECTED: Duration = Duration::from_secs(60);
@@ -78,41 +65,6 @@ impl Exit {
             (None, None) => "the provisioner ended".to_owned(),
         }
     }
-}
-
-#[derive(Debug)]
-enum State {
-    Idle,
-    /// Waits for its prerequisites.
-    Blocked,
-    Starting {
-        deadline: Instant,
-    },
-    /// Runs. `quiet_since` is when it last connected, lost its connection or complained; `cut` whether its
-    /// connections were cut since.
-    Up {
-        quiet_since: Instant,
-        cut: bool,
-        was_connected: bool,
-    },
-    /// `unseen_since`: since when the proxy holds no connection of it.
-    /// `moved_at`: when the child last sent something; none where nobody can tell.
-    Connected {
-        since: Instant,
-        unseen_since: Option<Instant>,
-        moved_at: Option<Instant>,
-    },
-    /// It must go, and then be started again after the delay.
-    Ending {
-        kill_at: Option<Instant>,
-        delay: Option<Duration>,
-    },
-    Draining {
-        kill_at: Option<Instant>,
-    },
-    Backoff {
-        until: Instant,
-    },
 }
 
 /// Why a slot is as it is, for people.
@@ -519,29 +471,7 @@ impl Slot {
 
     /// When to call [`Slot::handle_timeout`], and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        match &self.state {
-            State::Idle
-            | State::Blocked
-            | State::Connected {
-                unseen_since: None,
-                moved_at: None,
-                ..
-            } => None,
-            State::Starting { deadline } => Some((*deadline, "provisioner says nothing")),
-            State::Up { quiet_since, .. } => Some((*quiet_since + WEDGED, "provisioner may be wedged")),
-            State::Connected {
-                unseen_since: Some(unseen),
-                ..
-            } => Some((*unseen + UNSEEN, "no connection seen")),
-            State::Connected {
-                moved_at: Some(moved),
-                ..
-            } => Some((*moved + STALLED, "provisioner's connection stands still")),
-            State::Ending { kill_at, .. } | State::Draining { kill_at } => {
-                kill_at.map(|at| (at, "drain deadline"))
-            }
-            State::Backoff { until } => Some((*until, "start the provisioner again")),
-        }
+        self.state.deadline()
     }
 
     pub fn poll_command(&mut self) -> Option<SlotCommand> {
@@ -550,20 +480,7 @@ impl Slot {
 
     fn enter(&mut self, state: State, now: Now) {
         self.state = state;
-        let shown = match self.state {
-            State::Idle => ProvisionerState::Idle,
-            State::Blocked => ProvisionerState::Blocked,
-            State::Starting { .. } => ProvisionerState::Starting,
-            State::Up {
-                was_connected: false, ..
-            } => ProvisionerState::Up,
-            State::Up {
-                was_connected: true, ..
-            } => ProvisionerState::Reconnecting,
-            State::Connected { .. } => ProvisionerState::Connected,
-            State::Ending { .. } | State::Draining { .. } => ProvisionerState::Draining,
-            State::Backoff { .. } => ProvisionerState::Backoff,
-        };
+        let shown = self.state.shown();
         if shown != self.shown {
             self.shown = shown;
             self.since = now.wall;

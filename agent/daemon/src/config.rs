@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orfe_platform::paths::{Environment, Places, check_socket_path};
+use orfe_platform::paths::{Environment, PathError, Places, check_socket_path};
 use orfe_tunnel::TcpStack;
 use serde::Serialize;
 
@@ -166,18 +166,11 @@ impl Config {
 
     fn resolve(flags: &PlaceArgs, environment: &Environment<'_>) -> Result<Self, Failure> {
         let variable = |name: &str| (environment.var)(name).filter(|value| !value.is_empty());
-        // Only whoever leaves a place open needs what it is derived from, such as HOME.
-        let places = || {
-            Places::of(environment.default_scope(), environment).map_err(|error| {
-                Failure::new("cannot tell where Orfe's files are")
-                    .hint(error.hint())
-                    .because(error)
-            })
-        };
+        let places = Places::of(environment.default_scope(), environment);
 
         let named = flags.config.is_some() || variable("ORFE_CONFIG").is_some();
         let file = pick_or(flags.config.clone(), path(variable("ORFE_CONFIG")), None, || {
-            places().map(|places| places.config_file)
+            places.config_file().map_err(no_place)
         })?;
         let raw = file::read(&file.value, named)?;
         let text = |name: &str| text_variable(name, variable(name));
@@ -198,7 +191,7 @@ impl Config {
             flags.state.clone(),
             path(variable("ORFE_STATE")),
             raw.state,
-            || places().map(|places| places.state_dir),
+            || places.state_dir().map_err(no_place),
         )?;
         // Children run elsewhere, and their folders tell whose they are.
         state.value = absolute(&state.value)?;
@@ -206,7 +199,7 @@ impl Config {
             flags.control.clone(),
             path(variable("ORFE_CONTROL")),
             raw.control,
-            || places().map(|places| places.control_socket),
+            || places.control_socket().map_err(no_place),
         )?;
         if cfg!(unix) {
             check_socket_path(&control.value).map_err(|error| {
@@ -279,6 +272,13 @@ impl Config {
             None => Ok(Self::resolve(flags, environment)?.control.value),
         }
     }
+}
+
+/// Only whoever leaves a place open needs what it is derived from, such as HOME.
+fn no_place(error: PathError) -> Failure {
+    Failure::new("cannot tell where Orfe's files are")
+        .hint(error.hint())
+        .because(error)
 }
 
 fn coder_program(environment: Option<PathBuf>, file: Option<PathBuf>) -> Result<Setting<PathBuf>, Failure> {

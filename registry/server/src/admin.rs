@@ -107,6 +107,12 @@ impl ApiError {
     }
 }
 
+impl From<api::Refused> for ApiError {
+    fn from(refused: api::Refused) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, refused.to_string(), refused.hint())
+    }
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         // The caller is an admin of this machine, so the whole chain helps and tells no secret.

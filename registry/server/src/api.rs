@@ -3,12 +3,13 @@
 //! Fields may be added; what is there keeps its name and meaning. Times are RFC 3339 in UTC.
 
 mod gateway;
+mod join_code;
 mod peer;
 
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
-use orfe_protocol::id::{DeviceId, JoinCodeId};
+use orfe_protocol::id::DeviceId;
 use orfe_protocol::key::{NoisePublicKey, WireGuardPublicKey};
 use orfe_protocol::message::GoodbyeReason;
 use orfe_protocol::name::DeviceName;
@@ -17,6 +18,9 @@ use orfe_protocol::tag::Tags;
 use serde::{Deserialize, Serialize};
 
 pub use self::gateway::{GatewayAnswer, OldKeyView, ROTATION_MAX_S, RotateKey, TcpView};
+pub use self::join_code::{
+    CreateJoinCode, CreatedJoinCode, JOIN_CODE_TTL_MAX_S, JOIN_CODE_USES_MAX, JoinCodeList, JoinCodeView,
+};
 pub use self::peer::{
     ALLOWED_MAX, AddPeer, ClientConfig, DroppedPackets, PEER_TTL_MAX_S, PeerAnswer, PeerCounters, PeerList,
     PeerView,
@@ -25,69 +29,40 @@ pub use self::peer::{
 /// Version of everything here.
 pub const VERSION: u32 = 1;
 
-/// Longest life of a join code, in seconds: 7 days.
-pub const JOIN_CODE_TTL_MAX_S: u64 = 7 * 24 * 3600;
-
-/// Most devices that one join code lets in.
-pub const JOIN_CODE_USES_MAX: u32 = 1000;
-
 /// Longest note, in characters.
 pub const NOTE_MAX: usize = 200;
 
-/// A join code to be made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateJoinCode {
-    pub tags: Tags,
-    pub uses: u32,
-    pub ttl_s: u64,
-    pub note: String,
-    /// The code is used through the tunnel; then it has one use.
-    #[serde(default)]
-    pub via_tunnel: bool,
+/// A request that no registry would carry out, whatever it knows. The CLI finds it before it asks, the registry before it
+/// acts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    message: String,
+    hint: &'static str,
 }
 
-/// A join code that was made, with its secret: the only time that it is shown.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct CreatedJoinCode {
-    pub version: u32,
-    pub id: JoinCodeId,
-    pub code: String,
-    pub expires_at: Timestamp,
-}
+impl Refused {
+    fn new(message: impl Into<String>, hint: &'static str) -> Self {
+        Self {
+            message: message.into(),
+            hint,
+        }
+    }
 
-impl std::fmt::Debug for CreatedJoinCode {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("CreatedJoinCode")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        self.hint
     }
 }
 
-/// All join codes, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct JoinCodeList {
-    pub version: u32,
-    pub join_codes: Vec<JoinCodeView>,
-}
-
-/// A join code without its secret.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct JoinCodeView {
-    pub id: JoinCodeId,
-    /// `open`, `used`, `expired` or `revoked`.
-    pub state: String,
-    pub uses: u64,
-    pub max_uses: u64,
-    /// Whether it is used through the tunnel.
-    #[serde(default)]
-    pub via_tunnel: bool,
-    pub tags: Tags,
-    pub note: String,
-    pub created_at: Timestamp,
-    pub expires_at: Timestamp,
-    pub revoked_at: Option<Timestamp>,
+fn check_note(note: &str) -> Result<(), Refused> {
+    if note.chars().count() > NOTE_MAX || note.chars().any(char::is_control) {
+        return Err(Refused::new(
+            format!("a note is one line of {NOTE_MAX} characters at most"),
+            "see `--note`",
+        ));
+    }
+    Ok(())
 }
 
 /// All devices, in the order of their names.

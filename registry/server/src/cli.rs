@@ -15,25 +15,22 @@ mod table;
 mod terminal;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use orfe_platform::paths::{Environment, Places};
-use orfe_protocol::id::JoinCodeId;
-use orfe_protocol::name::DeviceName;
-use orfe_protocol::tag::Tag;
 use serde::Serialize;
-use url::Url;
 
-use self::args::{GatewayCommand, PeerAddArgs, PeerCommand};
+use self::args::{
+    ConfigCommand, CreateArgs, DashboardCommand, DeviceCommand, Format, GatewayCommand, JoinCodeCommand,
+    PeerAddArgs, PeerCommand, ServeArgs,
+};
 use self::client::Client;
 pub use self::failure::Failure;
 use crate::api;
 use crate::config::file;
-use crate::config::{Config, ConfigError, HostPort, Overrides};
-use crate::span::Span;
+use crate::config::{Config, ConfigError, Overrides};
 
 /// What is always quiet: boringtun logs an expired session, which is normal, as an error.
 const QUIET: &str = "boringtun=off";
@@ -122,194 +119,6 @@ enum Command {
     },
     /// Print the version
     Version(Format),
-}
-
-#[derive(Debug, Args)]
-struct Format {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  orfe-registry serve
-  orfe-registry serve --config registry.toml \\
-      --public-url https://orfe.example.com:7443
-
-SIGHUP reads the configuration again; SIGTERM and Ctrl-C stop it.")]
-struct ServeArgs {
-    /// Where agents connect [default: 0.0.0.0:7443]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "ORFE_REGISTRY_LISTEN",
-        hide_env_values = true
-    )]
-    listen: Option<SocketAddr>,
-    /// How agents reach it, as join codes name it
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "ORFE_REGISTRY_PUBLIC_URL",
-        hide_env_values = true
-    )]
-    public_url: Option<Url>,
-    /// UDP address of the WireGuard gateway [default: 0.0.0.0:51820]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "ORFE_REGISTRY_WIREGUARD",
-        hide_env_values = true
-    )]
-    wireguard: Option<SocketAddr>,
-    /// How devices reach the gateway [default: host of the public URL]
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "ORFE_REGISTRY_WIREGUARD_ENDPOINT",
-        hide_env_values = true
-    )]
-    wireguard_endpoint: Option<HostPort>,
-    /// Loopback address of the dashboard [default: 127.0.0.1:7480]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "ORFE_REGISTRY_DASHBOARD",
-        hide_env_values = true
-    )]
-    dashboard: Option<SocketAddr>,
-    /// Write the addresses there, as JSON, once everything answers
-    #[arg(long, value_name = "PATH")]
-    ready_file: Option<PathBuf>,
-    /// Print the addresses as one line of JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum JoinCodeCommand {
-    /// Make a join code and print it, the one time that it is shown
-    #[command(after_help = "\
-Examples:
-  orfe-registry join-code create --tag owner=alice --note \"Alice's laptop\"
-  orfe-registry join-code create | ssh laptop orfe join -
-  orfe-registry join-code create --via-tunnel --note \"reaches UDP 51820 only\"
-
-With --via-tunnel, enrolment and every later session may go through the tunnel:
-the device has to reach the gateway's UDP port and nothing else. Such a code has
-one use, and needs a registry that runs a gateway.")]
-    Create(CreateArgs),
-    /// List the join codes, without their secrets
-    List(Format),
-    /// Make a join code worthless
-    Revoke {
-        /// Id of the code, as `list` shows it
-        id: JoinCodeId,
-    },
-}
-
-#[derive(Debug, Args)]
-struct CreateArgs {
-    /// Tag that devices are given; may be repeated, each key once
-    #[arg(long = "tag", value_name = "KEY=VALUE")]
-    tags: Vec<Tag>,
-    /// How many devices may join with it
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    uses: u32,
-    /// Let the device reach this registry through the tunnel; such a code has one use
-    #[arg(long)]
-    via_tunnel: bool,
-    /// How long it is good, at most 7d
-    #[arg(long, value_name = "TIME", default_value = "1h")]
-    ttl: Span,
-    /// Whom or what it is for
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    note: String,
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Debug, Subcommand)]
-enum DeviceCommand {
-    /// List the devices
-    List(Format),
-    /// Show one device with its checks
-    Show {
-        /// Name of the device
-        name: DeviceName,
-        #[command(flatten)]
-        format: Format,
-    },
-    /// Change the tags that were granted to a device
-    #[command(after_help = "\
-Examples:
-  orfe-registry device tag gpu-box team=ml location=lab
-  orfe-registry device tag gpu-box --remove team
-
-Gateway and device learn of it at once.")]
-    Tag {
-        /// Name of the device
-        name: DeviceName,
-        /// Tags to set
-        #[arg(value_name = "KEY=VALUE")]
-        tags: Vec<Tag>,
-        /// Key of a tag to take away; may be repeated
-        #[arg(long, value_name = "KEY")]
-        remove: Vec<String>,
-        #[command(flatten)]
-        format: Format,
-    },
-    /// Let a device never come back; its session and tunnel end at once
-    Revoke {
-        /// Name of the device
-        name: DeviceName,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum DashboardCommand {
-    /// Print a link into the dashboard that is good once, for 15 minutes
-    Link(Format),
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Check the configuration file and what it names
-    #[command(after_help = "\
-A whole configuration file:
-  public_url = \"https://orfe.example.com:7443\"
-  wireguard_endpoint = \"orfe.example.com:51820\"
-  docker_required = false
-
-  [coder]
-  url = \"https://coder.example.com\"
-  psk_file = \"coder-psk\"       # mode 0600
-  slots = 1
-
-  [tunnel]
-  enabled = true
-  websocket = true              # carry it over HTTPS where UDP is blocked
-  also_listen = [\"0.0.0.0:443\"] # further UDP addresses; default: none
-  also_endpoints = [\"orfe.example.com:443\"]  # default: the same host at those
-
-  [[policy.allow]]
-  name = \"coder.example.com\"
-  ports = [443]
-  upstream = \"coder.coder.svc:443\"   # default: the same name and port
-
-  [[policy.allow]]
-  network = \"10.20.0.0/16\"
-  ports = [22, \"8000-8010\"]          # TCP
-  udp_ports = [53]
-  for = [\"team=ml\", \"team=ops,location=lab\"]  # default: all devices
-  for_peers = [\"alice\"]              # default: all when `for` is absent
-
-  [dns]
-  suffixes = [\"svc.cluster.local\"]   # \".\" for every name
-  resolver = \"10.96.0.10:53\"         # default: the system's first")]
-    Check,
 }
 
 #[derive(Serialize)]
@@ -435,8 +244,8 @@ impl From<&ServeArgs> for Overrides {
 /// where neither can be told.
 fn default_data() -> Option<PathBuf> {
     let environment = Environment::of_process();
-    let places = Places::of(environment.default_scope(), &environment).ok()?;
-    Some(places.state_dir.with_file_name("orfe-registry"))
+    let places = Places::of(environment.default_scope(), &environment);
+    Some(places.state_dir().ok()?.with_file_name("orfe-registry"))
 }
 
 /// Writes to standard output. A reader that went away, such as `head`, is no failure.

@@ -9,42 +9,35 @@
 //! counted in the log.
 
 mod error;
+mod listeners;
+mod plan;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use jiff::Timestamp;
-use orfe_protocol::desired::Gateway;
-use orfe_protocol::id::InstanceId;
-use orfe_protocol::name::HostName;
-use orfe_store::{Store, StoreError};
-use orfe_tunnel::{DnsPolicy, Shards};
-use rand::Rng as _;
-use tokio::net::{TcpListener, UnixListener};
+use orfe_store::Store;
+use orfe_tunnel::Shards;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use url::Url;
 
 pub use self::error::StartError;
+use self::listeners::{Listeners, bind_admin, log_served, serve_plain};
+use self::plan::{endpoint, make_plan, public_url, site_policy};
 use crate::admin::{self, Admin};
 use crate::api;
 use crate::config::Config;
 use crate::dashboard::{self, Access};
-use crate::desired::{Digester, Plan, TunnelPlan};
+use crate::desired::{Digester, Plan};
 use crate::fleet::{Fleet, Patience};
 use crate::gateway::{self, GatewayRole, GatewayTask};
 use crate::joining::Joining;
 use crate::limits::{Rate, SourceLimit};
 use crate::listener;
 use crate::people::People;
-use crate::policy::SitePolicy;
 use crate::recorder::Recorder;
-use crate::resolver;
 use crate::rotation::GatewayKeys;
 use crate::routes;
 use crate::shared::Shared;
@@ -241,60 +234,6 @@ impl Registry {
     }
 }
 
-/// The TCP listeners, bound.
-struct Listeners {
-    https: SocketAddr,
-    https_listener: TcpListener,
-    dashboard: SocketAddr,
-    dashboard_listener: TcpListener,
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, StartError> {
-        let failed = |what, address: SocketAddr| {
-            move |source| StartError::Listen {
-                what,
-                address: address.to_string(),
-                source,
-            }
-        };
-        let https_listener =
-            listener::bind(config.listen).map_err(failed("HTTPS listener", config.listen))?;
-        let dashboard_listener = TcpListener::bind(config.dashboard)
-            .await
-            .map_err(failed("dashboard", config.dashboard))?;
-        Ok(Self {
-            https: https_listener
-                .local_addr()
-                .map_err(failed("HTTPS listener", config.listen))?,
-            dashboard: dashboard_listener
-                .local_addr()
-                .map_err(failed("dashboard", config.dashboard))?,
-            https_listener,
-            dashboard_listener,
-        })
-    }
-}
-
-fn bind_admin(folder: &StateFolder) -> Result<UnixListener, StartError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path: PathBuf = admin_socket(&folder.path);
-    let failed = |source| StartError::Listen {
-        what: "admin socket",
-        address: path.display().to_string(),
-        source,
-    };
-    // Left by a registry that was killed; the lock says that it is gone.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    // Nobody else gets here before: the folder is 0700.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
-}
-
 async fn load_fleet(store: &Store, config: &Config) -> Result<Fleet, StartError> {
     let patience = Patience {
         hold_down: config.session.hold_down,
@@ -339,106 +278,6 @@ fn share(
         send_timeout: session.send_timeout,
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
-    }
-}
-
-async fn site_policy(store: &Store, config: &Config, https: SocketAddr) -> Result<SitePolicy, StoreError> {
-    let names: Vec<HostName> = config
-        .policy
-        .iter()
-        .filter_map(|entry| entry.name().cloned())
-        .collect();
-    let addresses = store.policy_addresses().assign(&names).await?;
-    let ula = store.ula(rand::rng().random()).await?;
-    let dns = DnsPolicy {
-        suffixes: config.dns.suffixes.clone(),
-        resolver: config.dns.resolver.or_else(resolver::of_system),
-    };
-    Ok(SitePolicy::new(&config.policy, &addresses, ula, https, dns))
-}
-
-fn make_plan(config: &Config, gateway: Option<&GatewayRole>, public_url: &Url) -> Plan {
-    let tunnel = gateway.map(|gateway| {
-        let endpoint = endpoint(config, gateway, public_url);
-        let own_v4 = gateway.policy.own_addresses().into_iter().find(IpAddr::is_ipv4);
-        TunnelPlan {
-            gateway: Gateway {
-                public_key: gateway.public_key(),
-                endpoints: endpoints(config, gateway, endpoint),
-                websocket: config.tunnel_websocket.then(|| websocket(public_url)).flatten(),
-                addresses: gateway.policy.own_addresses(),
-                registry: own_v4.map(|ip| SocketAddr::new(ip, gateway.policy.registry_port())),
-                instance: InstanceId::generate(),
-            },
-            policy: gateway.policy.clone(),
-        }
-    });
-    Plan {
-        coder: config.coder.clone(),
-        slots: config.slots,
-        docker_required: config.docker_required,
-        tunnel,
-    }
-}
-
-/// Where devices find the WebSocket for datagrams.
-fn websocket(public_url: &Url) -> Option<Url> {
-    let mut url = public_url.join(orfe_protocol::TUNNEL_PATH).ok()?;
-    url.set_scheme("wss").ok()?;
-    Some(url)
-}
-
-/// Where the gateway's UDP port is, as devices and people reach it.
-fn endpoint(config: &Config, gateway: &GatewayRole, public_url: &Url) -> String {
-    let host = public_url.host_str().unwrap_or("localhost");
-    let derived = || format!("{host}:{}", gateway.local_addr.port());
-    let configured = config.wireguard_endpoint.as_ref();
-    configured.map_or_else(derived, ToString::to_string)
-}
-
-/// All ways to the gateway over UDP, this one first: what is configured, or else each port that it listens at, too, on the
-/// same host.
-fn endpoints(config: &Config, gateway: &GatewayRole, first: String) -> Vec<String> {
-    let host = first.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
-    let derived = || {
-        let ports = gateway.also.iter().map(SocketAddr::port);
-        ports.map(|port| format!("{host}:{port}")).collect()
-    };
-    let configured = config.also_endpoints.as_ref();
-    let also: Vec<String> =
-        configured.map_or_else(derived, |also| also.iter().map(ToString::to_string).collect());
-    let mut endpoints = vec![first];
-    for endpoint in also {
-        if !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
-        }
-    }
-    endpoints
-}
-
-/// The configured URL, or the one that holds on this machine.
-fn public_url(config: &Config, https: SocketAddr) -> Result<Url, StartError> {
-    if let Some(url) = &config.public_url {
-        return Ok(url.clone());
-    }
-    let ip = match https.ip() {
-        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        ip => ip,
-    };
-    let address = SocketAddr::new(ip, https.port());
-    format!("https://{address}")
-        .parse()
-        .map_err(|_| StartError::PublicUrl { address })
-}
-
-async fn serve_plain(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-    log_served("dashboard", served.await);
-}
-
-fn log_served(what: &'static str, result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::error!(what, error = crate::chain(&error), "a listener ended");
     }
 }
 

@@ -11,6 +11,15 @@ use serde::Deserialize;
 #[serde(try_from = "String")]
 pub struct Span(pub Duration);
 
+impl Span {
+    /// In seconds. A part of one rounds up, so that 500ms is not taken for nothing.
+    pub(crate) fn whole_seconds(self) -> u64 {
+        self.0
+            .as_secs()
+            .saturating_add(u64::from(self.0.subsec_nanos() > 0))
+    }
+}
+
 /// Text that is no length of time.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a length of time: a whole number and ms, s, m, h or d, such as 15s")]
@@ -76,6 +85,9 @@ mod tests {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.0, Duration::from_millis(ms));
             assert_eq!(span.to_string(), text);
+        }
+        for (text, seconds) in [("500ms", 1), ("1500ms", 2), ("15s", 15), ("0s", 0)] {
+            assert_eq!(text.parse::<Span>().unwrap().whole_seconds(), seconds);
         }
         for bad in [
             "",

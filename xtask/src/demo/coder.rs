@@ -13,6 +13,7 @@ use tokio::process::Command;
 use url::{Host, Url};
 
 use super::folder::Folder;
+use super::part;
 
 /// The name of Coder in the demo; `.internal` is reserved for private use and resolves nowhere.
 pub(crate) const DEMO_NAME: &str = "coder.demo.internal";
@@ -149,7 +150,7 @@ fn loopback_address(host: &Host<&str>, port: u16) -> Option<SocketAddr> {
 
 /// The stand-in's command line. It says in its ready line where it listens.
 pub(crate) fn stand_in_command(program: &Path, folder: &Folder, psk_file: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = part::apart(program);
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--name", DEMO_NAME])
         .arg("--tls-self")

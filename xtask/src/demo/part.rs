@@ -3,6 +3,7 @@
 //! A part says on its stdout, in one line of JSON, that it is ready and where; its stderr is its log.
 //! A part that ends before it was asked to is a failure, reported with the end of its log.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -26,12 +27,20 @@ const TAIL_LINES: usize = 12;
 /// How much of the log's end is read for them.
 const TAIL_BYTES: usize = 16 * 1024;
 
-/// The command of `program`, apart from the terminal's process group, so that Ctrl-C there is for us alone, and killed when
-/// nobody waits for it any more.
+/// The command of `program`: apart from the terminal's process group, so that Ctrl-C there is for us alone, killed when
+/// nobody waits for it any more, and without the caller's own settings of Orfe.
 pub(crate) fn apart(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.process_group(0).kill_on_drop(true);
+    forget_settings(&mut command, std::env::vars_os().map(|(name, _)| name));
     command
+}
+
+/// Keeps those of the variables `names` from `command` that are settings of Orfe.
+fn forget_settings(command: &mut Command, names: impl Iterator<Item = OsString>) {
+    for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"ORFE_")) {
+        command.env_remove(name);
+    }
 }
 
 /// A running process of the demo. Dropped without [`Part::stop`], it is killed.
@@ -235,7 +244,7 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::process::Command;
 
-    use super::{Part, Stopped, apart};
+    use super::{Part, Stopped, apart, forget_settings};
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -253,6 +262,23 @@ mod tests {
             matches!(numbers[..], [pid, group] if pid == group),
             "it leads a group of its own: {said}"
         );
+    }
+
+    #[tokio::test]
+    async fn the_callers_settings_are_forgotten_and_ours_hold() {
+        let mut command = shell("env");
+        command.env_clear();
+        command.env("PATH", "/usr/bin:/bin").env("ORFE_CONFIG", "/mine");
+        let names = ["ORFE_CONFIG", "ORFE_REGISTRY_DATA", "PATH", "XORFE_"];
+        forget_settings(&mut command, names.iter().map(Into::into));
+        command.env("ORFE_CODER_BIN", "/ours");
+
+        let said = command.output().await.unwrap().stdout;
+        let said = String::from_utf8(said).unwrap();
+        let mut settings: Vec<&str> = said.lines().filter(|line| !line.starts_with("PWD=")).collect();
+        settings.retain(|line| !line.starts_with("_=") && !line.starts_with("SHLVL="));
+        settings.sort_unstable();
+        assert_eq!(settings, ["ORFE_CODER_BIN=/ours", "PATH=/usr/bin:/bin"]);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -223,7 +223,10 @@ impl Stage {
     }
 
     fn start_part(&mut self, name: &str, mut command: Command) -> Result<&mut Part> {
-        isolate(&mut command, &self.folder.tmp());
+        // By their temporary folder the keeper knows whose they are.
+        command.env("TMPDIR", self.folder.tmp());
+        // Their logs are files.
+        command.env("NO_COLOR", "1");
         let part = Part::start(name, command, &self.folder.log(name))?;
         self.keeper.process(part.pid())?;
         self.parts.push(part);
@@ -299,20 +302,6 @@ impl Stage {
             (Err(_), _) => {}
         }
         result
-    }
-}
-
-/// Marks a part as this demo's, and keeps the caller's own Orfe settings away from it.
-fn isolate(command: &mut Command, tmp: &Path) {
-    command.env("TMPDIR", tmp);
-    // Their logs are files.
-    command.env("NO_COLOR", "1");
-    for (name, _) in std::env::vars_os() {
-        let foreign = name.to_str().is_some_and(|name| name.starts_with("ORFE_"));
-        let set_here = command.as_std().get_envs().any(|(set, _)| set == name);
-        if foreign && !set_here {
-            command.env_remove(&name);
-        }
     }
 }
 

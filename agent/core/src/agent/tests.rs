@@ -1,9 +1,10 @@
 use orfe_protocol::desired::Credential;
 use orfe_protocol::id::{BootId, DeviceId};
 use orfe_protocol::message::Welcome;
-use orfe_protocol::observed::{CheckCode, CheckOutcome};
+use orfe_protocol::observed::{CheckCode, CheckOutcome, Health, ProvisionerState};
 use rand::SeedableRng;
 
+use super::observation::unknown_facts;
 use super::*;
 use crate::child::Sign;
 use crate::session::Closed;

@@ -19,7 +19,7 @@ use super::print;
 use crate::cli::{JoinArgs, PlaceArgs};
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
-use crate::link::{LinkError, Received, RegistryAddress, STEP_TIMEOUT, Way, connect};
+use crate::link::{Connection, LinkError, Received, RegistryAddress, STEP_TIMEOUT, Way, connect};
 use crate::state::{Identity, StateFolder};
 
 /// More than the longest join code.
@@ -195,6 +195,39 @@ async fn enrol(
         wireguard_public_key: WireGuardPublicKey::from_bytes(*wireguard_key.public_key().as_bytes()),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
+    let answer = ask(&mut connection, claim).await?;
+    connection.close().await;
+    let through_tunnel = tunnel.is_some();
+    if let Some(tunnel) = tunnel {
+        tunnel.shutdown().await;
+    }
+    let claimed = claimed(answer)?;
+    if code.way_in.is_some() && claimed.tunnel.is_none() {
+        return Err(Failure::new(
+            "the registry enrolled this machine and did not say how to come back through the tunnel",
+        )
+        .hint("ask its admin whether the gateway was switched off".to_owned()));
+    }
+    Ok(Joined {
+        identity: Identity {
+            version: 1,
+            device: claimed.device,
+            name: claimed.name,
+            registry_url: registry.url,
+            registry_key: registry.key,
+            spki_pin: registry.spki_pin,
+            tunnel: None,
+        },
+        tunnel: claimed
+            .tunnel
+            .filter(|_| code.way_in.is_some())
+            .map(|tunnel| *tunnel),
+        through_tunnel,
+    })
+}
+
+/// Sends the claim, and waits for what the registry says to it.
+async fn ask(connection: &mut Connection, claim: Claim) -> Result<FromRegistry, Failure> {
     connection
         .send(&FromAgent::Claim(claim))
         .await
@@ -202,41 +235,19 @@ async fn enrol(
     let answer = async {
         loop {
             if let Received::Message(message) = connection.receive().await.map_err(unreachable)? {
-                return Ok::<_, Failure>(message);
+                return Ok(*message);
             }
         }
     };
-    let answer = tokio::time::timeout(STEP_TIMEOUT, answer).await.map_err(|_| {
+    tokio::time::timeout(STEP_TIMEOUT, answer).await.map_err(|_| {
         Failure::new("the registry took the join code and did not answer")
             .hint("run the same command again: the code is still good for this machine".to_owned())
-    })??;
-    connection.close().await;
-    let through_tunnel = tunnel.is_some();
-    if let Some(tunnel) = tunnel {
-        tunnel.shutdown().await;
-    }
-    match *answer {
-        FromRegistry::Claimed(Claimed { tunnel: None, .. }) if code.way_in.is_some() => Err(Failure::new(
-            "the registry enrolled this machine and did not say how to come back through the tunnel",
-        )
-        .hint("ask its admin whether the gateway was switched off".to_owned())),
-        FromRegistry::Claimed(Claimed { device, name, tunnel }) => {
-            let identity = Identity {
-                version: 1,
-                device,
-                name,
-                registry_url: registry.url,
-                registry_key: registry.key,
-                spki_pin: registry.spki_pin,
-                tunnel: None,
-            };
-            let tunnel = tunnel.filter(|_| code.way_in.is_some());
-            Ok(Joined {
-                identity,
-                tunnel: tunnel.map(|tunnel| *tunnel),
-                through_tunnel,
-            })
-        }
+    })?
+}
+
+fn claimed(answer: FromRegistry) -> Result<Claimed, Failure> {
+    match answer {
+        FromRegistry::Claimed(claimed) => Ok(claimed),
         FromRegistry::Refused(refused) => Err(refusal(&refused)),
         FromRegistry::Welcome(_) | FromRegistry::Desired(_) | FromRegistry::Ack(_) => Err(Failure::new(
             "the registry answered something else than was asked",

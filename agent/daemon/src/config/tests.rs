@@ -117,9 +117,26 @@ fn who_names_every_place_needs_no_home() {
         PathBuf::from("/a/state")
     );
 
+    let flags = PlaceArgs {
+        control: None,
+        ..flags
+    };
+    assert_eq!(
+        resolve(&flags, &[]).unwrap().control.value,
+        PathBuf::from("/tmp/orfe-1000/agent.sock"),
+        "where the socket is does not hang on HOME"
+    );
+
     let flags = PlaceArgs { state: None, ..flags };
-    let error = resolve(&flags, &[]).unwrap_err();
-    assert_eq!(error.to_string(), "cannot tell where Orfe's files are");
+    let text = crate::failure::render(&resolve(&flags, &[]).unwrap_err().into());
+    assert!(
+        text.starts_with("error: cannot tell where Orfe's files are\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("where the state folder is: the environment variable HOME"),
+        "{text}"
+    );
 }
 
 #[test]

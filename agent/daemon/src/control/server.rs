@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::status::Status;
 use super::{Answer, AnswerLine, REQUEST_MAX, Request, RequestLine, Services, VERSION};
+use crate::failure::{Exit, Failure};
 
 /// Clients at a time. A person opens one or two; beyond this, new ones wait for a place.
 const CLIENTS_MAX: usize = 32;
@@ -27,25 +28,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
-    #[error("another daemon answers on the control socket {}", .0.display())]
-    Taken(PathBuf),
-    #[error("{} is there already, and is no socket", .0.display())]
-    NotASocket(PathBuf),
-    #[error("cannot use the folder of the control socket")]
+    #[error("another daemon answers there")]
+    Taken,
+    #[error("something else is there already, and is no socket")]
+    NotASocket,
+    #[error("its folder cannot be used")]
     Folder(#[source] PrivateFileError),
-    #[error("cannot open the control socket {}", path.display())]
-    Bind {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error("the system refuses it")]
+    Bind(#[source] io::Error),
 }
 
 impl ServerError {
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> String {
+    /// The failure of a daemon that was to listen at `path`.
+    pub(crate) fn at(self, path: &Path) -> Failure {
+        let denied = match &self {
+            Self::Folder(error) => matches!(error, PrivateFileError::Denied { .. }),
+            Self::Bind(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            Self::Taken | Self::NotASocket => false,
+        };
+        Failure::new(format!(
+            "the daemon cannot open its control socket {}, by which commands reach it",
+            path.display()
+        ))
+        .hint(self.hint())
+        .exit(if denied { Exit::NotPermitted } else { Exit::Failed })
+        .because(self)
+    }
+
+    fn hint(&self) -> String {
         match self {
-            Self::Taken(_) => "stop the other daemon, or choose another socket with `--control`".to_owned(),
+            Self::Taken => "stop the other daemon, or choose another socket with `--control`".to_owned(),
             Self::Folder(PrivateFileError::Exposed { .. } | PrivateFileError::ForeignOwner { .. }) => {
                 "name a folder that only you can write to with `--control`; one that is missing is made so"
                     .to_owned()
@@ -53,7 +65,7 @@ impl ServerError {
             Self::Folder(error) => error
                 .hint()
                 .unwrap_or_else(|| "choose another place with `--control`".to_owned()),
-            Self::NotASocket(_) | Self::Bind { .. } => "choose another place with `--control`".to_owned(),
+            Self::NotASocket | Self::Bind(_) => "choose another place with `--control`".to_owned(),
         }
     }
 }
@@ -74,23 +86,19 @@ impl Server {
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         private::create_missing_dir(folder).map_err(ServerError::Folder)?;
-        let cannot = |source| ServerError::Bind {
-            path: path.to_owned(),
-            source,
-        };
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ServerError::Taken(path.to_owned()));
+            return Err(ServerError::Taken);
         }
         if fs_err::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
-            return Err(ServerError::NotASocket(path.to_owned()));
+            return Err(ServerError::NotASocket);
         }
         match fs_err::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ServerError::Bind(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(path).map_err(cannot)?;
+        let listener = UnixListener::bind(path).map_err(ServerError::Bind)?;
         // Nobody else can put anything in its place, but a folder that was there may be open for looking in.
-        restrict(path).map_err(cannot)?;
+        restrict(path).map_err(ServerError::Bind)?;
         Ok(Self {
             listener,
             path: path.to_owned(),

@@ -24,13 +24,7 @@ pub(super) async fn rotate(
     Json(request): Json<api::RotateKey>,
 ) -> Result<Json<api::GatewayAnswer>, ApiError> {
     let gateway = gateway(&admin)?;
-    if request
-        .after_s
-        .is_some_and(|after| !(1..=api::ROTATION_MAX_S).contains(&after))
-    {
-        let message = "an old key ends by itself after 1 second to 365 days";
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, message, "see `--after`"));
-    }
+    request.check()?;
     let until = request.after_s.map(|after| {
         let after = SignedDuration::from_secs(i64::try_from(after).unwrap_or(i64::MAX));
         Timestamp::now().saturating_add(after).unwrap_or(Timestamp::MAX)

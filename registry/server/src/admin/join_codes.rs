@@ -20,7 +20,7 @@ pub(super) async fn create(
     State(admin): State<Arc<Admin>>,
     Json(request): Json<api::CreateJoinCode>,
 ) -> Result<Json<api::CreatedJoinCode>, ApiError> {
-    check(&request)?;
+    request.check()?;
     let gateway = if request.via_tunnel {
         Some(admin.way_in()?)
     } else {
@@ -95,35 +95,6 @@ impl Admin {
             endpoints: gateway.endpoints.clone(),
         })
     }
-}
-
-fn check(request: &api::CreateJoinCode) -> Result<(), ApiError> {
-    let bad = |message: String, hint: &str| Err(ApiError::new(StatusCode::BAD_REQUEST, message, hint));
-    if !(1..=api::JOIN_CODE_USES_MAX).contains(&request.uses) {
-        let message = format!(
-            "a join code has 1 to {} uses, not {}",
-            api::JOIN_CODE_USES_MAX,
-            request.uses
-        );
-        return bad(message, "see `--uses`");
-    }
-    if request.via_tunnel && request.uses != 1 {
-        let message = format!(
-            "a join code with `--via-tunnel` has one use, not {}",
-            request.uses
-        );
-        return bad(message, "leave `--uses` out and make a code for each device");
-    }
-    if !(1..=api::JOIN_CODE_TTL_MAX_S).contains(&request.ttl_s) {
-        return bad("a join code lives 1 second to 7 days".to_owned(), "see `--ttl`");
-    }
-    if request.note.chars().count() > api::NOTE_MAX || request.note.chars().any(char::is_control) {
-        return bad(
-            format!("a note is one line of {} characters at most", api::NOTE_MAX),
-            "see `--note`",
-        );
-    }
-    Ok(())
 }
 
 pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Json<api::JoinCodeList>, ApiError> {

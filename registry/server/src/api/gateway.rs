@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use orfe_protocol::key::WireGuardPublicKey;
 use serde::{Deserialize, Serialize};
 
+use super::Refused;
+
 /// Longest time for which an old key may be good by itself, in seconds: a year.
 pub const ROTATION_MAX_S: u64 = 365 * 24 * 3600;
 
@@ -15,6 +17,17 @@ pub const ROTATION_MAX_S: u64 = 365 * 24 * 3600;
 pub struct RotateKey {
     /// When the old key ends by itself; none: when it is finished.
     pub after_s: Option<u64>,
+}
+
+impl RotateKey {
+    /// Whether every value is within its range.
+    pub fn check(&self) -> Result<(), Refused> {
+        if (self.after_s).is_some_and(|after| !(1..=ROTATION_MAX_S).contains(&after)) {
+            let message = "an old key ends by itself after 1 second to 365 days";
+            return Err(Refused::new(message, "see `--after`"));
+        }
+        Ok(())
+    }
 }
 
 /// The gateway.

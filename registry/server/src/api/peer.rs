@@ -8,6 +8,8 @@ use orfe_protocol::name::DeviceName;
 use orfe_protocol::secret::Secret;
 use serde::{Deserialize, Serialize};
 
+use super::{Refused, check_note};
+
 /// Longest life of a peer, in seconds: ten years.
 pub const PEER_TTL_MAX_S: u64 = 3650 * 24 * 3600;
 
@@ -27,6 +29,26 @@ pub struct AddPeer {
     /// The only entries of the policy that it may reach; none: all that policy gives people.
     pub allowed: Option<Vec<String>>,
     pub note: String,
+}
+
+impl AddPeer {
+    /// Whether every value is within its range. What its policy and its key say about it, only the gateway knows.
+    pub fn check(&self) -> Result<(), Refused> {
+        if (self.ttl_s).is_some_and(|ttl| !(1..=PEER_TTL_MAX_S).contains(&ttl)) {
+            return Err(Refused::new("a peer lives 1 second to 3650 days", "see `--ttl`"));
+        }
+        if self
+            .allowed
+            .as_ref()
+            .is_some_and(|allowed| allowed.len() > ALLOWED_MAX)
+        {
+            return Err(Refused::new(
+                format!("a peer is narrowed to {ALLOWED_MAX} destinations at most"),
+                "give the peer an entry of its own with `for_peers` in the policy",
+            ));
+        }
+        check_note(&self.note)
+    }
 }
 
 /// One peer, alone, with what its client is to be told.

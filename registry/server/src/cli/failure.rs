@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use orfe_platform::private::PrivateFileError;
 
+use crate::api;
 use crate::config::ConfigError;
 use crate::registry::StartError;
 use crate::state_folder::StateFolderError;
@@ -73,6 +74,12 @@ impl fmt::Display for Failure {
             Some(hint) => writeln!(formatter, "hint: {hint}"),
             None => Ok(()),
         }
+    }
+}
+
+impl From<api::Refused> for Failure {
+    fn from(refused: api::Refused) -> Self {
+        Self::usage(refused.to_string()).hint(refused.hint())
     }
 }
 

@@ -6,6 +6,7 @@ use super::client::Client;
 use super::table::{hang, harmless};
 use super::{Failure, GatewayCommand, print, print_json};
 use crate::api::{GatewayAnswer, RotateKey};
+use crate::span::Span;
 
 /// Width of the labels.
 const LABEL: usize = 14;
@@ -22,8 +23,10 @@ pub(super) async fn run(
             finish: true, format, ..
         } => (client.post("/v1/gateway/finish", &()).await?, format),
         GatewayCommand::RotateKey { after, format, .. } => {
-            let after_s = after.map(|after| after.0.as_millis().div_ceil(1000) as u64);
-            let request = RotateKey { after_s };
+            let request = RotateKey {
+                after_s: after.map(Span::whole_seconds),
+            };
+            request.check()?;
             (client.post("/v1/gateway/rotate", &request).await?, format)
         }
     };

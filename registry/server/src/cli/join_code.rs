@@ -34,20 +34,14 @@ pub(super) async fn run(
 }
 
 async fn create(client: &Client, args: &CreateArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-    if args.via_tunnel && args.uses != 1 {
-        let message = format!("a join code with `--via-tunnel` has one use, not {}", args.uses);
-        return Err(Failure::usage(message).hint(
-            "leave `--uses` out and make a code for each device; its one-time WireGuard key cannot be shared",
-        ));
-    }
     let request = CreateJoinCode {
         tags: tags(&args.tags)?,
         uses: args.uses,
-        // A part of a second rounds up: a code that lives 500ms is not refused as one that does not live.
-        ttl_s: args.ttl.0.as_millis().div_ceil(1000) as u64,
+        ttl_s: args.ttl.whole_seconds(),
         note: args.note.clone(),
         via_tunnel: args.via_tunnel,
     };
+    request.check()?;
     let created: CreatedJoinCode = client.post("/v1/join-codes", &request).await?;
     if args.format.json {
         return print_json(out, &created);

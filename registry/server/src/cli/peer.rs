@@ -18,6 +18,7 @@ use super::client::Client;
 use super::table::{Table, age, hang, harmless};
 use super::{Failure, PeerAddArgs, PeerCommand, print, print_json};
 use crate::api::{AddPeer, PeerAnswer, PeerCounters, PeerList, PeerView, Removed};
+use crate::span::Span;
 
 /// Width of the labels on a peer's page.
 const LABEL: usize = 14;
@@ -100,10 +101,11 @@ async fn add(
         name: args.name.clone(),
         wireguard_public_key: keys.public,
         preshared_key: keys.preshared.clone(),
-        ttl_s: args.ttl.map(|ttl| ttl.0.as_millis().div_ceil(1000) as u64),
+        ttl_s: args.ttl.map(Span::whole_seconds),
         allowed: (!args.allowed.is_empty()).then(|| args.allowed.clone()),
         note: args.note.clone(),
     };
+    request.check()?;
     let answer: PeerAnswer = client.post("/v1/peers", &request).await?;
     let shown = conf::Keys {
         private: keys.private.as_ref().map(NoisePrivateKey::to_base64),

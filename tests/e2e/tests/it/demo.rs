@@ -34,7 +34,10 @@ impl Demo {
             .arg("demo")
             .args(arguments)
             .env("TMPDIR", folder.path())
-            .env("CARGO_TARGET_DIR", programs::target_folder());
+            .env("CARGO_TARGET_DIR", programs::target_folder())
+            // What a person has set for an Orfe of their own must not reach the demo's: none of this is valid.
+            .env("ORFE_TUNNEL", "none of the demo's business")
+            .env("ORFE_REGISTRY_PUBLIC_URL", "none of the demo's business");
         programs::forget_this_package(&mut command);
         let process = ProcessGuard::spawn(&mut command, folder.path(), "demo").unwrap();
         Self { process, folder }

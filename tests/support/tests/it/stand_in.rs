@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use orfe_test_support::process::ProcessGuard;
 use orfe_test_support::scale::TimeScale;
 use orfe_test_support::standin::server::{Config, Fault, StandIn, StartError, Tags};
 use orfe_test_support::wait::wait_for;
@@ -112,12 +113,7 @@ async fn faults_come_and_go_at_run_time() {
         .await
         .unwrap();
     server.set_fault(None);
-    let again = || match child
-        .stderr_lines()
-        .iter()
-        .filter(|line| line.contains(CONNECTED))
-        .count()
-    {
+    let again = || match count(&child, CONNECTED) {
         2 => Ok(()),
         other => Err(format!("connected {other} times")),
     };
@@ -131,10 +127,28 @@ async fn faults_come_and_go_at_run_time() {
         .await
         .unwrap();
     server.set_licensed(true);
-    let before = server.connections_seen().len();
-    // 300 ms are three real seconds: five dials of one that goes on.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(server.connections_seen().len(), before);
+    let dials = count(&child, "dialing coderd");
+
+    // Another one that goes on, however often it fails, is the clock.
+    let folder = tempfile::tempdir().unwrap();
+    let clock = self::child(folder.path(), &[("CODER_URL", &server.url())]);
+    clock.wait_for_line(CONNECTED, PATIENCE).await.unwrap();
+    server.set_fault(Some(Fault::BAD_GATEWAY));
+    server.cut_all();
+    let five = || match count(&clock, "unexpected status code 502") {
+        5.. => Ok(()),
+        fewer => Err(format!("{fewer} dials have failed")),
+    };
+    wait_for("five dials of one that goes on", PATIENCE, five)
+        .await
+        .unwrap();
+    assert_eq!(count(&child, "dialing coderd"), dials);
+}
+
+/// How many of the lines that a child has said contain `text`.
+fn count(child: &ProcessGuard, text: &str) -> usize {
+    let lines = child.stderr_lines();
+    lines.iter().filter(|line| line.contains(text)).count()
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@
 //!
 //! smoltcp opens connections; what an open one carries goes by `transfer`.
 
+mod config;
 mod life;
+mod opening;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +25,11 @@ use smoltcp::socket::tcp::Socket;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{HardwareAddress, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpAddress, IpCidr, TCP_HEADER_LEN};
 
+pub(crate) use self::config::StackConfig;
+use self::config::invalid;
 pub(crate) use self::life::{ConnectError, ConnectReply};
 use self::life::{Connection, DEAD_AFTER, Stage};
+use self::opening::PORTS;
 use super::budget::Budget;
 use super::connection::Shared;
 use super::datagrams::{self, Inbox, Sockets};
@@ -33,32 +38,12 @@ pub(crate) use super::flow::Flow;
 use super::flow::{Header, TCP, UDP};
 use super::pool::Pool;
 use super::schedule::Schedule;
-use super::stream::TunnelStream;
 use super::wake::{Slot, Wake};
 
-/// Local ports for connections that are dialled (RFC 6335, section 6: dynamic ports).
-const PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 /// Packets that a connection may emit in one visit; then it is the next one's turn.
 const BURST: usize = 64;
 /// Pause before another visit to a socket that wants one at once, and then does nothing.
 const FUTILE: Duration = Duration::from_millis(10);
-
-/// What a stack is made from.
-#[derive(Debug, Clone)]
-pub(crate) struct StackConfig {
-    /// Our addresses inside the tunnel, at most eight.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// Largest packet in bytes; at least 1280.
-    pub(crate) mtu: usize,
-    /// Take packets to every address, not ours alone.
-    pub(crate) any_address: bool,
-    /// Connections at once, those being opened or closed included.
-    pub(crate) max_connections: usize,
-    /// Bytes that all connections may hold together (see `pool`), apart from the little that each one needs to go on.
-    pub(crate) memory: usize,
-    /// Interval of probes on silent connections.
-    pub(crate) keep_alive: Option<Duration>,
-}
 
 pub(crate) struct Stack {
     interface: Interface,
@@ -95,7 +80,7 @@ impl fmt::Debug for Stack {
 impl Stack {
     /// Fails when an address is not a unicast one, or there are none or more than eight, or the MTU is too small.
     pub(super) fn new(config: &StackConfig, wake: Arc<Wake>, now: Instant) -> io::Result<Self> {
-        check(config)?;
+        config.check()?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| io::Error::other(error.to_string()))?;
         let seed = u64::from_ne_bytes(seed);
@@ -144,75 +129,6 @@ impl Stack {
             touched: Vec::new(),
             started: now,
         })
-    }
-
-    /// Starts a connection to `remote`; `reply` has the outcome. A dropped receiver abandons it.
-    pub(crate) fn connect(&mut self, remote: SocketAddr, reply: ConnectReply) {
-        if let Err((error, reply)) = self.try_connect(remote, reply) {
-            // The receiver may be gone already; then nobody wants to know.
-            let _ = reply.send(Err(error));
-        }
-    }
-
-    fn try_connect(
-        &mut self,
-        remote: SocketAddr,
-        reply: ConnectReply,
-    ) -> Result<(), (ConnectError, ConnectReply)> {
-        let source = self.source(remote);
-        let Some(flow) = source.and_then(|source| self.free_flow(source, remote)) else {
-            return Err((ConnectError::Unaddressable, reply));
-        };
-        let Some(window) = self.budget.admit() else {
-            return Err((ConnectError::TooMany, reply));
-        };
-        let mut socket = life::new_socket();
-        if socket
-            .connect(self.interface.context(), flow.remote, flow.local)
-            .is_err()
-        {
-            self.budget.give_back(window);
-            return Err((ConnectError::Unaddressable, reply));
-        }
-        self.insert(flow, socket, window, Some(reply));
-        Ok(())
-    }
-
-    /// Lets in `syn`, which must be the first packet of `flow`. `None` when the stack does not take it.
-    pub(crate) fn accept(&mut self, flow: Flow, syn: &[u8], now: Instant) -> Option<TunnelStream> {
-        if self.flows.contains_key(&flow) {
-            return None;
-        }
-        // Nothing but this packet may meet the listening socket.
-        self.ingress(now);
-        let window = self.budget.admit()?;
-        let mut socket = life::new_socket();
-        socket.set_timeout(Some(DEAD_AFTER.into()));
-        if socket.listen(flow.local).is_err() {
-            self.budget.give_back(window);
-            return None;
-        }
-        let slot = self.insert(flow, socket, window, None);
-        self.device.push(syn);
-        let clock = self.clock(now);
-        let connection = self.slots[slot.0].as_mut()?;
-        let Stage::Opening(dawn) = &mut connection.stage else {
-            return None;
-        };
-        if let Some(packet) = self.device.next()
-            && let Some(header) = Header::parse(packet)
-        {
-            dawn.seen.incoming(packet, &header);
-        }
-        self.interface
-            .poll_ingress_single(clock, &mut self.device, &mut dawn.set);
-        let has_come = dawn.socket().remote_endpoint().map(SocketAddr::from) == Some(flow.remote);
-        pass_on(&mut self.device, Some(connection), now);
-        if has_come {
-            return Some(TunnelStream::new(Arc::clone(&connection.shared)));
-        }
-        self.remove(slot);
-        None
     }
 
     /// A UDP socket for destinations of the family of `remote`. `None` when there is no address of that family, or too many
@@ -448,27 +364,6 @@ impl Stack {
         Some(connection.flow)
     }
 
-    /// Our address for destinations of the family of `remote`.
-    fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
-        let mut addresses = self.config.addresses.iter().copied();
-        addresses.find(|address| address.is_ipv4() == remote.is_ipv4())
-    }
-
-    fn free_flow(&mut self, source: IpAddr, remote: SocketAddr) -> Option<Flow> {
-        // Ports go round, so that one is not used again while the other end may still remember its last connection.
-        for _ in PORTS {
-            let flow = Flow {
-                local: SocketAddr::new(source, self.next_port),
-                remote,
-            };
-            self.next_port = self.next_port.checked_add(1).unwrap_or(*PORTS.start());
-            if !self.flows.contains_key(&flow) {
-                return Some(flow);
-            }
-        }
-        None
-    }
-
     fn clock(&self, now: Instant) -> StackInstant {
         let elapsed = now.saturating_duration_since(self.started).as_micros();
         StackInstant::from_micros(i64::try_from(elapsed).unwrap_or(i64::MAX))
@@ -498,25 +393,4 @@ fn pass_on(device: &mut PacketDevice, connection: Option<&mut Connection>, now: 
         _ => {}
     }
     out.push(packet, ());
-}
-
-fn check(config: &StackConfig) -> io::Result<()> {
-    if config.mtu < 1280 || config.mtu > 9216 {
-        return Err(invalid("the MTU must be 1280 to 9216"));
-    }
-    if config.addresses.is_empty() {
-        return Err(invalid("no address inside the tunnel"));
-    }
-    let unicast = |address: &IpAddr| {
-        let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-        !address.is_multicast() && !address.is_unspecified() && !broadcast
-    };
-    match config.addresses.iter().find(|address| !unicast(address)) {
-        Some(address) => Err(invalid(&format!("{address} is no address for one machine"))),
-        None => Ok(()),
-    }
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
 }

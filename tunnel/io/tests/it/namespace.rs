@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use orfe_tunnel::{Gateway, GatewayConfig, PrivateKey, PublicKey};
@@ -359,17 +358,11 @@ impl Client {
 
 /// Sets keys and peer by wireguard-go's own control socket (the cross-platform userspace protocol of WireGuard).
 async fn configure(path: &Path, key: &PrivateKey, gateway: PublicKey, endpoint: SocketAddr) {
-    let connect = async {
-        loop {
-            if let Ok(socket) = UnixStream::connect(path).await {
-                return socket;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let mut socket = tokio::time::timeout(PATIENCE, connect)
-        .await
-        .expect("wireguard-go does not start");
+    until("wireguard-go's control socket answers", || {
+        std::os::unix::net::UnixStream::connect(path).is_ok()
+    })
+    .await;
+    let mut socket = UnixStream::connect(path).await.unwrap();
     let (key, gateway) = (
         HEXLOWER.encode(key.as_bytes()),
         HEXLOWER.encode(gateway.as_bytes()),

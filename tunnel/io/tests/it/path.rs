@@ -164,20 +164,12 @@ async fn a_fresh_port_carries_open_connections_on() {
         assert_eq!(answer, [round; 2000]);
         assert_ne!(tunnel.local_addr(), before);
         // The old port is free again: nobody holds the socket.
-        until_free(before).await;
+        until("the old socket is closed", || {
+            std::net::UdpSocket::bind(before).is_ok()
+        })
+        .await;
     }
     tunnel.shutdown().await;
-}
-
-async fn until_free(address: SocketAddr) {
-    let free = async {
-        while UdpSocket::bind(address).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, free)
-        .await
-        .expect("the old socket is still open");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,6 @@ use super::{Daemon, now};
 use crate::config::{Config, ContainersEnabled, TunnelMode};
 use crate::control::status::Containers;
 use crate::control::{PersonsProxy, Server, Services};
-use crate::failure::Failure;
 use crate::link::{InnerWay, Link, RegistryAddress};
 use crate::run::children::Children;
 use crate::run::containers::ContainersTask;
@@ -50,11 +49,7 @@ impl Opened {
             left_behind: state.children()?,
             noise_key: state.noise_key()?,
             wireguard_key: state.wireguard_key()?,
-            server: Server::bind(&config.control.value).map_err(|error| {
-                Failure::new("the daemon cannot be spoken to")
-                    .hint(error.hint())
-                    .because(error)
-            })?,
+            server: Server::bind(&config.control.value).map_err(|error| error.at(&config.control.value))?,
         })
     }
 }

@@ -1,12 +1,13 @@
 //! One device of the list.
 
+mod details;
+
 use jiff::Timestamp;
-use orfe_protocol::observed::{
-    Check, CheckOutcome, Docker, Facts, Gpu, ObservedState, ProvisionerStatus, TunnelStatus,
-};
+use orfe_protocol::observed::{Check, CheckOutcome, Facts, Gpu, ObservedState, ProvisionerStatus};
 use orfe_protocol::tag::Tags;
 
-use super::text::{Moment, clean, memory};
+use self::details::Detail;
+use super::text::{Moment, clean};
 use super::{Badge, Tone};
 use crate::fleet::{self, DeviceRow, Link};
 
@@ -70,13 +71,6 @@ pub(crate) struct CheckLine {
     pub(crate) since: Moment,
 }
 
-/// One line of what else is known.
-#[derive(Debug)]
-pub(crate) struct Detail {
-    pub(crate) label: &'static str,
-    pub(crate) text: String,
-}
-
 impl Device {
     pub(super) fn new(row: &DeviceRow, now: Timestamp) -> Self {
         let current = row.link == Link::Online;
@@ -103,7 +97,7 @@ impl Device {
             checks: observed
                 .map(|observed| checks(&observed.checks, now))
                 .unwrap_or_default(),
-            details: details(row, now),
+            details: details::of(row, now),
         }
     }
 }
@@ -295,237 +289,5 @@ fn checks(checks: &[Check], now: Timestamp) -> Vec<CheckLine> {
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
-fn details(row: &DeviceRow, now: Timestamp) -> Vec<Detail> {
-    let mut details = Vec::new();
-    let mut add = |label, text: String| details.push(Detail { label, text });
-    if let Some(observed) = row.observed.as_deref() {
-        let facts = &observed.facts;
-        add(
-            "System",
-            joined([&facts.os_version, &facts.chassis, &facts.hostname]),
-        );
-        add(
-            "Hardware",
-            format!(
-                "{}, {} cores, {}",
-                clean(&facts.cpu_model),
-                facts.cpu_cores,
-                memory(facts.memory_mib)
-            ),
-        );
-        add("Docker", docker(&facts.docker));
-        for slot in &observed.provisioners {
-            add("Provisioner", provisioner(slot, now));
-        }
-        add(
-            "Tunnel",
-            observed.tunnel.as_ref().map_or_else(|| "off".to_owned(), tunnel),
-        );
-        let started = Moment::new(observed.started_at, now).age;
-        add(
-            "Agent",
-            format!("{}, started {started}", clean(&observed.agent_version)),
-        );
-    }
-    if let Some(since) = row.session_since {
-        add("Session", format!("since {}", Moment::new(since, now).absolute));
-    }
-    add("Enrolled", Moment::new(row.created_at, now).absolute);
-    add("Id", row.id.to_string());
-    details
-}
-
-/// The parts that are not empty, with commas between them.
-fn joined<const N: usize>(parts: [&String; N]) -> String {
-    let parts: Vec<String> = parts
-        .into_iter()
-        .map(|part| clean(part))
-        .filter(|part| !part.is_empty())
-        .collect();
-    parts.join(", ")
-}
-
-fn docker(docker: &Docker) -> String {
-    match docker {
-        Docker::Present { version } => clean(version),
-        Docker::Absent { reason } => format!("none: {}", clean(reason)),
-        Docker::Unknown => "unknown".to_owned(),
-    }
-}
-
-/// `laptop-0: backoff for 3 min, restarted 2 times; terraform is missing`.
-fn provisioner(slot: &ProvisionerStatus, now: Timestamp) -> String {
-    let lasted = Moment::new(slot.since, now).lasted;
-    let mut text = format!("{}: {} for {lasted}", clean(&slot.name), slot.state.as_str());
-    match slot.restarts {
-        0 => {}
-        1 => text.push_str(", restarted once"),
-        number => text = format!("{text}, restarted {number} times"),
-    }
-    if let Some(reason) = &slot.reason {
-        text = format!("{text}; {}", clean(reason));
-    }
-    text
-}
-
-/// `up, 100.64.0.2, to 203.0.113.7:51820, smoltcp`.
-fn tunnel(tunnel: &TunnelStatus) -> String {
-    let addresses = tunnel.addresses.iter().map(ToString::to_string);
-    let endpoint = tunnel.endpoint.map(|endpoint| format!("to {endpoint}"));
-    let parts: Vec<String> = std::iter::once(tunnel.phase.as_str().to_owned())
-        .chain(addresses)
-        .chain(endpoint)
-        .chain([clean(&tunnel.tcp_stack)])
-        .collect();
-    parts.join(", ")
-}
-
 #[cfg(test)]
-mod tests {
-    use orfe_protocol::observed::{CheckCode, ProvisionerState};
-
-    use super::*;
-
-    #[test]
-    fn gpus_are_named_and_counted() {
-        let gpu = |vendor: &str, model: &str| Gpu {
-            vendor: vendor.into(),
-            model: model.into(),
-            tag: "tag".into(),
-            evidence: String::new(),
-        };
-        for (given, expected) in [
-            (vec![], Cell::quiet("none")),
-            (
-                vec![gpu("NVIDIA", "GeForce RTX 4090")],
-                Cell::of("NVIDIA GeForce RTX 4090"),
-            ),
-            (
-                vec![gpu("NVIDIA", "nvidia A100"), gpu("NVIDIA", "nvidia A100")],
-                Cell::of("2 × nvidia A100"),
-            ),
-            (
-                vec![gpu("", "Arc"), gpu("AMD", ""), gpu("", "")],
-                Cell::of("Arc, AMD, tag"),
-            ),
-        ] {
-            assert_eq!(gpus(&given), expected);
-        }
-    }
-
-    #[test]
-    fn provisioners_are_counted_and_the_first_that_is_not_connected_is_named() {
-        use ProvisionerState::{Backoff, Connected, Draining};
-        for (states, current, expected) in [
-            (&[][..], true, Cell::quiet("none")),
-            (&[Connected][..], true, Cell::of("1/1 connected")),
-            (
-                &[Connected, Backoff, Draining][..],
-                true,
-                Cell::of("1/3 connected, backoff"),
-            ),
-            (&[Connected][..], false, Cell::quiet("was 1/1 connected")),
-        ] {
-            let slots: Vec<ProvisionerStatus> = states.iter().map(|state| slot(*state)).collect();
-            assert_eq!(provisioners(&slots, current), expected);
-        }
-    }
-
-    #[test]
-    fn a_slot_tells_its_story() {
-        let now = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(90);
-        let mut told = slot(ProvisionerState::Backoff);
-        assert_eq!(provisioner(&told, now), "a-0: backoff for 1 min");
-        told.restarts = 1;
-        assert_eq!(provisioner(&told, now), "a-0: backoff for 1 min, restarted once");
-        told.restarts = 3;
-        told.reason = Some("exit 1".into());
-        assert_eq!(
-            provisioner(&told, now),
-            "a-0: backoff for 1 min, restarted 3 times; exit 1"
-        );
-    }
-
-    #[test]
-    fn the_worst_check_speaks_for_the_device() {
-        use CheckCode::{Connected, Disk, Docker, Terraform};
-        let failed = || check(Terraform, CheckOutcome::Failed, true);
-        let pending = || check(Connected, CheckOutcome::Pending, true);
-        let warning = || check(Docker, CheckOutcome::Warning, false);
-        let fine = || check(Disk, CheckOutcome::Ok, true);
-        for (checks, tone, text) in [
-            (vec![], Tone::Good, "No checks"),
-            (vec![fine()], Tone::Good, "The one check passes"),
-            (vec![fine(), fine()], Tone::Good, "All 2 checks pass"),
-            (vec![fine(), warning()], Tone::Warning, "docker: as docker says"),
-            (
-                vec![warning(), pending()],
-                Tone::Progress,
-                "connected: as connected says",
-            ),
-            (
-                vec![warning(), pending(), failed()],
-                Tone::Bad,
-                "terraform: as terraform says",
-            ),
-            (
-                vec![failed(), failed(), failed()],
-                Tone::Bad,
-                "terraform: as terraform says (and 2 more)",
-            ),
-        ] {
-            assert_eq!(
-                verdict(&observed(checks)),
-                Summary {
-                    tone,
-                    text: text.into()
-                }
-            );
-        }
-    }
-
-    #[test]
-    fn what_was_granted_lies_over_what_was_detected() {
-        let tags = |list: &[&str]| list.iter().map(|tag| tag.parse().unwrap()).collect::<Tags>();
-        let chips = tag_chips(
-            Some(&tags(&["gpu=none", "owner=mallory"])),
-            &tags(&["owner=alice"]),
-        );
-        let chips: Vec<_> = chips
-            .iter()
-            .map(|chip| (chip.text.as_str(), chip.granted))
-            .collect();
-        assert_eq!(chips, [("gpu=none", false), ("owner=alice", true)]);
-    }
-
-    fn slot(state: ProvisionerState) -> ProvisionerStatus {
-        ProvisionerStatus {
-            slot: 0,
-            name: "a-0".into(),
-            state,
-            since: Timestamp::UNIX_EPOCH,
-            pid: None,
-            restarts: 0,
-            reason: None,
-            hint: None,
-        }
-    }
-
-    fn check(code: CheckCode, outcome: CheckOutcome, required: bool) -> Check {
-        let message = format!("as {} says", code.as_str());
-        Check {
-            code,
-            outcome,
-            required,
-            message,
-            hint: None,
-            since: Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    fn observed(checks: Vec<Check>) -> ObservedState {
-        let mut observed = crate::dashboard::tests::example_fleet::observed();
-        observed.checks = checks;
-        observed
-    }
-}
+mod tests;

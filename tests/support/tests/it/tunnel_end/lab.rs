@@ -8,9 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use orfe_test_support::wait::wait_for_blocking;
 use orfe_tunnel::PrivateKey;
 use serde_json::Value;
 
@@ -349,15 +350,10 @@ impl WireguardGo {
     }
 
     fn connect(&self) -> UnixStream {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match UnixStream::connect(&self.socket) {
-                Ok(stream) => return stream,
-                Err(error) => assert!(Instant::now() < deadline, "wireguard-go does not start: {error}"),
-            }
-            // Nothing tells when the socket appears.
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for_blocking("wireguard-go's control socket", PATIENCE, || {
+            UnixStream::connect(&self.socket).map_err(|error| error.to_string())
+        })
+        .unwrap()
     }
 }
 

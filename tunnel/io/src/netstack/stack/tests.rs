@@ -9,6 +9,7 @@ use mio::Token;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::super::stream::TunnelStream;
 use super::life::{DEAD_AFTER, LEAVE_WITHIN};
 use super::*;
 
