@@ -13,8 +13,8 @@
 //! Neither cares where the device came from: a device on the host, or one in a private network namespace whose
 //! descriptor was handed over. Without `IFF_VNET_HDR` everything is the same with batches of one packet.
 
+mod bell;
 pub(crate) mod device;
-#[cfg(target_os = "linux")]
 pub mod host;
 mod inbound;
 mod measure;
@@ -23,7 +23,7 @@ mod outbound;
 mod path;
 mod threads;
 
-pub use device::{TunDevice, TunOptions};
+pub use device::{Interface, TunDevice, TunOptions};
 pub use path::{DataPath, DataPathConfig};
 
 #[cfg(test)]

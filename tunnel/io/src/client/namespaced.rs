@@ -17,9 +17,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::choice::NoNamespace;
 use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
+use crate::connections::{Connections, OpenError};
 use crate::dial::{BoxedDatagrams, BoxedStream};
 pub(super) use crate::namespace::Made;
-use crate::namespace::{Connections, Namespace, NamespaceConfig, OpenError, Sockets};
+use crate::namespace::{Namespace, NamespaceConfig};
 use crate::places::Places;
 use crate::tun::{DataPath, DataPathConfig, TunDevice};
 use crate::udp::{UdpOptions, UdpPort};
@@ -92,11 +93,7 @@ impl NamespaceEnd {
         let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
-            connections: Connections::new(
-                Sockets::Namespace(made.namespace.clone()),
-                config.addresses.clone(),
-                places,
-            ),
+            connections: Connections::new(made.namespace.clone(), config.addresses.clone(), places),
             addresses: config.addresses,
             gateway: config.gateway,
             nudged: Mutex::new(None),
