@@ -49,7 +49,7 @@ impl KernelStream {
         let socket = KernelSocket {
             stream,
             is_shut: AtomicBool::new(false),
-            cut: Cut::default(),
+            cut: Cut::new(),
             _place: place,
         };
         Self {

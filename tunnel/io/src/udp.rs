@@ -4,7 +4,8 @@
 //! an event loop registers it.
 //!
 //! **Offloads.** A run leaves by one `sendmsg` with `UDP_SEGMENT`, and what the kernel gathered arrives in one buffer with
-//! a stride. Windows segments by `UDP_SEND_MSG_SIZE` and gathers nothing (quinn-udp leaves that off there), macOS does neither. Some drivers and kernels promise segmentation and then refuse it with EIO or EINVAL (WSAEINVAL, WSAEOPNOTSUPP): at the first such
+//! a stride. Windows segments by `UDP_SEND_MSG_SIZE` and gathers nothing (quinn-udp leaves that off there), macOS does neither.
+//! Some drivers and kernels promise segmentation and then refuse it with EIO or EINVAL (or their Windows kin): at the first such
 //! error it is switched off for the whole process, which is said once, and runs go out datagram by datagram. The environment
 //! variable [`SEGMENTATION_VARIABLE`]`=off` does the same from the start.
 

@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::choice::NoNamespace;
 use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
-use crate::connections::{Connections, OpenError};
+use crate::connections::Connections;
 use crate::dial::{BoxedDatagrams, BoxedStream};
 pub(super) use crate::namespace::Made;
 use crate::namespace::{Namespace, NamespaceConfig};
@@ -172,19 +172,6 @@ async fn keep(namespace: Namespace, shared: Arc<Shared>, stop: CancellationToken
     shared.connections.reset_all();
     shared.path.stop().await;
     namespace.close().await;
-}
-
-impl From<OpenError> for DialFailure {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::TooMany => Self::TooMany,
-            OpenError::Refused => Self::Refused,
-            OpenError::TimedOut => Self::TimedOut,
-            OpenError::Gone => Self::Gone,
-            OpenError::Unaddressable => Self::unaddressable(),
-            OpenError::Io(error) => Self::Io(error),
-        }
-    }
 }
 
 /// Opens connections of the namespace.

@@ -5,7 +5,7 @@ use std::task::Context;
 
 use tokio::net::TcpStream;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cut;
 
 #[expect(
@@ -14,6 +14,10 @@ pub(super) struct Cut;
     reason = "the signatures are those of `flagged`"
 )]
 impl Cut {
+    pub(super) const fn new() -> Self {
+        Self
+    }
+
     /// Resets the connection.
     pub(super) fn cut(&self, stream: &TcpStream) {
         // Connecting to "unspecified" takes a TCP socket back to its beginning, which sends a reset (tcp(7)).

@@ -7,17 +7,25 @@ use std::task::Context;
 use futures_util::task::AtomicWaker;
 use tokio::net::TcpStream;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cut {
-    is_cut: AtomicBool,
+    is_over: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
 
 impl Cut {
+    pub(super) const fn new() -> Self {
+        Self {
+            is_over: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+        }
+    }
+
     /// Has reader and writer end.
     pub(super) fn cut(&self, _: &TcpStream) {
-        self.is_cut.store(true, Ordering::Release);
+        self.is_over.store(true, Ordering::Release);
         self.reader.wake();
         self.writer.wake();
     }
@@ -35,7 +43,7 @@ impl Cut {
     fn check(&self, waker: &AtomicWaker, cx: &Context<'_>) -> io::Result<()> {
         // First the waker: what is cut in between wakes it.
         waker.register(cx.waker());
-        if self.is_cut.load(Ordering::Acquire) {
+        if self.is_over.load(Ordering::Acquire) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(())
@@ -63,17 +71,17 @@ mod tests {
     async fn reader_and_writer_are_woken_and_told() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let cut = Cut::default();
+        let cut = Cut::new();
         let (reader, writer) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
         let wakers = [&reader, &writer].map(|woken| Waker::from(Arc::clone(woken)));
-        let [mut reading, mut writing] = [0, 1].map(|at| Context::from_waker(&wakers[at]));
-        cut.check_reader(&mut reading).unwrap();
-        cut.check_writer(&mut writing).unwrap();
+        let [reading, writing] = [0, 1].map(|at| Context::from_waker(&wakers[at]));
+        cut.check_reader(&reading).unwrap();
+        cut.check_writer(&writing).unwrap();
         cut.cut(&stream);
         for woken in [reader, writer] {
             assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         }
-        for result in [cut.check_reader(&mut reading), cut.check_writer(&mut writing)] {
+        for result in [cut.check_reader(&reading), cut.check_writer(&writing)] {
             assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
     }

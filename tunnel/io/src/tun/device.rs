@@ -24,6 +24,8 @@ mod windows;
 pub use self::linux::TunDevice;
 #[cfg(target_os = "macos")]
 pub use self::macos::TunDevice;
+#[cfg(all(test, windows))]
+pub(in crate::tun) use self::windows::Ring;
 #[cfg(windows)]
 pub use self::windows::TunDevice;
 
@@ -56,6 +58,10 @@ pub(in crate::tun) enum Waited {
     /// There may be a packet.
     Packet,
     /// There was none for a while.
+    #[cfg_attr(
+        windows,
+        expect(dead_code, reason = "a device has a thread of its own all the time there")
+    )]
     Quiet,
     /// The path is to end.
     Stopped,

@@ -68,10 +68,11 @@ impl TunDevice {
 
     /// Writes one packet, gathered from these pieces. One for which there is no room is lost.
     pub(in crate::tun) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        match pieces {
-            [packet] => self.ring.put(packet),
-            _ => self.ring.put(&pieces.concat()),
+        if let [packet] = pieces {
+            return self.ring.put(packet);
         }
+        let packet: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        self.ring.put(&packet)
     }
 
     /// There is no descriptor: the device cannot be waited for together with sockets.

@@ -10,7 +10,7 @@ const RULES: &str = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsP
 
 /// The system takes 50 names in a rule, and each domain is two: itself, and what is below.
 const DOMAINS_IN_RULE: usize = 25;
-/// `ConfigOptions`: the rule names servers, and nothing else (no DNSSEC, no DirectAccess).
+/// `ConfigOptions`: the rule names servers, and nothing else (no DNSSEC, no `DirectAccess`).
 const NAMES_SERVERS: u32 = 8;
 /// `Version` of the table since Windows 8.
 const VERSION: u32 = 2;

@@ -11,6 +11,9 @@ use windows_sys::Win32::Networking::WinSock::{
 
 use crate::tun::device::Interface;
 
+/// Bytes of an interface's number.
+const INDEX_LEN: i32 = 4;
+
 /// Has what `socket` sends leave through this interface or not at all.
 pub(in crate::tun::host) fn bind_socket(
     socket: &Socket,
@@ -31,7 +34,7 @@ pub(in crate::tun::host) fn bind_socket(
             level,
             option,
             index.as_ptr(),
-            index.len() as i32,
+            INDEX_LEN,
         )
     };
     if result == 0 {
