@@ -11,9 +11,9 @@ use std::time::Duration;
 use orfe_tunnel_core::{AllowedIp, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey};
 
 #[cfg(target_os = "linux")]
-use self::linux::{Inside, device};
+use self::linux::{Inside, LOOPBACK, device};
 #[cfg(windows)]
-use self::windows::{Inside, device};
+use self::windows::{Inside, LOOPBACK, device};
 use super::{DataPath, DataPathConfig};
 use crate::udp::{UdpOptions, UdpPort};
 
@@ -87,7 +87,7 @@ fn peer(key: &PrivateKey, address: Ipv4Addr, endpoint: Option<SocketAddr>) -> Pe
 fn ends() -> (End, End) {
     let keys = [PrivateKey::generate(), PrivateKey::generate()];
     let addresses = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-    let bind = || UdpPort::bind(&UdpOptions::new("127.0.0.1:0".parse().unwrap())).unwrap();
+    let bind = || UdpPort::bind(&UdpOptions::new(LOOPBACK.parse().unwrap())).unwrap();
     let (near, far) = (bind(), bind());
     let endpoint = far.local_addr().unwrap();
     let near = End::start(

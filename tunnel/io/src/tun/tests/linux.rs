@@ -8,6 +8,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::PATIENCE;
 use crate::tun::TunDevice;
 
+pub(super) const LOOPBACK: &str = "127.0.0.1:0";
+
 /// What the machine would have of the device.
 pub(super) struct Inside(OwnedFd);
 

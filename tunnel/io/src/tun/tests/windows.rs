@@ -8,6 +8,9 @@ use super::PATIENCE;
 use crate::tun::TunDevice;
 use crate::tun::device::{Ring, Waited};
 
+/// Not IPv4's: wine has no such sockets as the path wants.
+pub(super) const LOOPBACK: &str = "[::1]:0";
+
 #[derive(Default)]
 struct Rings {
     packets: Mutex<Packets>,
