@@ -17,10 +17,6 @@
 mod choice;
 mod config;
 mod dialer;
-#[cfg(target_os = "linux")]
-mod hosted;
-#[cfg(not(target_os = "linux"))]
-#[path = "client/no_host.rs"]
 mod hosted;
 #[cfg(target_os = "linux")]
 mod namespaced;
@@ -89,7 +85,7 @@ impl TunnelError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoNamespace { hint, .. } => *hint,
-            Self::Host(error) => hosted::hint(error),
+            Self::Host(error) => error.hint(),
             Self::Config(_) | Self::Open { .. } => None,
         }
     }

@@ -3,6 +3,16 @@
 //! What differs from a plain socket: a stream that is dropped before `shutdown` resets the connection, because that is how
 //! one is cut; it takes one of a bounded number of places while it lives; and a tunnel that ends can still reach it.
 
+#[cfg(target_os = "linux")]
+mod disconnected;
+#[cfg(any(test, not(target_os = "linux")))]
+mod flagged;
+
+#[cfg(target_os = "linux")]
+use self::disconnected as imp;
+#[cfg(not(target_os = "linux"))]
+use self::flagged as imp;
+
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -14,6 +24,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use self::imp::Cut;
 use crate::places::Place;
 
 /// A connection, for the one who uses it. Dropping it closes the connection.
@@ -28,6 +39,7 @@ pub(crate) struct KernelSocket {
     stream: TcpStream,
     /// Whether FIN was sent, or is waiting behind the last bytes.
     is_shut: AtomicBool,
+    cut: Cut,
     /// A place among the connections that may be open.
     _place: Place,
 }
@@ -37,6 +49,7 @@ impl KernelStream {
         let socket = KernelSocket {
             stream,
             is_shut: AtomicBool::new(false),
+            cut: Cut::new(),
             _place: place,
         };
         Self {
@@ -52,6 +65,11 @@ impl KernelStream {
 impl KernelSocket {
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Resets the connection. Whoever reads or writes gets an error.
+    pub(crate) fn cut(&self) {
+        self.cut.cut(&self.stream);
     }
 
     /// Sends FIN behind what was written; reading goes on.
@@ -85,6 +103,7 @@ impl AsyncRead for KernelStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.socket.cut.check_reader(cx)?;
         let stream = &self.socket.stream;
         loop {
             ready!(stream.poll_read_ready(cx))?;
@@ -102,6 +121,7 @@ impl AsyncRead for KernelStream {
 
 impl AsyncWrite for KernelStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.socket.cut.check_writer(cx)?;
         let stream = &self.socket.stream;
         loop {
             ready!(stream.poll_write_ready(cx))?;

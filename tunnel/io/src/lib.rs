@@ -1,4 +1,4 @@
-//! The data plane: TCP through `WireGuard` in user space, with no device, route or right on the host.
+//! The data plane: TCP through `WireGuard` in user space, with no device, route or right on the host unless TUN mode is asked for.
 //!
 //! - [`Tunnel`] is the device's end. It dials through [`dial::Dialer`], the seam behind which the TCP stack can be replaced.
 //! - [`Gateway`] is the cluster's end. It accepts what policy names, dials the upstream first, and forwards.
@@ -9,25 +9,17 @@
 
 pub mod carrier;
 mod client;
+mod connections;
 pub mod dial;
 #[cfg(unix)]
 pub mod forwarder;
 mod gateway;
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "made by the namespace alone")
-)]
 mod kernel_stream;
 #[cfg(target_os = "linux")]
 mod namespace;
 mod netstack;
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "taken by connections of the namespace alone")
-)]
 mod places;
 pub mod proxy;
-#[cfg(unix)]
 pub mod tun;
 pub mod udp;
 

@@ -13,7 +13,7 @@
 //! it was made and may be used from any process, so bytes never pass through the helper.
 //!
 //! * `message` and `channel` are what the two say to each other; `inside`, `confine`, `network`, `netlink` run in the helper;
-//!   `process` owns it on this side; `dialer` connects.
+//!   `process` owns it on this side; [`crate::connections`] connects.
 //! * A gateway accepts and does not dial: `landing` has what it gets instead, and its helper ends as soon as it was handed over.
 //!
 //! What can fail: everything, in a container or on a hardened host. [`NamespaceError`] says which step, and what a person can
@@ -22,7 +22,6 @@
 
 mod channel;
 mod confine;
-mod dialer;
 mod inside;
 mod landing;
 mod message;
@@ -37,10 +36,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-pub(crate) use self::dialer::{Connections, OpenError, Sockets};
+use socket2::Socket;
+
 pub(crate) use self::landing::{LANDING_PORT, LANDING_V4, LANDING_V6, Landing, Landings};
 use self::message::{MAX_ADDRESSES, Step};
 use self::process::Helper;
+use crate::connections::{SocketKind, Sockets};
+use crate::dial::BoxFuture;
 
 /// Why there is no namespace.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +133,12 @@ impl Namespace {
     pub(crate) async fn close(&self) {
         self.helper.close();
         self.helper.ended().await;
+    }
+}
+
+impl Sockets for Namespace {
+    fn socket(&self, kind: SocketKind) -> BoxFuture<'_, io::Result<Socket>> {
+        Box::pin(async move { self.helper.socket(kind).await.map(Socket::from) })
     }
 }
 

@@ -116,6 +116,10 @@ pub(crate) trait Front: Send + 'static {
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Smoltcp(TunnelStream),
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "made by the kernel's stack alone")
+    )]
     Kernel(KernelStream),
 }
 

@@ -11,10 +11,12 @@
 //! passes it does the first one's work, too (`outbound`).
 //!
 //! Neither cares where the device came from: a device on the host, or one in a private network namespace whose
-//! descriptor was handed over. Without `IFF_VNET_HDR` everything is the same with batches of one packet.
+//! descriptor was handed over. Without `IFF_VNET_HDR` everything is the same with batches of one packet. What differs between systems stands
+//! in three places: `device` (the device, and how one waits for it), `bell` (how a thread is called), and `host/imp` (what TUN mode
+//! changes on a host).
 
+mod bell;
 pub(crate) mod device;
-#[cfg(target_os = "linux")]
 pub mod host;
 mod inbound;
 mod measure;
@@ -23,9 +25,9 @@ mod outbound;
 mod path;
 mod threads;
 
-pub use device::{TunDevice, TunOptions};
+pub use device::{Interface, TunDevice, TunOptions};
 pub use path::{DataPath, DataPathConfig};
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 mod tests;

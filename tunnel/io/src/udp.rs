@@ -4,7 +4,8 @@
 //! an event loop registers it.
 //!
 //! **Offloads.** A run leaves by one `sendmsg` with `UDP_SEGMENT`, and what the kernel gathered arrives in one buffer with
-//! a stride. Some drivers and kernels promise segmentation and then refuse it with EIO or EINVAL: at the first such
+//! a stride. Windows segments by `UDP_SEND_MSG_SIZE` and gathers nothing (quinn-udp leaves that off there), macOS does neither.
+//! Some drivers and kernels promise segmentation and then refuse it with EIO or EINVAL (or their Windows kin): at the first such
 //! error it is switched off for the whole process, which is said once, and runs go out datagram by datagram. The environment
 //! variable [`SEGMENTATION_VARIABLE`]`=off` does the same from the start.
 
@@ -13,8 +14,6 @@ mod group;
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-#[cfg(unix)]
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -22,6 +21,7 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use orfe_tunnel_core::{Datagrams, Run};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::event::{PollFd, PollFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Set to `off`, it keeps UDP segmentation offload from being used.
@@ -40,10 +40,9 @@ const SINGLE_LEN: usize = 9_728;
 /// Peers whose local address is remembered; above it the memory starts anew, and each learns it from its next packet.
 const MAX_PINS: usize = 16_384;
 
-/// Errors by which kernels and drivers refuse segmentation they promised. Linux numbers; elsewhere quinn-udp does not
-/// segment by this way.
-const EIO: i32 = 5;
-const EINVAL: i32 = 22;
+/// Errors by which kernels and drivers refuse segmentation they promised: EIO and EINVAL, or WSAEINVAL and WSAEOPNOTSUPP. macOS has no
+/// segmentation.
+const REFUSALS: [i32; 2] = if cfg!(windows) { [10_022, 10_045] } else { [5, 22] };
 
 static SEGMENTATION_IS_OFF: LazyLock<AtomicBool> = LazyLock::new(|| {
     AtomicBool::new(std::env::var_os(SEGMENTATION_VARIABLE).is_some_and(|value| value == "off"))
@@ -193,7 +192,7 @@ impl UdpPort {
             match self.try_send(&transmit) {
                 Ok(()) => *sent += contents.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Blocked),
-                Err(error) if whole && matches!(error.raw_os_error(), Some(EIO | EINVAL)) => {
+                Err(error) if whole && error.raw_os_error().is_some_and(|code| REFUSALS.contains(&code)) => {
                     refuse_segmentation(&error);
                 }
                 Err(_) if source.is_some() => {
@@ -247,6 +246,11 @@ impl UdpPort {
         Ok(())
     }
 
+    /// For a wait beside other sockets, until what `flags` name can be done.
+    pub(crate) fn poll_fd(&self, flags: PollFlags) -> PollFd<'_> {
+        PollFd::new(&self.socket, flags)
+    }
+
     /// Buffers of the size that this socket needs.
     #[must_use]
     pub fn receive_buffers(&self) -> ReceiveBuffers {
@@ -296,13 +300,6 @@ impl UdpPort {
             SocketAddr::V4(v4) if self.is_v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
             other => other,
         }
-    }
-}
-
-#[cfg(unix)]
-impl AsFd for UdpPort {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

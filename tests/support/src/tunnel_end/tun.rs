@@ -42,8 +42,9 @@ pub(super) fn start(config: &Config) -> Result<End> {
             gateway,
         })?));
     }
+    let (device, _) = TunDevice::create(&device)?;
     Ok(End::Bare(DataPath::start(DataPathConfig {
-        device: TunDevice::create(&device)?,
+        device,
         udp,
         node,
         gateway,

@@ -10,6 +10,7 @@ use super::hosted::HostDialer;
 use super::namespaced::NamespaceDialer;
 use super::smoltcp::SmoltcpDialer;
 use super::{MAX_CONNECTIONS, Phase, TunnelStatus};
+use crate::connections::OpenError;
 use crate::dial::{BoxFuture, BoxedDatagrams, BoxedStream, DialError, Dialer};
 
 /// How long a dial waits for an answer unless [`TunnelDialer::with_timeout`] says otherwise.
@@ -36,7 +37,6 @@ pub(super) enum DialFailure {
     Refused,
     TooMany,
     /// By the stack's own patience.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "smoltcp has none"))]
     TimedOut,
     /// The stack has ended.
     Gone,
@@ -49,6 +49,19 @@ impl DialFailure {
             io::ErrorKind::AddrNotAvailable,
             "the tunnel has no address of its family, or it cannot be dialled",
         ))
+    }
+}
+
+impl From<OpenError> for DialFailure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::TooMany => Self::TooMany,
+            OpenError::Refused => Self::Refused,
+            OpenError::TimedOut => Self::TimedOut,
+            OpenError::Gone => Self::Gone,
+            OpenError::Unaddressable => Self::unaddressable(),
+            OpenError::Io(error) => Self::Io(error),
+        }
     }
 }
 

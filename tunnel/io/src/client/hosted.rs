@@ -14,30 +14,20 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DialFailure, EndConfig, HostOptions, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelError, TunnelStatus,
 };
+use crate::connections::Connections;
 use crate::dial::{BoxedDatagrams, BoxedStream};
-use crate::namespace::{Connections, Sockets};
 use crate::places::Places;
 pub(super) use crate::tun::host::HostTunnelError as HostError;
-use crate::tun::host::{HostTunnel, HostTunnelConfig};
+use crate::tun::host::{HostSockets, HostTunnel, HostTunnelConfig};
 use crate::tun::{DataPath, TunOptions};
 use crate::udp::{UdpOptions, UdpPort};
 
-/// Congestion control of sockets that ask for none.
+/// Congestion control of sockets that ask for none; Linux alone tells it here.
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 pub(super) fn congestion_control() -> Option<Arc<str>> {
     let text = std::fs::read_to_string(CONGESTION_CONTROL).ok()?;
     Some(text.trim().into())
-}
-
-/// What a person can do about it, where the error does not say so itself.
-pub(super) fn hint(error: &HostError) -> Option<&'static str> {
-    match error {
-        HostError::Device { .. } => Some(
-            "run the agent as root or give its service the capability CAP_NET_ADMIN; or choose `orfe run --tunnel userspace`",
-        ),
-        _ => None,
-    }
 }
 
 /// A tunnel that is a device of this host.
@@ -87,7 +77,7 @@ impl HostEnd {
         });
         let single = |address: &IpAddr| (*address, if address.is_ipv4() { 32 } else { 128 });
         let device = TunOptions {
-            name: host.device.clone(),
+            name: host.device,
             // The kernel has its own opinion on what is too large.
             mtu: u16::try_from(config.mtu).unwrap_or(u16::MAX),
             addresses: config.addresses.iter().map(single).collect(),
@@ -105,10 +95,11 @@ impl HostEnd {
         };
         let made = HostTunnel::start_telling(made, Some(status)).map_err(TunnelError::Host)?;
         let path = made.shared_path();
+        let sockets = HostSockets(made.interface().clone());
         let dialing = Arc::new(Dialing {
             path: Arc::downgrade(path),
             ended: path.end(),
-            connections: Connections::new(Sockets::Device(host.device), config.addresses.clone(), places),
+            connections: Connections::new(sockets, config.addresses.clone(), places),
             gateway: config.gateway,
             nudged: Mutex::new(None),
         });

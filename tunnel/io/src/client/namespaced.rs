@@ -17,9 +17,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::choice::NoNamespace;
 use super::{DialFailure, EndConfig, MAX_CONNECTIONS, NUDGE_INTERVAL, TunnelConfig, TunnelStatus};
+use crate::connections::Connections;
 use crate::dial::{BoxedDatagrams, BoxedStream};
 pub(super) use crate::namespace::Made;
-use crate::namespace::{Connections, Namespace, NamespaceConfig, OpenError, Sockets};
+use crate::namespace::{Namespace, NamespaceConfig};
 use crate::places::Places;
 use crate::tun::{DataPath, DataPathConfig, TunDevice};
 use crate::udp::{UdpOptions, UdpPort};
@@ -92,11 +93,7 @@ impl NamespaceEnd {
         let path = DataPath::start_telling(path, status)?;
         let shared = Arc::new(Shared {
             path,
-            connections: Connections::new(
-                Sockets::Namespace(made.namespace.clone()),
-                config.addresses.clone(),
-                places,
-            ),
+            connections: Connections::new(made.namespace.clone(), config.addresses.clone(), places),
             addresses: config.addresses,
             gateway: config.gateway,
             nudged: Mutex::new(None),
@@ -175,19 +172,6 @@ async fn keep(namespace: Namespace, shared: Arc<Shared>, stop: CancellationToken
     shared.connections.reset_all();
     shared.path.stop().await;
     namespace.close().await;
-}
-
-impl From<OpenError> for DialFailure {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::TooMany => Self::TooMany,
-            OpenError::Refused => Self::Refused,
-            OpenError::TimedOut => Self::TimedOut,
-            OpenError::Gone => Self::Gone,
-            OpenError::Unaddressable => Self::unaddressable(),
-            OpenError::Io(error) => Self::Io(error),
-        }
-    }
 }
 
 /// Opens connections of the namespace.

@@ -103,6 +103,10 @@ impl Forwarders {
     }
 
     /// Starts a task that ends with the gateway, and not before.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "the kernel's stack alone has something to attend to")
+    )]
     pub(super) fn attend(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn(task);
     }

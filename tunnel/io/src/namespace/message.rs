@@ -22,6 +22,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub(crate) use crate::connections::SocketKind;
+
 /// Version of the messages. Both ends are one binary; a mismatch means that something else answered.
 const VERSION: u8 = 1;
 
@@ -73,15 +75,6 @@ pub(super) enum Reply {
     /// The namespaces stand. Comes with a TUN descriptor, a listening socket for IPv4, and, with `has_v6`, one for IPv6, for
     /// each of them in turn.
     Landed { congestion: String, has_v6: bool },
-}
-
-/// Which sort of socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum SocketKind {
-    Tcp4,
-    Tcp6,
-    Udp4,
-    Udp6,
 }
 
 impl SocketKind {

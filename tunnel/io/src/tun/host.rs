@@ -1,17 +1,19 @@
-//! TUN mode: the tunnel as a network device of this host (Linux).
+//! TUN mode: the tunnel as a network device of this host.
 //!
 //! What is changed, and how it goes away again:
 //!
 //! | change | by | goes with |
 //! |---|---|---|
-//! | device, addresses, MTU, queue length | tun-rs (ioctl) | the process: the device lives as long as its descriptor |
-//! | routes to the given networks | `route_manager` (netlink) | the device |
-//! | split DNS, only when asked for | `resolvectl` | the device; also taken back by [`HostTunnel::stop`] |
-//! | forwarding of bridges, a masquerading table | `/proc/sys`, `nft` | [`HostTunnel::stop`], or after a crash the next start |
+//! | device, addresses, MTU, queue length | tun-rs | the process: the device lives as long as its descriptor (utun: its socket; Wintun: its handle) |
+//! | routes to the given networks | `route_manager` (netlink, routing socket, IP helper) | the device |
+//! | split DNS, only when asked for: Linux | `resolvectl` | the device; also taken back by [`HostTunnel::stop`] |
+//! | … macOS | a file for each domain in `/etc/resolver` | [`HostTunnel::stop`], or after a crash the next start |
+//! | … Windows | rules of the name resolution policy table, in the registry | [`HostTunnel::stop`], or after a crash the next start |
+//! | Linux: forwarding of bridges, a masquerading table | `/proc/sys`, `nft` | [`HostTunnel::stop`], or after a crash the next start |
 //!
-//! The last row outlives a killed process, so each such change is written to a journal before it is made; see
-//! the module `journal`. Routes go through a library because that is well-formed netlink with errors as numbers, and one
-//! that tun-rs brings along. The table goes through `nft`, whose language is the stable interface and whose transactions
+//! What outlives a killed process is written to a journal before it is done; see the module `journal`. Device, addresses and routes are not
+//! in it on any system: there is no moment at which they are there and the process is not. Routes go through a library because that is well-formed netlink with errors as numbers, and one
+//! that tun-rs brings along where it sets routes. The table goes through `nft`, whose language is the stable interface and whose transactions
 //! are atomic: either the whole table is there or nothing of it.
 //!
 //! `/etc/resolv.conf` is never written. `ip_forward` is never switched on for the whole host: forwarding is enabled for
@@ -19,8 +21,9 @@
 
 mod change;
 mod dns;
-mod forwarding;
+mod imp;
 mod journal;
+mod program;
 mod routes;
 
 use std::io;
@@ -29,13 +32,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orfe_tunnel_core::{AllowedIp, Node, PublicKey};
+use socket2::Socket;
 use tokio::sync::watch;
 
 use self::change::Change;
 use self::journal::Journal;
-use super::{DataPath, DataPathConfig, TunDevice, TunOptions};
+use super::{DataPath, DataPathConfig, Interface, TunDevice, TunOptions};
 pub use crate::client::SplitDns;
 use crate::client::TunnelStatus;
+use crate::connections::{SocketKind, Sockets};
+use crate::dial::BoxFuture;
 use crate::udp::UdpPort;
 
 /// What TUN mode is made from.
@@ -64,9 +70,7 @@ pub struct HostTunnelConfig {
 #[non_exhaustive]
 pub enum HostTunnelError {
     /// The device could not be made.
-    #[error(
-        "TUN device `{name}` cannot be made: {source}; it needs /dev/net/tun and CAP_NET_ADMIN. Userspace mode needs neither"
-    )]
+    #[error("TUN device `{name}` cannot be made: {source}; {}", imp::DEVICE_NEEDS)]
     Device {
         /// Its name.
         name: String,
@@ -102,7 +106,7 @@ pub enum HostTunnelError {
         name: String,
     },
     /// DNS cannot be split here.
-    #[error("split DNS cannot be set up for `{device}`: {reason}. Leave `dns` out, or run systemd-resolved")]
+    #[error("split DNS cannot be set up for `{device}`: {reason}. {}", imp::DNS_REMEDY)]
     Dns {
         /// The device.
         device: String,
@@ -110,7 +114,10 @@ pub enum HostTunnelError {
         reason: String,
     },
     /// Containers cannot be let into the tunnel.
-    #[error("containers cannot be let into the tunnel: {reason}. Leave the bridges out, or install nftables")]
+    #[error(
+        "containers cannot be let into the tunnel: {reason}. {}",
+        imp::FORWARDING_REMEDY
+    )]
     Forwarding {
         /// Why.
         reason: String,
@@ -127,11 +134,18 @@ pub enum HostTunnelError {
     Start(#[source] io::Error),
 }
 
+impl HostTunnelError {
+    /// What a person can do about it, where the error does not say so itself.
+    pub fn hint(&self) -> Option<&'static str> {
+        matches!(self, Self::Device { .. }).then_some(imp::DEVICE_HINT)
+    }
+}
+
 /// A tunnel as a device of this host. Dropping it takes back what was changed and waits for the threads: that blocks for
 /// some milliseconds, and an asynchronous caller has [`HostTunnel::stop`].
 #[derive(Debug)]
 pub struct HostTunnel {
-    name: String,
+    interface: Interface,
     path: Arc<DataPath>,
     journal: Journal,
 }
@@ -151,9 +165,9 @@ impl HostTunnel {
     ) -> Result<Self, HostTunnelError> {
         let mut journal = Journal::open(&config.state)?;
         check(&config)?;
-        let name = config.device.name.clone();
-        let device = TunDevice::create(&config.device).map_err(|source| HostTunnelError::Device {
-            name: name.clone(),
+        let made = TunDevice::create(&config.device);
+        let (device, interface) = made.map_err(|source| HostTunnelError::Device {
+            name: config.device.name,
             source,
         })?;
         let path = DataPathConfig {
@@ -169,15 +183,16 @@ impl HostTunnel {
         };
         let path = path.map_err(HostTunnelError::Start)?;
         // On an error the path is dropped, which ends the device, and the journal is undone.
-        let changed = routes::add(&name, &config.networks)
+        let name = &interface.name;
+        let changed = routes::add(&interface, &config.networks)
             .and_then(|()| match &config.dns {
-                Some(dns) => dns::split(&name, dns, &mut journal),
+                Some(dns) => dns::split(name, dns, &mut journal),
                 None => Ok(()),
             })
-            .and_then(|()| forwarding::allow(&name, &config.bridges, &mut journal));
+            .and_then(|()| imp::allow_bridges(name, &config.bridges, &mut journal));
         match changed {
             Ok(()) => Ok(Self {
-                name,
+                interface,
                 path: Arc::new(path),
                 journal,
             }),
@@ -187,6 +202,11 @@ impl HostTunnel {
                 Err(error)
             }
         }
+    }
+
+    /// The device, by the name that it got.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
     }
 
     /// The data path.
@@ -203,7 +223,7 @@ impl HostTunnel {
     pub fn set_bridges(&mut self, bridges: &[String]) -> Result<(), HostTunnelError> {
         match bridges.iter().find(|name| !change::is_interface(name)) {
             Some(name) => Err(HostTunnelError::InterfaceName { name: name.clone() }),
-            None => forwarding::replace(&self.name, bridges, &mut self.journal),
+            None => imp::replace_bridges(&self.interface.name, bridges, &mut self.journal),
         }
     }
 
@@ -213,6 +233,20 @@ impl HostTunnel {
         if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
             tracing::error!("the changes to this host were not all taken back; the next start does");
         }
+    }
+}
+
+/// Sockets of this host that are bound to a device: when its routes are gone, nothing goes another way.
+#[derive(Debug)]
+pub(crate) struct HostSockets(pub(crate) Interface);
+
+impl Sockets for HostSockets {
+    fn socket(&self, kind: SocketKind) -> BoxFuture<'_, io::Result<Socket>> {
+        Box::pin(async move {
+            let socket = kind.socket()?;
+            imp::bind_socket(&socket, &self.0, kind.is_v4())?;
+            Ok(socket)
+        })
     }
 }
 

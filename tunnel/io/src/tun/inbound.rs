@@ -1,13 +1,13 @@
 //! From UDP to the device, the node's timers, and the device's reader while there is little to read.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{Batch, Datagrams, PeerId};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::PollFlags;
 
+use super::bell::Bell;
 use super::measure::Measuring;
 use super::offload::Group;
 use super::outbound::{DeviceGone, Turn};
@@ -25,8 +25,8 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// From UDP to the device, and the node's timers.
 pub(super) struct Inbound {
     shared: Arc<Shared>,
-    stopped: UnixStream,
-    woken: UnixStream,
+    stopped: Bell,
+    woken: Bell,
     /// The socket in use, until a wake-up says that it may be another.
     udp: Arc<UdpPort>,
     /// Who reads the device.
@@ -56,8 +56,8 @@ impl From<DeviceGone> for Ended {
 impl Inbound {
     pub(super) fn new(
         shared: Arc<Shared>,
-        stopped: UnixStream,
-        woken: UnixStream,
+        stopped: Bell,
+        woken: Bell,
         turn: Arc<Turn>,
         measuring: Measuring,
     ) -> Self {
@@ -203,21 +203,23 @@ impl Inbound {
     /// something to be received.
     fn sleep(&mut self) -> Result<bool, Ended> {
         let timeout = self.timer.saturating_duration_since(Instant::now());
+        let stopped = self.stopped.poll_fd();
+        let device = self.shared.device.poll_fd().filter(|_| self.turn.is_quiet());
+        // The last place is not looked at without the device.
+        let watched = if device.is_some() { 4 } else { 3 };
         let mut fds = [
-            PollFd::new(&self.stopped, PollFlags::IN),
-            PollFd::new(&self.woken, PollFlags::IN),
-            PollFd::new(&*self.udp, PollFlags::IN),
-            PollFd::new(&self.shared.device, PollFlags::IN),
+            stopped.clone(),
+            self.woken.poll_fd(),
+            self.udp.poll_fd(PollFlags::IN),
+            device.unwrap_or(stopped),
         ];
-        let watched = if self.turn.is_quiet() { 4 } else { 3 };
         let is_stopped = wait(&mut fds[..watched], Some(timeout)).is_stopped;
         let [is_woken, is_received, is_read] = [1, 2, 3].map(|at| !fds[at].revents().is_empty());
         if is_stopped {
             return Err(Ended);
         }
         if is_woken {
-            // How often it was woken does not matter.
-            let _ = rustix::io::read(&self.woken, &mut [0; 64]);
+            self.woken.silence();
             self.timer = Instant::now();
             self.take_over();
         }

@@ -10,16 +10,18 @@
 //!         ◄─────────────────────────────────────────────────────────────
 //!                          nothing to be read for 10 ms
 //! ```
+//!
+//! A device that cannot be waited for together with sockets (Windows) is busy all the time.
 
-use std::io::{self, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::Datagrams;
-use rustix::event::{PollFd, PollFlags};
 
+use super::bell::Bell;
+use super::device::Waited;
 use super::offload::{HEADER_LEN, SPARE, split};
 use super::path::{Shared, lock};
 use super::threads::{wait, write_single};
@@ -42,7 +44,7 @@ pub(super) struct Turn {
     outbound: Mutex<Outbound>,
     is_busy: AtomicBool,
     /// Calls the thread of its own.
-    call: UnixStream,
+    call: Bell,
 }
 
 /// What a round brought.
@@ -59,13 +61,11 @@ pub(super) struct DeviceGone;
 
 impl Turn {
     /// Quiet, and the stream on which the thread of its own is called.
-    pub(super) fn new(shared: Arc<Shared>, stopped: UnixStream) -> io::Result<(Self, UnixStream)> {
-        let (call, called) = UnixStream::pair()?;
-        call.set_nonblocking(true)?;
-        called.set_nonblocking(true)?;
+    pub(super) fn new(shared: Arc<Shared>, stopped: Bell) -> io::Result<(Self, Bell)> {
+        let (call, called) = Bell::pair()?;
         let turn = Self {
+            is_busy: AtomicBool::new(shared.device.poll_fd().is_none()),
             outbound: Mutex::new(Outbound::new(shared, stopped)),
-            is_busy: AtomicBool::new(false),
             call,
         };
         Ok((turn, called))
@@ -88,20 +88,13 @@ impl Turn {
     /// Has the other thread read the device from now on.
     pub(super) fn hand_over(&self) {
         if !self.is_busy.swap(true, Ordering::AcqRel) {
-            // A full buffer means that it is being called already.
-            let _ = (&self.call).write(&[0]);
+            self.call.ring();
         }
     }
 
     /// The thread of its own: until the path is stopped or the device is gone. `give_back` tells the receiving thread that it
     /// is its turn.
-    pub(super) fn run(
-        &self,
-        shared: &Shared,
-        called: &UnixStream,
-        stopped: &UnixStream,
-        give_back: impl Fn(),
-    ) {
+    pub(super) fn run(&self, shared: &Shared, called: &Bell, stopped: &Bell, give_back: impl Fn()) {
         loop {
             if self.is_quiet() {
                 if !await_call(called, stopped) {
@@ -116,17 +109,14 @@ impl Turn {
             if round.end.is_ok() {
                 continue;
             }
-            let mut fds = [
-                PollFd::new(stopped, PollFlags::IN),
-                PollFd::new(&shared.device, PollFlags::IN),
-            ];
-            if wait(&mut fds, Some(QUIET_AFTER)).is_stopped {
-                break;
-            }
-            if fds[1].revents().is_empty() {
-                // Whatever arrives from here on is seen by the other thread as soon as it waits anew.
-                self.is_busy.store(false, Ordering::Release);
-                give_back();
+            match shared.device.wait(stopped, QUIET_AFTER) {
+                Waited::Packet => {}
+                Waited::Quiet => {
+                    // Whatever arrives from here on is seen by the other thread as soon as it waits anew.
+                    self.is_busy.store(false, Ordering::Release);
+                    give_back();
+                }
+                Waited::Stopped => break,
             }
         }
         lock(&self.outbound).drain();
@@ -134,14 +124,9 @@ impl Turn {
 }
 
 /// Waits until it is called; false when the path is to end.
-fn await_call(called: &UnixStream, stopped: &UnixStream) -> bool {
-    let mut fds = [
-        PollFd::new(stopped, PollFlags::IN),
-        PollFd::new(called, PollFlags::IN),
-    ];
-    let ready = wait(&mut fds, None);
-    // How often it was called does not matter.
-    let _ = rustix::io::read(called, &mut [0; 64]);
+fn await_call(called: &Bell, stopped: &Bell) -> bool {
+    let ready = wait(&mut [stopped.poll_fd(), called.poll_fd()], None);
+    called.silence();
     !ready.is_stopped
 }
 
@@ -158,14 +143,14 @@ fn still_there(end: &io::Result<()>) -> Result<(), DeviceGone> {
 /// What reading and sending take.
 struct Outbound {
     shared: Arc<Shared>,
-    stopped: UnixStream,
+    stopped: Bell,
     buffer: Vec<u8>,
     out: Datagrams,
     bounced: Vec<Vec<u8>>,
 }
 
 impl Outbound {
-    fn new(shared: Arc<Shared>, stopped: UnixStream) -> Self {
+    fn new(shared: Arc<Shared>, stopped: Bell) -> Self {
         Self {
             shared,
             stopped,

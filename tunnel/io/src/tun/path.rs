@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -12,6 +11,7 @@ use orfe_tunnel_core::{Datagrams, Event, Node, PeerConfig, PeerError, PeerStats,
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bell::Bell;
 use super::device::TunDevice;
 use super::inbound::Inbound;
 use super::measure::Measuring;
@@ -41,11 +41,25 @@ pub struct DataPath {
     shared: Arc<Shared>,
     status: watch::Receiver<TunnelStatus>,
     measured: watch::Receiver<Option<Report>>,
-    /// Closing it ends both threads.
-    stop: Mutex<Option<UnixStream>>,
-    wake: UnixStream,
+    /// Dropping it ends both threads.
+    stop: Mutex<Option<Stop>>,
+    wake: Bell,
     threads: Mutex<Vec<Thread>>,
     ended: CancellationToken,
+}
+
+/// Ends both threads when it is dropped.
+#[derive(Debug)]
+struct Stop {
+    /// Both hear that it is gone, wherever they wait for descriptors.
+    _bell: Bell,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.shared.device.interrupt();
+    }
 }
 
 /// A thread, and word of its end.
@@ -107,10 +121,8 @@ impl DataPath {
         publisher: watch::Sender<TunnelStatus>,
     ) -> io::Result<Self> {
         let status = publisher.subscribe();
-        let (stop, stopped) = UnixStream::pair()?;
-        let (wake, woken) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        woken.set_nonblocking(true)?;
+        let (stop, stopped) = Bell::pair()?;
+        let (wake, woken) = Bell::pair()?;
         let (measured_publisher, measured) = watch::channel(None);
         let shared = Arc::new(Shared {
             mtu: config.node.mtu(),
@@ -121,6 +133,10 @@ impl DataPath {
             gateway: config.gateway,
             status: Mutex::new(Some(publisher)),
         });
+        let stop = Stop {
+            _bell: stop,
+            shared: Arc::clone(&shared),
+        };
         let back = wake.try_clone()?;
         let path = Self {
             shared: Arc::clone(&shared),
@@ -143,7 +159,7 @@ impl DataPath {
         );
         // The first failure drops the path, which ends what was started.
         path.spawn("orfe-tun-udp", move || {
-            turn.run(&shared, &called, &stopped, || wake_by(&back));
+            turn.run(&shared, &called, &stopped, || back.ring());
         })?;
         path.spawn("orfe-udp-tun", move || inbound.run())?;
         Ok(path)
@@ -268,7 +284,6 @@ impl DataPath {
     }
 
     /// The same for who cannot wait in another way: blocks until both threads are at their ends, some milliseconds.
-    #[cfg(target_os = "linux")]
     pub(crate) fn stop_blocking(&self) {
         drop(lock(&self.stop).take());
         let threads = std::mem::take(&mut *lock(&self.threads));
@@ -281,21 +296,14 @@ impl DataPath {
     }
 
     /// Cancelled when a thread has ended; for who must not keep the path.
-    #[cfg(target_os = "linux")]
     pub(crate) fn end(&self) -> CancellationToken {
         self.ended.clone()
     }
 
     /// Has the second thread look at the node's timers anew.
     fn wake(&self) {
-        wake_by(&self.wake);
+        self.wake.ring();
     }
-}
-
-/// Wakes the second thread.
-fn wake_by(wake: &UnixStream) {
-    // A full buffer means that it is being woken already.
-    let _ = rustix::io::write(wake, &[0]);
 }
 
 impl Shared {
@@ -317,7 +325,7 @@ impl Shared {
     }
 
     /// Sends all of `out` and clears it, waiting for room as long as the path is not stopped.
-    pub(super) fn send(&self, out: &mut Datagrams, stopped: &UnixStream) {
+    pub(super) fn send(&self, out: &mut Datagrams, stopped: &Bell) {
         let mut sent = Sent::default();
         loop {
             // Looked up each time: a socket that takes nothing may have been exchanged meanwhile.

@@ -1,15 +1,20 @@
-//! Two data paths, each with a socket pair in the place of its device.
+//! Two data paths, each with a stand-in in the place of its device.
 
-use std::io::{IoSlice, IoSliceMut};
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(windows)]
+mod windows;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use orfe_tunnel_core::{AllowedIp, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::{DataPath, DataPathConfig, TunDevice};
+#[cfg(target_os = "linux")]
+use self::linux::{Inside, LOOPBACK, device};
+#[cfg(windows)]
+use self::windows::{Inside, LOOPBACK, device};
+use super::{DataPath, DataPathConfig};
 use crate::udp::{UdpOptions, UdpPort};
 
 /// More than a round holds before it counts as much.
@@ -19,15 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// One end: its path, and what its machine would have of the device.
 struct End {
     path: DataPath,
-    inside: OwnedFd,
+    inside: Inside,
     address: Ipv4Addr,
 }
 
 impl End {
     fn start(key: &PrivateKey, address: Ipv4Addr, peer: PeerConfig, udp: UdpPort) -> Self {
-        let flags = SocketFlags::CLOEXEC;
-        let (outside, inside) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        set_socket_timeout(&inside, Timeout::Recv, Some(PATIENCE)).unwrap();
+        let (device, inside) = device();
         let now = std::time::Instant::now();
         let config = NodeConfig {
             private_key: key.clone(),
@@ -38,7 +41,7 @@ impl End {
         let mut node = Node::new(config, now);
         node.set_peer(peer, now).unwrap();
         let path = DataPath::start(DataPathConfig {
-            device: TunDevice::from_fd(outside, false).unwrap(),
+            device,
             udp,
             node,
             gateway,
@@ -60,15 +63,13 @@ impl End {
         packet[12..16].copy_from_slice(&self.address.octets());
         packet[16..20].copy_from_slice(&to.address.octets());
         packet[20..].copy_from_slice(&number.to_be_bytes());
-        rustix::io::writev(&self.inside, &[IoSlice::new(&packet)]).unwrap();
+        self.inside.send(&packet);
     }
 
     /// The number that the next packet carries.
     fn receive(&self) -> u32 {
-        let mut packet = [0; 64];
-        let len = rustix::io::readv(&self.inside, &mut [IoSliceMut::new(&mut packet)])
-            .expect("a packet arrives in time");
-        assert_eq!(len, 24);
+        let packet = self.inside.receive();
+        assert_eq!(packet.len(), 24);
         u32::from_be_bytes([packet[20], packet[21], packet[22], packet[23]])
     }
 }
@@ -86,7 +87,7 @@ fn peer(key: &PrivateKey, address: Ipv4Addr, endpoint: Option<SocketAddr>) -> Pe
 fn ends() -> (End, End) {
     let keys = [PrivateKey::generate(), PrivateKey::generate()];
     let addresses = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-    let bind = || UdpPort::bind(&UdpOptions::new("127.0.0.1:0".parse().unwrap())).unwrap();
+    let bind = || UdpPort::bind(&UdpOptions::new(LOOPBACK.parse().unwrap())).unwrap();
     let (near, far) = (bind(), bind());
     let endpoint = far.local_addr().unwrap();
     let near = End::start(

@@ -1,15 +1,15 @@
 //! What both threads of the data path do: wait, and write to the device.
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use orfe_tunnel_core::{Batch, PeerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::bell::Bell;
 use super::offload::{Group, HEADER_LEN, MAX_JOINED, groups};
 use super::path::Shared;
+use crate::udp::UdpPort;
 
 /// What a wait ended with.
 pub(super) struct Ready {
@@ -33,11 +33,8 @@ pub(super) fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Ready {
 }
 
 /// Waits until `socket` takes more; false when the path is to end.
-pub(super) fn wait_writable(socket: &impl AsFd, stopped: &UnixStream) -> bool {
-    let mut fds = [
-        PollFd::new(stopped, PollFlags::IN),
-        PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT),
-    ];
+pub(super) fn wait_writable(socket: &UdpPort, stopped: &Bell) -> bool {
+    let mut fds = [stopped.poll_fd(), socket.poll_fd(PollFlags::OUT)];
     !wait(&mut fds, None).is_stopped
 }
 

@@ -111,20 +111,15 @@ pub(super) fn describe_refused(refused: &[AllowedIp]) -> Option<String> {
 
 /// Takes away what a killed agent in TUN mode left on this host, whatever the mode is now.
 pub(in crate::run) async fn clean_host(state: &Path) {
-    #[cfg(target_os = "linux")]
-    {
-        let state = state.to_owned();
-        // Programs are run for it.
-        match tokio::task::spawn_blocking(move || orfe_tunnel::tun::host::clean_up(&state)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "what an earlier life changed on this host may still be there");
-            }
-            Err(error) => tracing::warn!(%error, "taking back changes to this host was cut short"),
+    let state = state.to_owned();
+    // Programs are run for it.
+    match tokio::task::spawn_blocking(move || orfe_tunnel::tun::host::clean_up(&state)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what an earlier life changed on this host may still be there");
         }
+        Err(error) => tracing::warn!(%error, "taking back changes to this host was cut short"),
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = state;
 }
 
 #[cfg(test)]

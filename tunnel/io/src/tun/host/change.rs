@@ -1,13 +1,12 @@
-//! A change to the host that outlives the process which made it.
+//! A change to the host that outlives the process which made it. How each is taken back stands with its system.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 
+use super::dns::is_domain;
+
 /// Prefix of the names of our tables. Nothing else is ever deleted.
-const TABLE_PREFIX: &str = "orfe_";
+pub(super) const TABLE_PREFIX: &str = "orfe_";
 
 /// What was changed, with what is needed to take it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +17,12 @@ pub(super) enum Change {
     Table { name: String },
     /// Name servers of a link in systemd-resolved.
     Dns { interface: String },
+    /// The file of a domain in `/etc/resolver` (macOS).
+    Resolver { domain: String },
+    /// The folder `/etc/resolver` itself.
+    ResolverFolder,
+    /// A rule of the name resolution policy table (Windows), by our own count.
+    NameRule { number: u16 },
 }
 
 /// A line of the journal that says nothing we ever wrote.
@@ -27,54 +32,15 @@ pub(super) struct UnknownChange {
     line: String,
 }
 
-impl Change {
-    /// The table that belongs to a device.
-    pub(super) fn table(device: &str) -> Self {
-        let name: String = device
-            .chars()
-            .map(|letter| {
-                if letter.is_ascii_alphanumeric() {
-                    letter
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        Self::Table {
-            name: format!("{TABLE_PREFIX}{name}"),
-        }
-    }
-
-    /// Takes the change back. That it is gone already is no error.
-    pub(super) fn undo(&self) -> io::Result<()> {
-        match self {
-            Self::Forwarding { interface, was } => match write_forwarding(interface, *was) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                other => other,
-            },
-            // Declared first, so that deleting it cannot fail for want of it.
-            Self::Table { name } => run(
-                "nft",
-                &["-f", "-"],
-                &format!("table inet {name}\ndelete table inet {name}\n"),
-            ),
-            Self::Dns { interface } => {
-                if fs::exists(format!("/sys/class/net/{interface}"))? {
-                    run("resolvectl", &["revert", interface], "")
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    }
-}
-
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forwarding { interface, was } => write!(f, "forwarding {interface} {}", u8::from(*was)),
             Self::Table { name } => write!(f, "table {name}"),
             Self::Dns { interface } => write!(f, "dns {interface}"),
+            Self::Resolver { domain } => write!(f, "resolver {domain}"),
+            Self::ResolverFolder => f.write_str("resolver-folder"),
+            Self::NameRule { number } => write!(f, "name-rule {number}"),
         }
     }
 }
@@ -83,6 +49,9 @@ impl FromStr for Change {
     type Err = UnknownChange;
 
     fn from_str(line: &str) -> Result<Self, UnknownChange> {
+        let unknown = || UnknownChange {
+            line: line.to_owned(),
+        };
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["forwarding", interface, was @ ("0" | "1")] if is_interface(interface) => Ok(Self::Forwarding {
@@ -95,9 +64,14 @@ impl FromStr for Change {
             ["dns", interface] if is_interface(interface) => Ok(Self::Dns {
                 interface: interface.to_owned(),
             }),
-            _ => Err(UnknownChange {
-                line: line.to_owned(),
+            ["resolver", domain] if is_domain(domain) => Ok(Self::Resolver {
+                domain: domain.to_owned(),
             }),
+            ["resolver-folder"] => Ok(Self::ResolverFolder),
+            ["name-rule", number] => Ok(Self::NameRule {
+                number: number.parse().map_err(|_| unknown())?,
+            }),
+            _ => Err(unknown()),
         }
     }
 }
@@ -113,46 +87,6 @@ fn is_word(name: &str) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Whether packets that come in through `interface` are forwarded (IPv4).
-pub(super) fn read_forwarding(interface: &str) -> io::Result<bool> {
-    Ok(fs::read_to_string(forwarding_path(interface))?.trim() == "1")
-}
-
-/// Sets it.
-pub(super) fn write_forwarding(interface: &str, forwards: bool) -> io::Result<()> {
-    fs::write(forwarding_path(interface), if forwards { "1" } else { "0" })
-}
-
-fn forwarding_path(interface: &str) -> String {
-    format!("/proc/sys/net/ipv4/conf/{interface}/forwarding")
-}
-
-/// Runs a program with this input; what it says is the error when it fails.
-pub(super) fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("`{program}`: {error}"));
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(named)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends without reading says why on its own.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(named)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("nothing");
-    Err(io::Error::other(format!(
-        "`{program}` failed ({}): {said}",
-        output.status
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,10 +98,17 @@ mod tests {
                 interface: "br-4f_2.9".to_owned(),
                 was: true,
             },
-            Change::table("orfe-0"),
+            Change::Table {
+                name: "orfe_orfe_0".to_owned(),
+            },
             Change::Dns {
                 interface: "orfe0".to_owned(),
             },
+            Change::Resolver {
+                domain: "coder.example".to_owned(),
+            },
+            Change::ResolverFolder,
+            Change::NameRule { number: 7 },
         ];
         for change in changes {
             assert_eq!(change.to_string().parse(), Ok(change));
@@ -186,6 +127,12 @@ mod tests {
             "dns -x",
             "dns a/b",
             "device orfe0",
+            "resolver ../passwd",
+            "resolver .",
+            "resolver a b",
+            "resolver-folder /etc",
+            "name-rule -1",
+            "name-rule 65536",
         ] {
             assert!(line.parse::<Change>().is_err(), "{line}");
         }

@@ -1,46 +1,27 @@
 //! Names of the cluster, asked of a name server inside the tunnel; all other names as before.
 
-use std::path::Path;
-
-use super::change::{Change, run};
 use super::journal::Journal;
-use super::{HostTunnelError, SplitDns};
+use super::{HostTunnelError, SplitDns, imp};
 
-/// There while systemd-resolved runs.
-const RESOLVED: &str = "/run/systemd/resolve";
-
-/// Sets the name servers of `device` for the domains alone.
+/// Has the names of `dns` looked up through `device`, and no others.
 pub(super) fn split(device: &str, dns: &SplitDns, journal: &mut Journal) -> Result<(), HostTunnelError> {
-    let failed = |reason: String| HostTunnelError::Dns {
-        device: device.to_owned(),
-        reason,
+    let failed = |reason: String| {
+        Err(HostTunnelError::Dns {
+            device: device.to_owned(),
+            reason,
+        })
     };
     if dns.servers.is_empty() || dns.domains.is_empty() {
-        return Err(failed("it needs a name server and a domain".to_owned()));
+        return failed("it needs a name server and a domain".to_owned());
     }
     if let Some(domain) = dns.domains.iter().find(|domain| !is_domain(domain)) {
-        return Err(failed(format!("`{domain}` is no domain")));
+        return failed(format!("`{domain}` is no domain"));
     }
-    if !Path::new(RESOLVED).exists() {
-        return Err(failed("systemd-resolved does not run here".to_owned()));
-    }
-    journal.note(Change::Dns {
-        interface: device.to_owned(),
-    })?;
-    let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
-    // `~` makes a domain one that is only routed by, never one that is appended to short names.
-    let domains: Vec<String> = dns.domains.iter().map(|domain| format!("~{domain}")).collect();
-    for (what, values) in [("dns", servers), ("domain", domains)] {
-        let arguments: Vec<&str> = [what, device]
-            .into_iter()
-            .chain(values.iter().map(String::as_str))
-            .collect();
-        run("resolvectl", &arguments, "").map_err(|error| failed(error.to_string()))?;
-    }
-    Ok(())
+    imp::split_dns(device, dns, journal)
 }
 
-fn is_domain(text: &str) -> bool {
+/// Whether this is a domain, and can be the name of a file as it stands.
+pub(super) fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label
@@ -49,4 +30,31 @@ fn is_domain(text: &str) -> bool {
             && !label.starts_with('-')
     };
     text.len() <= 253 && text.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_domain;
+
+    #[test]
+    fn a_domain_is_a_plain_name() {
+        for domain in ["coder.example", "a", "_tcp.x-1.example"] {
+            assert!(is_domain(domain), "{domain}");
+        }
+        for other in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a.",
+            "a/b",
+            "a b",
+            "-a",
+            "a\\b",
+            "ä.example",
+        ] {
+            assert!(!is_domain(other), "{other}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use orfe_platform::private::{self, PrivateFileError};
 
-use super::Change;
+use super::{Change, imp};
 
 const FILE: &str = "tun-changes";
 const LOCK: &str = "tun-changes.lock";
@@ -115,7 +115,7 @@ impl Journal {
         while let Some(change) = self.changes.pop() {
             if !these(&change) {
                 left.push(change);
-            } else if let Err(error) = change.undo() {
+            } else if let Err(error) = imp::undo(&change) {
                 tracing::warn!(%change, %error, "a change to this host could not be taken back; the next start tries again");
                 left.push(change);
             }

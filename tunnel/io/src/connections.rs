@@ -1,17 +1,15 @@
-//! Connections and UDP sockets of the namespace.
+//! Connections and UDP sockets of the kernel's own TCP and UDP, wherever their sockets come from: a private namespace, or a
+//! device of this host.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
-use super::Namespace;
-use super::message::SocketKind;
 use crate::dial::{BoxFuture, Datagrams};
 use crate::kernel_stream::{KernelSocket, KernelStream};
 use crate::places::{NoPlace, Places};
@@ -19,38 +17,44 @@ use crate::places::{NoPlace, Places};
 /// Entries of the list of connections at which ended ones are taken out of it: so many that each costs little.
 const SWEEP_AT: usize = 1024;
 
-/// Where sockets come from.
-#[derive(Debug)]
-pub(crate) enum Sockets {
-    /// From a private namespace.
-    Namespace(Namespace),
-    /// Of the host, bound to this device: when its routes are gone, nothing goes another way.
-    Device(String),
+/// Which sort of socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SocketKind {
+    Tcp4,
+    Tcp6,
+    Udp4,
+    Udp6,
 }
 
-impl Sockets {
-    async fn socket(&self, kind: SocketKind) -> io::Result<OwnedFd> {
-        let device = match self {
-            Self::Namespace(namespace) => return namespace.helper.socket(kind).await,
-            Self::Device(device) => device,
-        };
-        let (domain, kind) = match kind {
-            SocketKind::Tcp4 => (Domain::IPV4, Type::STREAM),
-            SocketKind::Tcp6 => (Domain::IPV6, Type::STREAM),
-            SocketKind::Udp4 => (Domain::IPV4, Type::DGRAM),
-            SocketKind::Udp6 => (Domain::IPV6, Type::DGRAM),
+impl SocketKind {
+    pub(crate) const fn is_v4(self) -> bool {
+        matches!(self, Self::Tcp4 | Self::Udp4)
+    }
+
+    /// A new socket of this sort, in the calling thread's own network. It never blocks.
+    pub(crate) fn socket(self) -> io::Result<Socket> {
+        let (domain, kind) = match self {
+            Self::Tcp4 => (Domain::IPV4, Type::STREAM),
+            Self::Tcp6 => (Domain::IPV6, Type::STREAM),
+            Self::Udp4 => (Domain::IPV4, Type::DGRAM),
+            Self::Udp6 => (Domain::IPV6, Type::DGRAM),
         };
         let socket = Socket::new(domain, kind, None)?;
         socket.set_nonblocking(true)?;
-        socket.bind_device(Some(device.as_bytes()))?;
-        Ok(socket.into())
+        Ok(socket)
     }
+}
+
+/// Where sockets come from.
+pub(crate) trait Sockets: std::fmt::Debug + Send + Sync {
+    /// One that never blocks, and whose packets go into the tunnel or nowhere.
+    fn socket(&self, kind: SocketKind) -> BoxFuture<'_, io::Result<Socket>>;
 }
 
 /// The connections of one tunnel, as many at once as there are places.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    sockets: Sockets,
+    sockets: Box<dyn Sockets>,
     addresses: Vec<IpAddr>,
     places: Places,
     open: Mutex<HashMap<u64, Weak<KernelSocket>>>,
@@ -75,9 +79,9 @@ pub(crate) enum OpenError {
 }
 
 impl Connections {
-    pub(crate) fn new(sockets: Sockets, addresses: Vec<IpAddr>, places: Places) -> Self {
+    pub(crate) fn new(sockets: impl Sockets + 'static, addresses: Vec<IpAddr>, places: Places) -> Self {
         Self {
-            sockets,
+            sockets: Box::new(sockets),
             addresses,
             places,
             open: Mutex::default(),
@@ -126,8 +130,7 @@ impl Connections {
         self.places.close();
         for (_, socket) in std::mem::take(&mut *self.lock()) {
             if let Some(socket) = socket.upgrade() {
-                // Connecting to "unspecified" takes a TCP socket back to its beginning, which sends a reset (tcp(7)).
-                let _ = rustix::net::connect_unspec(socket.stream());
+                socket.cut();
             }
         }
     }
@@ -146,7 +149,7 @@ impl Connections {
             SocketAddr::V6(_) => SocketKind::Udp6,
         };
         let socket = self.sockets.socket(kind).await?;
-        rustix::net::bind(&socket, &SocketAddr::new(own, 0))?;
+        socket.bind(&SockAddr::from(SocketAddr::new(own, 0)))?;
         Ok(InnerUdp(UdpSocket::from_std(socket.into())?))
     }
 
@@ -174,7 +177,7 @@ impl From<io::Error> for OpenError {
     }
 }
 
-/// A UDP socket of the namespace.
+/// A UDP socket behind the tunnel.
 #[derive(Debug)]
 pub(crate) struct InnerUdp(UdpSocket);
 
