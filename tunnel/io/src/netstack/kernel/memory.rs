@@ -153,7 +153,7 @@ mod tests {
     async fn fill(stream: &mut KernelStream) {
         let full = async {
             loop {
-                stream.write_all(&[7; 65_536]).await.unwrap();
+                stream.write_all(&vec![7; 65_536]).await.unwrap();
             }
         };
         // There is no word of "full" but that nothing is taken for a while.
