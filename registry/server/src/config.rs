@@ -70,7 +70,7 @@ pub struct Config {
     pub also_endpoints: Option<Vec<HostPort>>,
     /// Threads of the gateway, at most four; none: one for each core.
     pub gateway_threads: Option<NonZeroU8>,
-    /// The gateway's TCP stack.
+    /// The gateway's TCP stack: as a rule the kernel's where this system allows it private network namespaces, else smoltcp.
     pub gateway_tcp_stack: TcpStack,
     pub policy: Vec<PolicyEntry>,
     pub dns: DnsConfig,

@@ -70,7 +70,6 @@ pub(crate) struct GatewayRole {
     pub(crate) policy: Arc<SitePolicy>,
     told: watch::Sender<Told>,
     view: GatewayView,
-    pub(crate) tcp: GatewayStack,
     /// When the first of those that were admitted may not use the tunnel any more.
     expires_at: Mutex<Option<Timestamp>>,
 }
@@ -150,7 +149,6 @@ pub(crate) fn start(
         policy,
         told,
         view: gateway.view(),
-        tcp: gateway.tcp_stack().clone(),
         expires_at: Mutex::default(),
     };
     Ok((
@@ -237,6 +235,11 @@ impl GatewayRole {
     /// What the gateway knows of the peer with this key.
     pub(crate) fn stats(&self, key: &WireGuardPublicKey) -> Option<PeerStats> {
         self.view.peer(&PublicKey::from(*key.as_bytes()))
+    }
+
+    /// The TCP stack that connections get, and why.
+    pub(crate) fn tcp(&self) -> GatewayStack {
+        self.view.tcp_stack()
     }
 
     /// The names of those who shook hands on this key of the gateway last, in the order of the alphabet.

@@ -41,7 +41,7 @@ use self::dialer::{DialFailure, Way};
 use self::hosted::HostEnd;
 use self::namespaced::NamespaceEnd;
 use self::smoltcp::SmoltcpEnd;
-use self::status::StackChoice;
+pub(crate) use self::status::StackChoice;
 pub use self::status::{Phase, TunnelStatus};
 
 /// Connections at once on a device. A thousand in parallel are meant to work.

@@ -19,7 +19,8 @@
 //!
 //! The TCP stack is the kernel's own where this process may have private network namespaces, one for each thread, which is found
 //! out by trying ([`choice`]); else smoltcp. What is let in, and when, is the same for both: with the kernel's, a SYN
-//! that is held here is given to a namespace that meets nothing else (see `netstack::kernel`).
+//! that is held here is given to a namespace that meets nothing else (see `netstack::kernel`). When a namespace is lost, its
+//! connections are over, smoltcp has the new ones, and [`GatewayView::tcp_stack`] says so.
 //!
 //! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
 //! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
@@ -39,6 +40,7 @@ mod packet;
 mod policy;
 mod segment;
 mod shards;
+mod stats;
 mod upstream;
 
 use std::collections::HashMap;
@@ -64,15 +66,16 @@ pub use self::policy::{
 };
 use self::shards::ShardThread;
 pub use self::shards::{GatewayView, Shards};
+pub use self::stats::{GatewayStats, PeerDropCounts, PeerStats};
 use self::upstream::Forwarders;
 use crate::client::{TcpStack, TunnelConfig};
-use crate::netstack::{Exchange, Link, Netstack, StackConfig};
+use crate::netstack::{Exchange, Link, Loss, Netstack, StackConfig};
 use crate::udp::{UdpOptions, UdpPort};
 
 /// Connections at once. With several threads each may have half of them, because busy peers may happen to be of one thread;
 /// the memory is what is bounded for all together.
 const MAX_CONNECTIONS: usize = 2048;
-/// Bytes that their buffers may take together; each thread has an equal share.
+/// Bytes that their buffers may take together, the kernel's where it has the connections; each thread has an equal share.
 const MEMORY: usize = 512 << 20;
 /// Probes on silent connections find devices that are gone for good, lest their upstream connections stay open.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
@@ -132,73 +135,6 @@ pub struct Admitted {
     pub access: Access,
 }
 
-/// Why packets and datagrams of a peer were dropped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PeerDropCounts {
-    /// Inner packets whose source address is not the peer's.
-    pub spoofed_source: u64,
-    /// Datagrams that are forged, replayed, malformed inside, or of a session that is gone.
-    pub rejected: u64,
-    /// Packets for the peer while it is not known where it is.
-    pub no_endpoint: u64,
-    /// Neither TCP nor UDP nor an echo request to the gateway, or of no connection.
-    pub unsupported: u64,
-    /// UDP datagrams and questions for which a queue or table had no room.
-    pub overflow: u64,
-}
-
-impl PeerDropCounts {
-    /// All of them together.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.spoofed_source + self.rejected + self.no_endpoint + self.unsupported + self.overflow
-    }
-}
-
-/// What is known of a peer. Counters lag by 0.1 s while the peer sends; what is dropped unread of it, by 10 s.
-#[derive(Debug, Clone)]
-pub struct PeerStats {
-    /// Its key.
-    pub public_key: PublicKey,
-    /// What it is called.
-    pub name: Arc<str>,
-    /// Where it is.
-    pub endpoint: Option<SocketAddr>,
-    /// When the latest handshake was completed.
-    pub last_handshake: Option<Instant>,
-    /// The gateway's key on which that was; the current one before the first.
-    pub gateway_key: PublicKey,
-    /// Inner bytes received from it.
-    pub rx_bytes: u64,
-    /// Inner bytes sent to it.
-    pub tx_bytes: u64,
-    /// Its connections now, those whose upstream is being dialled included.
-    pub connections: usize,
-    /// Its UDP flows now.
-    pub flows: usize,
-    /// Connections and UDP flows forwarded so far.
-    pub forwarded: u64,
-    /// Connections and datagrams refused because policy does not name their destination, or a bound was reached.
-    pub refused: u64,
-    /// Connections refused because the upstream could not be reached.
-    pub failed: u64,
-    /// Packets and datagrams dropped, for whatever reason.
-    pub dropped: u64,
-    /// The same by reason.
-    pub drops: PeerDropCounts,
-}
-
-/// The gateway as a whole. Counters lag by 0.1 s at most.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct GatewayStats {
-    /// Datagrams dropped before they could be told to belong to a peer.
-    pub dropped: u64,
-    /// Connections in the TCP stack.
-    pub connections: usize,
-    /// Bytes that wait in buffers of connections.
-    pub buffered_bytes: usize,
-}
-
 /// A running gateway. Dropping it ends it; [`Gateway::shutdown`] also waits for the end.
 #[derive(Debug)]
 pub struct Gateway {
@@ -208,7 +144,6 @@ pub struct Gateway {
     /// Held while something is declared.
     declaring: Mutex<()>,
     view: GatewayView,
-    stack: GatewayStack,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -226,6 +161,8 @@ struct Desired {
 struct Shown {
     peers: HashMap<PublicKey, PeerStats>,
     total: GatewayStats,
+    /// Set once its namespace is lost.
+    loss: Option<Loss>,
 }
 
 impl Gateway {
@@ -268,7 +205,7 @@ impl Gateway {
         let count = ports.len() as u8;
         let public_key = config.private_key.public_key();
         let stack = stack_config(config.addresses, config.mtu, count);
-        let (chosen, landed) = choice::choose(tcp, config.mtu, count, stack.max_connections)?;
+        let (chosen, landed) = choice::choose(tcp, count, &stack)?;
         chosen.log();
         let mut landed = landed.into_iter();
         let node = NodeConfig {
@@ -320,8 +257,7 @@ impl Gateway {
             threads,
             public_key,
             declaring: Mutex::new(()),
-            view: GatewayView(shown.into()),
-            stack: chosen,
+            view: GatewayView::new(shown, chosen),
             tracker,
             stop,
         })
@@ -395,9 +331,9 @@ impl Gateway {
         self.threads.len()
     }
 
-    /// The TCP stack that it has.
-    pub fn tcp_stack(&self) -> &GatewayStack {
-        &self.stack
+    /// The TCP stack that it has at this moment, and why.
+    pub fn tcp_stack(&self) -> GatewayStack {
+        self.view.tcp_stack()
     }
 
     /// Where UDP is bound.

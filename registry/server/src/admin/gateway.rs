@@ -85,6 +85,7 @@ fn answer(admin: &Admin, gateway: &GatewayRole) -> api::GatewayAnswer {
         udp.chain(tunnel.gateway.websocket.as_ref().map(ToString::to_string))
             .collect()
     });
+    let tcp = gateway.tcp();
     api::GatewayAnswer {
         version: api::VERSION,
         public_key: gateway.public_key(),
@@ -93,10 +94,10 @@ fn answer(admin: &Admin, gateway: &GatewayRole) -> api::GatewayAnswer {
         also: also.unwrap_or_default(),
         addresses: gateway.policy.own_addresses(),
         tcp: Some(api::TcpView {
-            stack: gateway.tcp.name.to_owned(),
-            congestion_control: gateway.tcp.congestion_control.as_deref().map(ToOwned::to_owned),
-            reason: gateway.tcp.reason.to_string(),
-            hint: gateway.tcp.hint.map(ToOwned::to_owned),
+            stack: tcp.name.to_owned(),
+            congestion_control: tcp.congestion_control.as_deref().map(ToOwned::to_owned),
+            reason: tcp.reason.to_string(),
+            hint: tcp.hint.map(ToOwned::to_owned),
         }),
     }
 }

@@ -78,14 +78,13 @@ pub(super) struct TunnelTable {
     pub(super) tcp_stack: TcpStackName,
 }
 
-/// See [`TcpStack`].
+/// See [`TcpStack`]; the whole of it is in `docs/gateway.md`.
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum TcpStackName {
+    #[default]
     Auto,
     Namespace,
-    /// Until the whole system was tried with the other one.
-    #[default]
     Smoltcp,
 }
 

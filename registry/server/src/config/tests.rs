@@ -108,6 +108,7 @@ fn without_a_file_there_are_defaults() {
     assert_eq!(config.wireguard.to_string(), "0.0.0.0:51820");
     assert_eq!(config.dashboard.to_string(), "127.0.0.1:7480");
     assert!(config.tunnel && config.coder.is_none());
+    assert_eq!(config.gateway_tcp_stack, TcpStack::Auto);
     assert_eq!(config.warnings().len(), 2);
 }
 

@@ -46,8 +46,8 @@ impl StartError {
                 Some("mend the entries of [[policy.allow]] in the configuration".to_owned())
             }
             Self::Gateway(GatewayError::TcpStack { hint, .. }) => {
-                let other = "or leave the choice to the registry with `tcp_stack = \"auto\"`";
-                Some(hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; {other}")))
+                let other = "leave the choice to the registry with `tcp_stack = \"auto\"`";
+                Some(hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; or {other}")))
             }
             Self::Gateway(GatewayError::Key) => None,
             Self::Listen {

@@ -37,6 +37,8 @@ pub(crate) struct Fleet {
     pub listen: (SocketAddr, SocketAddr),
     /// Who runs the agent, and the engine that it may use, where that is not the test's own user.
     agent_as: Option<AgentAs>,
+    /// How the registry is run, where that is not as the test is.
+    registry_under: Option<Under>,
     /// The network that the device is in, if it has one of its own.
     pub lab: Option<Lab>,
     /// More variables for the agent.
@@ -53,6 +55,15 @@ enum Reach {
     UdpOnly,
 }
 
+/// Something that a program is run by, such as `setpriv`.
+#[derive(Debug, Clone)]
+pub(crate) struct Under {
+    /// Command line in front of the program's own.
+    pub command: Vec<String>,
+    /// Who the program is then.
+    pub user: u32,
+}
+
 /// Another user for the agent.
 struct AgentAs {
     user: u32,
@@ -63,12 +74,12 @@ struct AgentAs {
 impl Fleet {
     /// Starts everything and joins the device; it may not be healthy yet.
     pub(crate) async fn start() -> Self {
-        Self::start_in("", None, None, Reach::All).await
+        Self::start_in("", None, None, None, Reach::All).await
     }
 
     /// A device that reaches the gateway's UDP port and nothing else: it joins, and stays, through the tunnel.
     pub(crate) async fn start_through_tunnel() -> Self {
-        Self::start_in("", None, None, Reach::UdpOnly).await
+        Self::start_in("", None, None, None, Reach::UdpOnly).await
     }
 
     /// The same with an agent that runs as an ordinary user and uses an engine; only root can do that.
@@ -79,19 +90,25 @@ impl Fleet {
             group,
             docker_host,
         };
-        Self::start_in("", None, Some(agent_as), Reach::All).await
+        Self::start_in("", None, Some(agent_as), None, Reach::All).await
     }
 
     /// [`Fleet::start`] with more lines in the registry's file, and with the device in a network of its own, where the relays
     /// have no part.
     pub(crate) async fn start_with(registry_lines: &str, lab: Option<Lab>) -> Self {
-        Self::start_in(registry_lines, lab, None, Reach::All).await
+        Self::start_in(registry_lines, lab, None, None, Reach::All).await
+    }
+
+    /// [`Fleet::start`] with more lines in the registry's file, and with a registry that is run in another way.
+    pub(crate) async fn start_with_registry_under(registry_lines: &str, under: Under) -> Self {
+        Self::start_in(registry_lines, None, None, Some(under), Reach::All).await
     }
 
     async fn start_in(
         registry_lines: &str,
         lab: Option<Lab>,
         agent_as: Option<AgentAs>,
+        registry_under: Option<Under>,
         reach: Reach,
     ) -> Self {
         let folder = tempfile::Builder::new()
@@ -112,6 +129,9 @@ impl Fleet {
             &folder.path().join("registry.toml"),
             &(registry_toml(folder.path(), coder_address) + registry_lines),
         );
+        if let Some(under) = &registry_under {
+            give_to_registry(folder.path(), under.user);
+        }
         let mut listen = (ports::free_tcp().unwrap(), ports::free_udp().unwrap());
         if let Some(lab) = &lab {
             listen.0.set_ip(lab.host);
@@ -125,6 +145,7 @@ impl Fleet {
             wireguard: UdpRelay::start(listen.1).await.unwrap(),
             listen,
             agent_as,
+            registry_under,
             lab,
             agent_environment: Vec::new(),
             lives: 0,
@@ -341,7 +362,14 @@ impl Fleet {
     }
 
     pub(crate) fn registry_command(&self) -> Command {
-        let mut command = self.command("orfe-registry");
+        let mut command = match &self.registry_under {
+            None => self.command("orfe-registry"),
+            Some(under) => {
+                let mut command = Command::new(&under.command[0]);
+                command.args(&under.command[1..]).arg(self.path("orfe-registry"));
+                self.with_environment(command)
+            }
+        };
         command.arg("--data").arg(self.path("registry"));
         command
     }
@@ -419,6 +447,21 @@ fn give_away(folder: &Path, other: &AgentAs) {
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
     for path in [folder.to_owned(), folder.join("agent.toml"), folder.join("tmp")] {
         std::os::unix::fs::chown(path, Some(other.user), Some(other.group)).unwrap();
+    }
+}
+
+/// Lets the registry be another user's: its data and what its configuration names, and its program wherever the build is.
+fn give_to_registry(folder: &Path, user: u32) {
+    let copy = folder.join("orfe-registry");
+    std::fs::copy(programs::path("orfe-registry"), &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).unwrap();
+    std::fs::set_permissions(folder.join("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let data = folder.join("registry");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for path in [data, folder.join("registry.toml"), folder.join("psk")] {
+        std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
     }
 }
 

@@ -22,6 +22,8 @@ mod engine;
 mod faults;
 #[cfg(test)]
 mod fleet;
+#[cfg(all(test, target_os = "linux"))]
+mod gateway_tcp;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]

@@ -50,15 +50,15 @@ pub struct TunnelStatus {
 
 /// The TCP stack that a tunnel begins with, as its status shows it.
 #[derive(Debug)]
-pub(super) struct StackChoice {
-    pub(super) name: &'static str,
-    pub(super) reason: Arc<str>,
-    pub(super) congestion_control: Option<Arc<str>>,
+pub(crate) struct StackChoice {
+    pub(crate) name: &'static str,
+    pub(crate) reason: Arc<str>,
+    pub(crate) congestion_control: Option<Arc<str>>,
 }
 
 impl TunnelStatus {
     /// A tunnel that begins now.
-    pub(super) fn new(endpoint: SocketAddr, stack: StackChoice, now: Instant) -> Self {
+    pub(crate) fn new(endpoint: SocketAddr, stack: StackChoice, now: Instant) -> Self {
         Self {
             phase: Phase::Connecting,
             since: now,

@@ -390,11 +390,13 @@ impl Front for GatewayFront {
             .is_some_and(|at| now.saturating_duration_since(at) < SHOW_ALL);
         let changed = std::mem::take(&mut self.changed);
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernel = ends.kernel.as_ref();
         shown.total = GatewayStats {
             dropped: ends.node.drops().total(),
-            connections: ends.stack.connections() + ends.kernel.as_ref().map_or(0, KernelStack::connections),
-            buffered_bytes: ends.stack.buffered(),
+            connections: ends.stack.connections() + kernel.map_or(0, KernelStack::connections),
+            buffered_bytes: ends.stack.buffered() + kernel.map_or(0, KernelStack::buffered),
         };
+        shown.loss = kernel.and_then(KernelStack::loss).cloned();
         if is_whole {
             for id in changed {
                 if let Some(peer) = self.peers.get_mut(&id) {

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::choice::NoNamespace;
 use super::upstream::Forwarders;
 use crate::namespace::{Landings, NamespaceError};
-use crate::netstack::{Arrivals, KernelStack};
+use crate::netstack::{Arrivals, KernelStack, StackConfig};
 
 /// The kernel's TCP for one thread.
 #[derive(Debug)]
@@ -17,22 +17,24 @@ pub(super) struct Landed {
     listeners: Vec<TcpListener>,
 }
 
-/// Makes so many, each for so many connections, and says what congestion control they have.
+/// Makes so many, each for as many connections and as much memory as `stack` says, and tells what congestion control they have.
 pub(super) fn make(
     helper: &Path,
-    mtu: usize,
     count: u8,
-    max_connections: usize,
+    stack: &StackConfig,
 ) -> Result<(Vec<Landed>, String), NoNamespace> {
     // The kernel has its own opinion on what is too large.
-    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    let mtu = u16::try_from(stack.mtu).unwrap_or(u16::MAX);
     let made = Landings::make(helper, mtu, count).map_err(|error| NoNamespace {
         reason: error.reason(),
         hint: error.hint(),
     })?;
     let landed = made.all.into_iter().map(|landing| {
-        let (stack, listeners) = KernelStack::new(landing, max_connections)?;
-        Ok(Landed { stack, listeners })
+        let (kernel, listeners) = KernelStack::new(landing, stack.max_connections, stack.memory)?;
+        Ok(Landed {
+            stack: kernel,
+            listeners,
+        })
     });
     let landed: Result<_, std::io::Error> = landed.collect();
     let landed = landed.map_err(|error| NoNamespace {

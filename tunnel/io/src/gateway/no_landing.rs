@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::choice::NoNamespace;
 use super::upstream::Forwarders;
-use crate::netstack::KernelStack;
+use crate::netstack::{KernelStack, StackConfig};
 
 /// There is none.
 #[derive(Debug)]
@@ -13,9 +13,8 @@ pub(super) struct Landed(Infallible);
 
 pub(super) fn make(
     _helper: &Path,
-    _mtu: usize,
     _count: u8,
-    _max_connections: usize,
+    _stack: &StackConfig,
 ) -> Result<(Vec<Landed>, String), NoNamespace> {
     Err(NoNamespace {
         reason: "Linux alone has them".to_owned(),

@@ -5,11 +5,11 @@
 //! knows every peer (see `Shard` in `orfe_tunnel_core`); what is counted is put together when it is read.
 
 use std::num::NonZeroU8;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use orfe_tunnel_core::{MAX_SHARDS, PublicKey};
 
-use super::{Admitted, Desired, GatewayStats, PeerStats, Shown};
+use super::{Admitted, Desired, GatewayStack, GatewayStats, PeerStats, Shown};
 use crate::netstack::Netstack;
 
 use super::front::Command;
@@ -99,32 +99,51 @@ impl Desired {
 
 /// Reads the counters of a [`Gateway`](super::Gateway); after its end, those that stood last.
 #[derive(Debug, Clone)]
-pub struct GatewayView(pub(super) Arc<[Arc<Mutex<Shown>>]>);
+pub struct GatewayView {
+    threads: Arc<[Arc<Mutex<Shown>>]>,
+    /// The TCP stack that it began with.
+    stack: Arc<GatewayStack>,
+}
 
 impl GatewayView {
+    pub(super) fn new(threads: Vec<Arc<Mutex<Shown>>>, stack: GatewayStack) -> Self {
+        Self {
+            threads: threads.into(),
+            stack: Arc::new(stack),
+        }
+    }
+
+    fn shown(&self) -> impl Iterator<Item = MutexGuard<'_, Shown>> {
+        let threads = self.threads.iter();
+        threads.map(|shown| shown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What is known of one peer.
     pub fn peer(&self, public_key: &PublicKey) -> Option<PeerStats> {
-        self.0.iter().find_map(|shown| {
-            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.peers.get(public_key).cloned()
-        })
+        self.shown()
+            .find_map(|shown| shown.peers.get(public_key).cloned())
     }
 
     /// What is known of all peers.
     pub fn peers(&self) -> Vec<PeerStats> {
         let mut peers = Vec::new();
-        for shown in self.0.iter() {
-            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for shown in self.shown() {
             peers.extend(shown.peers.values().cloned());
         }
         peers
     }
 
+    /// The TCP stack that new connections get at this moment, and why.
+    pub fn tcp_stack(&self) -> GatewayStack {
+        let losses: Vec<_> = self.shown().filter_map(|shown| shown.loss.clone()).collect();
+        self.stack.after(&losses, self.threads.len())
+    }
+
     /// Counters of the gateway as a whole.
     pub(super) fn total(&self) -> GatewayStats {
         let mut total = GatewayStats::default();
-        for shown in self.0.iter() {
-            let one = shown.lock().unwrap_or_else(PoisonError::into_inner).total;
+        for shown in self.shown() {
+            let one = shown.total;
             total.dropped += one.dropped;
             total.connections += one.connections;
             total.buffered_bytes += one.buffered_bytes;

@@ -12,8 +12,9 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, UnshareFlags, clear_ambient_capability_set, set_capabilities, set_name,
-    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+    CapabilitySet, CapabilitySets, UnshareFlags, capabilities, clear_ambient_capability_set,
+    set_capabilities, set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    unshare_unsafe,
 };
 
 use super::message::Step;
@@ -48,9 +49,10 @@ fn close_all_but_standard() -> io::Result<()> {
     }
 }
 
-/// Moves the process into a network namespace of its own, and, unless it is root, into a user namespace that owns it.
+/// Moves the process into a network namespace of its own, and, unless it is root with the rights for that, into a user
+/// namespace that owns it.
 pub(super) fn enter_namespace() -> Result<(), (Step, io::Error)> {
-    if geteuid().is_root() && unshare(UnshareFlags::NEWNET).is_ok() {
+    if may_administer_networks() && unshare(UnshareFlags::NEWNET).is_ok() {
         return Ok(());
     }
     let (user, group) = (getuid().as_raw(), getgid().as_raw());
@@ -61,10 +63,23 @@ pub(super) fn enter_namespace() -> Result<(), (Step, io::Error)> {
         ("/proc/self/uid_map", format!("0 {user} 1")),
         ("/proc/self/gid_map", format!("0 {group} 1")),
     ];
-    for (path, map) in maps {
-        fs::write(path, map).map_err(|error| (Step::MapUsers, error))?;
-    }
-    Ok(())
+    let mapped = maps.iter().try_for_each(|(path, map)| fs::write(path, map));
+    // Root may be mapped only by who had CAP_SETFCAP (Linux 5.12), which a container that drops all rights has not. It needs no
+    // map either: the rights in the namespace are there without one, and the files that it opens are root's or everyone's.
+    mapped.or_else(|error| {
+        if user == 0 {
+            Ok(())
+        } else {
+            Err((Step::MapUsers, error))
+        }
+    })
+}
+
+/// Whether what is in a network namespace without a user namespace of ours could be set up at all: root of a container often
+/// may make one and not do that.
+fn may_administer_networks() -> bool {
+    let sets = capabilities(None);
+    geteuid().is_root() && sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 /// Moves the process into a further network namespace; the one that it leaves lives on by its descriptors.

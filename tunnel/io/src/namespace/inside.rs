@@ -68,7 +68,7 @@ fn serve() -> io::Result<()> {
 }
 
 /// Makes the namespaces of a gateway and hands over everything in them. They live as long as these descriptors do, so the
-/// helper has nothing left to do.
+/// helper has nothing left to do. It holds no right while it waits for the gateway to take them.
 fn land(confined: Result<(), (Step, io::Error)>, mtu: u16, count: u8) -> io::Result<()> {
     match confined.and_then(|()| landings(mtu, count)) {
         Ok((descriptors, reply)) => answer(&reply, &descriptors),
@@ -94,6 +94,7 @@ fn landings(mtu: u16, count: u8) -> Result<(Vec<OwnedFd>, Reply), (Step, io::Err
         made.push(parts);
     }
     let congestion = network::congestion().map_err(|error| (Step::Congestion, error))?;
+    confine::drop_rights().map_err(|error| (Step::DropRights, error))?;
     for parts in made {
         descriptors.extend([parts.tun, parts.v4]);
         descriptors.extend(parts.v6.filter(|_| has_v6));

@@ -23,14 +23,18 @@
 //! ```
 //!
 //! Streams belong to tokio tasks and are sockets of the kernel (`arrivals`); bytes do not pass through this thread, packets do.
-//! The kernel bounds the memory of each socket and of all (`tcp_rmem`, `tcp_wmem`, `tcp_mem`); places bound their number.
-//! When the thread ends, it resets every connection first, so that both ends hear of it.
+//! The kernel bounds the memory of each socket (`tcp_rmem`, `tcp_wmem`), places bound their number, and `memory` what they hold
+//! together. When the thread ends, it resets every connection first, so that both ends hear of it.
+//!
+//! There is no process behind it that could die. Its device can be taken away by who goes into the namespace, as root: then
+//! every connection is over at once, a peer hears that at its next packet, and new ones are smoltcp's (see [`Loss`]).
 
 mod arrivals;
+mod memory;
 mod packet;
 mod table;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
@@ -43,6 +47,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 pub(crate) use self::arrivals::Arrivals;
+use self::memory::Memory;
 use self::packet::{Checksum, End, Segment};
 use self::table::{Carried, Table};
 use super::Accepted;
@@ -51,14 +56,12 @@ use super::nodes::Nodes;
 use crate::namespace::{LANDING_PORT, LANDING_V4, LANDING_V6, Landing};
 use crate::places::Places;
 use crate::tun::TunDevice;
-use crate::tun::offload::{Group, HEADER_LEN, MAX_JOINED, SPARE, groups, split};
+use crate::tun::offload::{Group, HEADER_LEN, SPARE, needs_checksum, split, write_joined};
 
 /// Longest packet of the device.
 const MAX_PACKET: usize = 65_535;
 /// Bytes that are read from the device in one round; then what comes from the network has its turn.
 const ROUND_BYTES: usize = 65_536;
-/// A bit of the virtio header's first byte: the transport's checksum is the sum of the pseudo header alone.
-const NEEDS_CHECKSUM: u8 = 1;
 
 /// A connection's number: the lower bits of its address in the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,16 +99,24 @@ impl Number {
     }
 }
 
+/// Word that the device of a namespace is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// What the system says when it is read.
+    pub(crate) reason: Arc<str>,
+}
+
 /// The kernel's TCP, as one thread has it.
 #[derive(Debug)]
 pub(crate) struct KernelStack {
     device: TunDevice,
     has_v6: bool,
-    /// The device is gone. Nothing can take it away but a person who goes into the namespace.
-    is_broken: bool,
+    /// Set when the device is gone.
+    loss: Option<Loss>,
     table: Table,
     arrivals: Arc<Arrivals>,
     places: Places,
+    memory: Memory,
     /// Packets for the namespace, until the end of the round.
     inward: Batch<()>,
     joined: Vec<Group>,
@@ -115,18 +126,23 @@ pub(crate) struct KernelStack {
 }
 
 impl KernelStack {
-    /// Takes a namespace for at most so many connections, within a tokio runtime. The listeners are to be served by
-    /// [`Arrivals::serve`].
-    pub(crate) fn new(landing: Landing, max_connections: usize) -> io::Result<(Self, Vec<TcpListener>)> {
+    /// Takes a namespace for at most so many connections, which may hold so many bytes together, within a tokio runtime. The
+    /// listeners are to be served by [`Arrivals::serve`].
+    pub(crate) fn new(
+        landing: Landing,
+        max_connections: usize,
+        memory: usize,
+    ) -> io::Result<(Self, Vec<TcpListener>)> {
         let listeners = landing.listeners.into_iter().map(arrivals::listener);
         let listeners: Vec<TcpListener> = listeners.collect::<io::Result<_>>()?;
         let stack = Self {
             device: TunDevice::from_fd(landing.tun, true)?,
             has_v6: listeners.len() > 1,
-            is_broken: false,
+            loss: None,
             table: Table::default(),
             arrivals: Arc::default(),
             places: Places::new(max_connections, |_| ()),
+            memory: Memory::new(memory),
             inward: Batch::new(),
             joined: Vec::new(),
             buffer: vec![0; HEADER_LEN + MAX_PACKET + SPARE],
@@ -143,7 +159,7 @@ impl KernelStack {
     /// Whether it can carry this connection: not where the system has no IPv6 and it is one of IPv6, and none any more when the
     /// device is gone. smoltcp has those.
     pub(crate) fn can_carry(&self, flow: &Flow) -> bool {
-        !self.is_broken && (flow.local.is_ipv4() || self.has_v6)
+        self.loss.is_none() && (flow.local.is_ipv4() || self.has_v6)
     }
 
     /// Lets in `syn`, the first packet of `flow`; `reply` gets the stream once the handshake is complete. `None` when there is
@@ -211,6 +227,23 @@ impl KernelStack {
         self.table.owned()
     }
 
+    /// Bytes of the kernel's memory that the connections held a moment ago.
+    pub(crate) fn buffered(&self) -> usize {
+        self.memory.held()
+    }
+
+    /// Whether it has lost its device, and can carry nothing any more.
+    pub(crate) fn loss(&self) -> Option<&Loss> {
+        self.loss.as_ref()
+    }
+
+    /// Looks at the memory that the connections hold when it is time for that, and keeps it within its bound.
+    pub(super) fn bound_memory(&mut self, now: Instant) {
+        if self.memory.is_due(now) {
+            self.memory.look(&self.arrivals.sockets(), now);
+        }
+    }
+
     pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let fd = self.device.as_fd().as_raw_fd();
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
@@ -222,21 +255,7 @@ impl KernelStack {
         if self.inward.is_empty() {
             return;
         }
-        groups(&mut self.inward, &mut self.joined);
-        for group in &self.joined {
-            let mut pieces = [IoSlice::new(&[]); MAX_JOINED + 1];
-            pieces[0] = IoSlice::new(&group.header);
-            for number in 0..group.packets {
-                let packet = self.inward.get(group.first + number);
-                let packet = packet.map_or(&[][..], |(packet, ())| packet);
-                let from = if number == 0 { 0 } else { group.headers };
-                pieces[number + 1] = IoSlice::new(&packet[from..]);
-            }
-            if let Err(error) = self.device.write(&pieces[..=group.packets]) {
-                tracing::debug!(%error, "the namespace did not take a packet");
-            }
-        }
-        self.inward.clear();
+        write_joined(&self.device, &mut self.inward, &mut self.joined);
         // What was written may have been answered at once.
         self.readable = true;
     }
@@ -252,15 +271,28 @@ impl KernelStack {
                     taken += len;
                 }
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock && !self.is_broken {
-                        tracing::error!(%error, "the namespace's device is gone; connections are reset, and go on with smoltcp");
-                        self.is_broken = true;
-                        self.reset_all();
+                    if error.kind() != io::ErrorKind::WouldBlock && self.loss.is_none() {
+                        self.lose(&error);
                     }
                     self.readable = false;
                 }
             }
         }
+    }
+
+    /// The device is gone, and with it everything that the kernel could say to peers: whose connection is over is answered with
+    /// a reset when it sends something.
+    fn lose(&mut self, error: &io::Error) {
+        tracing::error!(
+            %error,
+            connections = self.connections(),
+            "the device of the private network namespace is gone: its connections are over, new ones have smoltcp until the restart"
+        );
+        self.loss = Some(Loss {
+            reason: error.to_string().into(),
+        });
+        self.reset_all();
+        self.table.end_all();
     }
 
     /// Encrypts the packet of `len` bytes in the buffer. What belongs to no connection (the kernel asks for routers, say) goes
@@ -282,10 +314,10 @@ impl KernelStack {
             return;
         }
         carried.note_outgoing(&segment, now);
-        let checksum = if header[0] & NEEDS_CHECKSUM == 0 {
-            Checksum::Whole
-        } else {
+        let checksum = if needs_checksum(header) {
             Checksum::PseudoHeader
+        } else {
+            Checksum::Whole
         };
         segment.redirect(packet, End::Source, carried.flow.local, checksum);
         if carried.is_left() {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::{Registry, Token};
@@ -15,6 +16,13 @@ use super::nodes::Nodes;
 /// There is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Number(Infallible);
+
+/// There is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(dead_code, reason = "it is made where there are namespaces, and in tests")]
+pub(crate) struct Loss {
+    pub(crate) reason: Arc<str>,
+}
 
 /// There is none.
 #[derive(Debug)]
@@ -59,6 +67,18 @@ impl KernelStack {
     }
 
     pub(crate) fn connections(&self) -> usize {
+        match self.none {}
+    }
+
+    pub(crate) fn buffered(&self) -> usize {
+        match self.none {}
+    }
+
+    pub(crate) fn loss(&self) -> Option<&Loss> {
+        match self.none {}
+    }
+
+    pub(super) fn bound_memory(&mut self, _now: Instant) {
         match self.none {}
     }
 

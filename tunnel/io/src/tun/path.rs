@@ -17,7 +17,7 @@ use super::inbound::Inbound;
 use super::measure::Measuring;
 use super::outbound::Turn;
 use super::threads;
-use crate::client::{Phase, TunnelStatus, cookie};
+use crate::client::{StackChoice, TunnelStatus, cookie};
 use crate::udp::{Sent, UdpPort};
 
 /// What a data path is made from.
@@ -98,20 +98,12 @@ impl DataPath {
             .stats(&config.gateway)
             .and_then(|stats| stats.endpoint)
             .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let publisher = watch::Sender::new(TunnelStatus {
-            phase: Phase::Connecting,
-            since: now,
-            last_handshake: None,
-            endpoint,
-            rx_bytes: 0,
-            tx_bytes: 0,
-            stack: config.stack,
-            stack_reason: "".into(),
+        let stack = StackChoice {
+            name: config.stack,
+            reason: "".into(),
             congestion_control: None,
-            dropped: 0,
-            connections: 0,
-            buffered_bytes: 0,
-        });
+        };
+        let publisher = watch::Sender::new(TunnelStatus::new(endpoint, stack, now));
         Self::start_telling(config, publisher)
     }
 

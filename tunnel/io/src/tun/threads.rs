@@ -7,7 +7,7 @@ use orfe_tunnel_core::{Batch, PeerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::bell::Bell;
-use super::offload::{Group, HEADER_LEN, MAX_JOINED, groups};
+use super::offload::{self, Group, write_joined};
 use super::path::Shared;
 use crate::udp::UdpPort;
 
@@ -44,40 +44,20 @@ pub(super) fn write_all(shared: &Shared, packets: &mut Batch<PeerId>, joined: &m
         return;
     }
     if shared.device.has_header() {
-        groups(packets, joined);
-        for group in joined.iter() {
-            let mut pieces = [IoSlice::new(&[]); MAX_JOINED + 1];
-            pieces[0] = IoSlice::new(&group.header);
-            for number in 0..group.packets {
-                let packet = packets
-                    .get(group.first + number)
-                    .map_or(&[][..], |(packet, _)| packet);
-                let from = if number == 0 { 0 } else { group.headers };
-                pieces[number + 1] = IoSlice::new(&packet[from..]);
-            }
-            write(shared, &pieces[..=group.packets]);
-        }
-    } else {
-        for (packet, _) in packets.iter() {
-            write(shared, &[IoSlice::new(packet)]);
-        }
+        write_joined(&shared.device, packets, joined);
+        return;
+    }
+    for (packet, _) in packets.iter() {
+        offload::write(&shared.device, &[IoSlice::new(packet)]);
     }
     packets.clear();
 }
 
 /// Writes one packet that was made here.
 pub(super) fn write_single(shared: &Shared, packet: &[u8]) {
-    let header = [0; HEADER_LEN];
     if shared.device.has_header() {
-        write(shared, &[IoSlice::new(&header), IoSlice::new(packet)]);
+        offload::write_single(&shared.device, packet);
     } else {
-        write(shared, &[IoSlice::new(packet)]);
-    }
-}
-
-/// A packet that the system does not take is lost, as it would be on a link.
-fn write(shared: &Shared, pieces: &[IoSlice<'_>]) {
-    if let Err(error) = shared.device.write(pieces) {
-        tracing::debug!(%error, "the device did not take a packet");
+        offload::write(&shared.device, &[IoSlice::new(packet)]);
     }
 }

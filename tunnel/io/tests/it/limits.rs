@@ -37,6 +37,12 @@ async fn a_reader_that_never_reads_stops_its_writer() {
         gateway.stats().buffered_bytes,
     );
     eprintln!("taken {taken}, waiting at the device {device}, at the gateway {at_gateway}");
+    if tcp_stack() == TcpStack::Namespace {
+        until("what the kernel holds is seen", || {
+            gateway.stats().buffered_bytes > 0
+        })
+        .await;
+    }
     assert!(device <= PER_CONNECTION, "{device} bytes at the device");
     assert!(at_gateway <= PER_CONNECTION, "{at_gateway} bytes at the gateway");
 

@@ -10,6 +10,7 @@
     reason = "measured figures and skipped stages are for who runs the tests"
 )]
 
+mod families;
 mod gateway;
 mod impaired;
 mod limits;

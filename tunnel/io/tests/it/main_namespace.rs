@@ -11,7 +11,9 @@
     reason = "measured figures and skipped stages are for who runs the tests"
 )]
 
+mod families;
 mod gateway;
+mod gateway_namespace;
 mod helper_process;
 mod impaired;
 mod limits;

@@ -130,21 +130,35 @@ impl Device {
 
     /// The device's end of a tunnel to `gateway`, which is reached at `endpoint`.
     pub(crate) fn tunnel(&self, gateway: &Gateway, endpoint: SocketAddr) -> Tunnel {
-        self.start(gateway, endpoint, None, "100.127.0.0/16")
+        self.start(tcp_stack(), gateway, endpoint, None, "100.127.0.0/16")
+    }
+
+    /// The same on this TCP stack, whatever the others have.
+    #[cfg(target_os = "linux")]
+    #[allow(dead_code, reason = "one of the two programs that share this uses it")]
+    pub(crate) fn tunnel_on(&self, tcp_stack: TcpStack, gateway: &Gateway) -> Tunnel {
+        self.start(tcp_stack, gateway, gateway.local_addr(), None, "100.127.0.0/16")
     }
 
     /// The same with a preshared key.
     pub(crate) fn tunnel_with(&self, gateway: &Gateway, preshared_key: Option<PresharedKey>) -> Tunnel {
-        self.start(gateway, gateway.local_addr(), preshared_key, "100.127.0.0/16")
+        self.start(
+            tcp_stack(),
+            gateway,
+            gateway.local_addr(),
+            preshared_key,
+            "100.127.0.0/16",
+        )
     }
 
     /// The same for a device that sends everything into the tunnel.
     pub(crate) fn tunnel_to_everything(&self, gateway: &Gateway) -> Tunnel {
-        self.start(gateway, gateway.local_addr(), None, "0.0.0.0/0")
+        self.start(tcp_stack(), gateway, gateway.local_addr(), None, "0.0.0.0/0")
     }
 
     fn start(
         &self,
+        tcp_stack: TcpStack,
         gateway: &Gateway,
         endpoint: SocketAddr,
         preshared_key: Option<PresharedKey>,
@@ -163,7 +177,7 @@ impl Device {
             peer,
             mtu: TunnelConfig::DEFAULT_MTU,
             bind: "127.0.0.1:0".parse().unwrap(),
-            tcp_stack: tcp_stack(),
+            tcp_stack,
             helper: HELPER.into(),
         };
         Tunnel::start(config).unwrap()

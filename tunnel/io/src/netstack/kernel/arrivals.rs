@@ -131,6 +131,16 @@ impl Arrivals {
         }
     }
 
+    /// The sockets that were accepted and are in use.
+    pub(super) fn sockets(&self) -> Vec<Arc<KernelSocket>> {
+        let arrivals = self.lock();
+        let here = arrivals.values().filter_map(|arrival| match arrival {
+            Arrival::Here(socket) => socket.upgrade(),
+            Arrival::Expected { .. } => None,
+        });
+        here.collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Number, Arrival>> {
         // The map is whole between any two calls.
         self.by_number.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,17 +1,14 @@
 //! A TCP segment of a connection, and how one of its ends is exchanged for another.
 //!
 //! Checksums are not computed anew but brought up to date (RFC 1624): one that was wrong stays wrong. Layouts: RFC 791, 8200
-//! (IP), 9293 (TCP).
+//! (IP).
 
 use std::net::{IpAddr, SocketAddr};
 
+use orfe_tunnel_core::packet;
 use orfe_tunnel_core::packet::checksum::{fold, sum};
 
-const TCP: u8 = 6;
-const FIN: u8 = 0x01;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-const TCP_HEADER: usize = 20;
+use crate::tun::offload::{ACK, FIN, RST, TcpHeaders};
 
 /// One of the two ends that a packet names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,43 +44,19 @@ pub(super) struct Segment {
 impl Segment {
     /// `None` for what is no TCP, for fragments, for IPv6 with extension headers, and for what is cut.
     pub(super) fn parse(packet: &[u8]) -> Option<Self> {
-        let (source, destination, transport) = match packet.first()? >> 4 {
-            4 => {
-                let header: &[u8; 20] = packet.first_chunk()?;
-                let transport = usize::from(header[0] & 0x0f) * 4;
-                let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-                if header[9] != TCP || is_fragment || transport < 20 {
-                    return None;
-                }
-                let source = IpAddr::from(*header[12..].first_chunk::<4>()?);
-                let destination = IpAddr::from(*header[16..].first_chunk::<4>()?);
-                (source, destination, transport)
-            }
-            6 => {
-                let header: &[u8; 40] = packet.first_chunk()?;
-                if header[6] != TCP {
-                    return None;
-                }
-                let source = IpAddr::from(*header[8..].first_chunk::<16>()?);
-                let destination = IpAddr::from(*header[24..].first_chunk::<16>()?);
-                (source, destination, header.len())
-            }
-            _ => return None,
-        };
-        let tcp: &[u8; TCP_HEADER] = packet.get(transport..)?.first_chunk()?;
-        let headers = transport + usize::from(tcp[12] >> 4) * 4;
-        let is_fin = tcp[13] & FIN != 0;
+        let (source, destination) = (packet::source(packet)?, packet::destination(packet)?);
+        let headers = TcpHeaders::parse(packet)?;
+        let is_fin = headers.flags & FIN != 0;
         // The kernel's own length counts, not that of the IP header, which a large packet may leave out.
-        let payload = packet.len().checked_sub(headers)? as u32;
-        let number = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+        let payload = (packet.len() - headers.headers) as u32;
         Some(Self {
-            source: SocketAddr::new(source, u16::from_be_bytes([tcp[0], tcp[1]])),
-            destination: SocketAddr::new(destination, u16::from_be_bytes([tcp[2], tcp[3]])),
-            next_sequence: number(4).wrapping_add(payload).wrapping_add(u32::from(is_fin)),
-            acknowledged: (tcp[13] & ACK != 0).then(|| number(8)),
+            source: SocketAddr::new(source, headers.source_port),
+            destination: SocketAddr::new(destination, headers.destination_port),
+            next_sequence: (headers.sequence.wrapping_add(payload)).wrapping_add(u32::from(is_fin)),
+            acknowledged: (headers.flags & ACK != 0).then_some(headers.acknowledged),
             is_fin,
-            is_reset: tcp[13] & RST != 0,
-            transport,
+            is_reset: headers.flags & RST != 0,
+            transport: headers.transport,
         })
     }
 
@@ -174,6 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tun::offload::{TCP, TCP_HEADER};
 
     /// A segment with good checksums.
     fn segment(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u8> {

@@ -144,6 +144,14 @@ impl Table {
         }
     }
 
+    /// Ends all connections: nothing can pass any more.
+    pub(super) fn end_all(&mut self) {
+        let numbers: Vec<Number> = self.carried.keys().copied().collect();
+        for number in numbers {
+            self.finish(number);
+        }
+    }
+
     /// Ends the connection if nothing is left to pass.
     pub(super) fn settle(&mut self, number: Number) {
         if self.carried.get(&number).is_some_and(Carried::is_over) {
@@ -283,6 +291,25 @@ mod tests {
         assert_eq!(number, first, "its number is free again");
         table.last = Some(Number((1 << 24) - 1));
         assert_ne!(table.insert(flow(2), now), number);
+    }
+
+    #[test]
+    fn all_end_at_once_when_nothing_passes_any_more() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let (open, left, disowned) = (
+            table.insert(flow(1), now),
+            table.insert(flow(2), now),
+            table.insert(flow(3), now),
+        );
+        table.leave(left, now);
+        table.leave(disowned, now);
+        table.disown(disowned);
+        table.end_all();
+        let mut over: Vec<_> = std::iter::from_fn(|| table.poll_over(now)).collect();
+        over.sort_by_key(|(_, number)| *number);
+        assert_eq!(over, [(flow(1), open), (flow(2), left)]);
+        assert_eq!(table.owned(), 0);
+        assert_eq!(table.poll_over(now + 2 * SILENCE), None);
     }
 
     #[test]

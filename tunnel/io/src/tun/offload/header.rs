@@ -4,7 +4,7 @@
 pub(crate) const HEADER_LEN: usize = 10;
 
 /// The transport checksum is not complete: it is the sum of the pseudo header, and the rest is to be added.
-pub(super) const NEEDS_CHECKSUM: u8 = 1;
+const NEEDS_CHECKSUM: u8 = 1;
 
 const GSO_TCP_V4: u8 = 1;
 const GSO_TCP_V6: u8 = 4;
@@ -21,6 +21,11 @@ pub(super) enum Kind {
     TcpV6,
     /// Datagrams of UDP (Linux 6.2).
     Udp,
+}
+
+/// Whether the packet behind this header has the sum of the pseudo header alone for a checksum.
+pub(crate) fn needs_checksum(header: &[u8]) -> bool {
+    header.first().is_some_and(|flags| flags & NEEDS_CHECKSUM != 0)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +56,7 @@ impl Header {
         // Native byte order: that is what the kernel uses unless it is told otherwise.
         let at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         Some(Self {
-            needs_checksum: bytes[0] & NEEDS_CHECKSUM != 0,
+            needs_checksum: needs_checksum(bytes),
             kind,
             headers: at(2),
             segment: at(4),

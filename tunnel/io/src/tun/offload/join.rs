@@ -8,16 +8,12 @@ use orfe_tunnel_core::Batch;
 use orfe_tunnel_core::packet::checksum::{fold, sum};
 
 use super::header::{HEADER_LEN, Header, Kind};
+use super::tcp::{ACK, PSH, TCP, TcpHeaders};
 
 /// Packets of one group at most; the system takes 1024 pieces in one write.
-pub(crate) const MAX_JOINED: usize = 128;
+pub(super) const MAX_JOINED: usize = 128;
 /// Length of a large packet at most.
 const MAX_LEN: usize = 65_535;
-
-const TCP: u8 = 6;
-const ACK: u8 = 0x10;
-const PSH: u8 = 0x08;
-const TCP_HEADER: usize = 20;
 
 /// Packets to be written as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +40,7 @@ struct Segment {
 }
 
 /// Groups the packets of `batch` into `groups` and changes the first of each group so that it stands for all.
-pub(crate) fn groups<M>(batch: &mut Batch<M>, groups: &mut Vec<Group>) {
+pub(super) fn groups<M>(batch: &mut Batch<M>, groups: &mut Vec<Group>) {
     groups.clear();
     let mut index = 0;
     while index < batch.len() {
@@ -131,29 +127,24 @@ fn merged<M>(batch: &mut Batch<M>, first: usize, packets: usize, segment: Segmen
 impl Segment {
     /// Reads a packet; `None` unless it is plain TCP data: no fragment, no IP options, no flag but ACK and PSH.
     fn parse(packet: &[u8]) -> Option<Self> {
-        let (is_v4, transport) = match packet.first()? {
-            0x45 if packet.len() >= 20 && packet[9] == TCP => {
-                // More fragments to come, or not the first.
-                let fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff;
-                let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-                (fragment == 0 && len == packet.len()).then_some((true, 20))?
-            }
-            0x60..=0x6f if packet.len() >= 40 && packet[6] == TCP => {
-                let len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
-                (len + 40 == packet.len()).then_some((false, 40))?
-            }
-            _ => return None,
-        };
-        let tcp: &[u8; TCP_HEADER] = packet.get(transport..)?.first_chunk()?;
-        let headers = transport + usize::from(tcp[12] >> 4) * 4;
-        let is_data = tcp[13] & !PSH == ACK && headers >= transport + TCP_HEADER && headers < packet.len();
-        is_data.then(|| Self {
+        let TcpHeaders {
+            is_v4,
+            told_len,
+            transport,
+            headers,
+            sequence,
+            flags,
+            ..
+        } = TcpHeaders::parse(packet)?;
+        let has_options = is_v4 && transport != 20;
+        let is_data = flags & !PSH == ACK && headers < packet.len();
+        (is_data && !has_options && told_len == packet.len()).then(|| Self {
             is_v4,
             transport,
             headers,
             payload: packet.len() - headers,
-            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            is_pushed: tcp[13] & PSH != 0,
+            sequence,
+            is_pushed: flags & PSH != 0,
         })
     }
 

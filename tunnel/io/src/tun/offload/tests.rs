@@ -5,7 +5,8 @@ use orfe_tunnel_core::packet::checksum::{fold, sum};
 use proptest::prelude::*;
 
 use super::header::{HEADER_LEN, Header, Kind};
-use super::{Group, SPARE, groups, split};
+use super::join::groups;
+use super::{Group, SPARE, split};
 
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;

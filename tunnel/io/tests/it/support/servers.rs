@@ -19,7 +19,14 @@ impl Server {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::new_at("127.0.0.1:0", serve).await
+    }
+
+    async fn new_at<F>(address: &str, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -36,7 +43,12 @@ impl Server {
 
     /// Sends back what it gets; after the client's FIN, the rest and its own.
     pub(crate) async fn echo() -> Self {
-        Self::new(|mut stream| async move {
+        Self::echo_at("127.0.0.1:0").await
+    }
+
+    /// The same at another address.
+    pub(crate) async fn echo_at(address: &str) -> Self {
+        Self::new_at(address, |mut stream| async move {
             let (mut read, mut write) = stream.split();
             // A connection that is cut ends the copy with an error; that is not the server's concern.
             let _ = tokio::io::copy(&mut read, &mut write).await;

@@ -1,0 +1,174 @@
+//! The namespaces of a gateway: what their helper keeps while it hands them over, and what the loss of one means.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use orfe_tunnel::dial::Dialer as _;
+use orfe_tunnel::{GatewayConfig, PrivateKey, Shards, TcpStack};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::support;
+use crate::support::servers::Server;
+use crate::support::{Device, HELPER, PATIENCE, inner, logging, policy, tcp_stack, until, up};
+
+/// Makes a run of this program within a test play its part.
+const PART: &str = "ORFE_TEST_LOSE_DEVICE";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_helper_keeps_no_right_while_it_hands_over() {
+    if tcp_stack() != TcpStack::Namespace {
+        return;
+    }
+    let flags = SocketFlags::CLOEXEC;
+    let (near, far) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    // So full that the helper waits with its answer, and can be looked at.
+    while rustix::net::send(&far, &[0; 4096], SendFlags::DONTWAIT).is_ok() {}
+    let mut helper = Command::new(HELPER)
+        .arg("namespace-helper")
+        .stdin(Stdio::from(far))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Two namespaces with an MTU of 1280, in the helper's own words.
+    rustix::net::send(&near, &[1, 2, 0, 5, 2], SendFlags::empty()).unwrap();
+
+    let process = PathBuf::from(format!("/proc/{}", helper.id()));
+    let field = |name: &str| {
+        let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    until("the helper has given up its rights", || {
+        field("NoNewPrivs:") == "1" && owner(&process.join("environ")) == Some(0)
+    })
+    .await;
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16), Ok(0), "{set}");
+    }
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+        // Its channel, two null devices, and of each namespace a TUN device and a socket or two.
+        let descriptors = fs::read_dir(process.join("fd")).unwrap().count();
+        assert!((7..=9).contains(&descriptors), "{descriptors}");
+    }
+    // Once it is heard, it ends.
+    while rustix::net::recv(&near, &mut [0; 4096][..], RecvFlags::DONTWAIT).is_ok_and(|(len, _)| len > 0) {}
+    let ended = tokio::task::spawn_blocking(move || helper.wait());
+    let ended = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert!(ended.unwrap().unwrap().success());
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|metadata| metadata.uid())
+}
+
+/// In a process of its own, where the only TUN device is the gateway's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_loses_its_device_goes_on_with_smoltcp_and_says_so() {
+    if tcp_stack() != TcpStack::Namespace {
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "gateway_namespace::play_a_part", "--nocapture"])
+        .env(PART, "1")
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    if said.contains("SKIPPED") {
+        eprintln!("SKIPPED: the loss of a gateway's device: only root can take one away");
+    }
+}
+
+/// No test by itself: what this program does when a test runs it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn play_a_part() {
+    if std::env::var_os(PART).is_none() {
+        return;
+    }
+    logging();
+    let server = Server::echo().await;
+    let config = GatewayConfig {
+        private_key: PrivateKey::generate(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        addresses: vec!["100.64.0.1".parse().unwrap()],
+        mtu: 1280,
+    };
+    let gateway = support::start_sharded(config, policy(&[(443, server.address)]), Shards::ONE);
+    let device = Device::new(1);
+    gateway.set_peers(vec![device.peer()]);
+    let tunnel = device.tunnel_on(TcpStack::Smoltcp, &gateway);
+    up(&tunnel).await;
+    let mut stream = tunnel.dialer().dial(inner(443)).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    until("it is counted", || gateway.stats().connections == 1).await;
+
+    if let Err(error) = take_device_away() {
+        eprintln!("SKIPPED: {error}");
+        return;
+    }
+    until("the loss is seen", || gateway.tcp_stack().name == "smoltcp").await;
+    let stack = gateway.tcp_stack();
+    assert!(stack.reason.contains("is lost"), "{}", stack.reason);
+    assert!(stack.hint.unwrap().contains("restart"));
+    until("its connections are over", || gateway.stats().connections == 0).await;
+
+    // The peer hears of that when it says something; what it opens next is served.
+    stream.write_all(b"more").await.unwrap();
+    let end = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 4]))
+        .await
+        .unwrap();
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let mut stream = tunnel.dialer().dial(inner(443)).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, stream.read_exact(&mut [0; 4])).await;
+    answer.unwrap().unwrap();
+    gateway.shutdown().await;
+}
+
+/// Deletes the TUN device of the gateway of this process in its namespace.
+fn take_device_away() -> io::Result<()> {
+    let is_tun = |path: &PathBuf| fs::read_link(path).is_ok_and(|to| to == Path::new("/dev/net/tun"));
+    let own = fs::read_dir("/proc/self/fd")?.map(|entry| entry.map(|entry| entry.path()));
+    let device = own.filter_map(Result::ok).find(is_tun);
+    let number: i32 = device
+        .and_then(|path| path.file_name()?.to_str()?.parse().ok())
+        .ok_or(io::ErrorKind::NotFound)?;
+    let namespace = namespace_of(number)?;
+    let of_this = format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    let deleted = Command::new("nsenter")
+        .args([&of_this, "ip", "link", "delete", "orfe0"])
+        .output()?;
+    if deleted.status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(
+            String::from_utf8_lossy(&deleted.stderr).into_owned(),
+        ))
+    }
+}
+
+/// The network namespace of a TUN device (`TUNGETDEVNETNS`, Linux 5.2).
+#[expect(
+    unsafe_code,
+    reason = "it is asked for by ioctl, for which no safe wrapper exists"
+)]
+fn namespace_of(device: i32) -> io::Result<OwnedFd> {
+    const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
+    // SAFETY: the descriptor is one of this process, and this request has no argument.
+    let namespace = unsafe { libc::ioctl(device, TUNGETDEVNETNS as _) };
+    if namespace < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call answers with a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
