@@ -20,7 +20,7 @@ use crate::demo::artifacts::Programs;
 const CODER: &str = "coder.demo.internal";
 /// For everything that should take some seconds at most.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The way up from a lower rung: its pauses begin with 3 s and 15 s.
+/// The way up from a lower rung: its pauses begin with 3 s and 5 s.
 const CLIMB: Duration = Duration::from_secs(90);
 
 /// See the module. The programs go before the namespaces that they are in.
