@@ -4,18 +4,31 @@
 //! machine decides and measures nothing: the shell tells it what it saw of the tunnel, and carries out its [`Move`]s.
 //!
 //! ```text
-//!               answered                          traffic without answer 1 s, or the tunnel is down
+//!               answered                       traffic without answer 0.5 s, tunnel down, gateway new
 //!   Searching ───────────► Settled ───────────────────────────────► Settled, in doubt
-//!     ▲   ▲ next rung every  │ ▲ │ on a lower rung: probe upward       │ asks twice
-//!     │   └── 0.75 s         │ │ └─► answered there: Settled above     │
-//!     │                      │ └──────────── answered ────────────────┤
+//!     ▲   ▲ next rung every  │ ▲ │ on a lower rung: probe upward       │ asks three times
+//!     │   └── 0.3 s, later   │ │ └─► answered there: Settled above     │
+//!     │       0.5 s          │ └──────────── answered ────────────────┤
 //!     ├── network changed ◄──┘                                         │
-//!     └───────────────────────────────── 0.9 s without an answer ◄─────┘
+//!     └───────────────────────────────── 0.6 s without an answer ◄─────┘
 //! ```
 //!
 //! The rungs overlap: the next is tried before the last is given up, and whichever answers wins, because the node's endpoint
-//! moves to where an authentic answer came from. A round of all rungs without an answer is repeated after a pause that
-//! doubles, so a machine without a network is quiet.
+//! moves to where an authentic answer came from. When a better rung has won and a lower one answers late, the traffic stays
+//! above. An engine knows its latest two initiations only, so a rung has two steps to answer: the first round is quick, which a
+//! round trip of 0.6 s survives, each third one is patient, for 1.5 s.
+//!
+//! A round of all rungs without an answer is repeated after a pause with jitter. While somebody wants the tunnel, that is
+//! while packets are sent, the pause stays below 1 s for a minute and below 5 s then: a gateway that comes back is asked
+//! within 2.5 s. Else it doubles, so a machine without a network is quiet. With three rungs:
+//!
+//! | time since the last packet that was answered | what is sent |
+//! |---|---|
+//! | 0.5 s (up to 1 s where the round trip is long) | first question, where the traffic goes |
+//! | 0.7 s, 0.9 s | two more, because one may just be lost; what takes time to open is opened |
+//! | 1.1 s | traffic and a handshake to the next rung |
+//! | 1.4 s | to the third, or when its connection is open |
+//! | 1.7 s | to the rung that was lost; then a pause and the next round |
 
 mod steps;
 
@@ -24,28 +37,45 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 
-/// Time that a rung has for itself before the next is tried: two round trips of a slow path.
-pub const STEP: Duration = Duration::from_millis(750);
+/// Time that a rung has for itself before the next is tried: in the first round, in most later ones, and in each third.
+const STEP: (Duration, Duration, Duration) = (
+    Duration::from_millis(300),
+    Duration::from_millis(500),
+    Duration::from_millis(750),
+);
 /// Time between the addresses of one rung, shortest sensible per RFC 8305 section 5.
-pub const STAGGER: Duration = Duration::from_millis(250);
-/// Traffic without any answer for this long is doubtful: TCP is answered within a round trip.
-pub const DOUBT_AFTER: Duration = Duration::from_secs(1);
-/// In doubt a second initiation follows after this time, because one may just be lost.
-const ASK_AGAIN: Duration = Duration::from_millis(400);
-/// And the rung is given up after this.
-const GIVE_UP: Duration = Duration::from_millis(900);
-/// A rung that answered is not doubted again so soon: what flows may be one-way by nature.
-const TRUST: Duration = Duration::from_secs(10);
-/// The last rung of a round has longer: it may be made of TCP, TLS and an upgrade.
-const LAST_STEP: Duration = Duration::from_millis(2500);
+const STAGGER: Duration = Duration::from_millis(250);
+/// Traffic without any answer for this long is doubtful: TCP is answered within a round trip. The shortest, which holds while
+/// the round trip is not known; three round trips; and the longest.
+const DOUBT_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
+/// Pause between the questions of a doubt, shortest and longest: three quarters of a round trip, because more than two
+/// under way are too many for the engine.
+const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(400));
+/// Questions until the rung is left. Where every fifth datagram is lost each way, one doubt of twenty gets no answer.
+const ASKS: u32 = 3;
+/// A rung that answered a doubt, but brought nothing else, is not doubted again so soon: what flows may be one-way by nature.
+const TRUST: Duration = Duration::from_secs(5);
+/// An answer of a lower rung that comes so soon after a better one won was on its way already.
+const LATE: Duration = Duration::from_secs(2);
 /// Pause between rounds: the first, and the longest after doubling.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The longest while packets are sent, in the first [`EAGER_FOR`] and later. A round of three rungs takes 2.5 s, so when a
+/// gateway comes back to 10 000 devices that all want it, it is asked 4 000 times a second on one rung, spread by the jitter:
+/// less than a core answers, and who was answered asks no more.
+const EAGER_REST: (Duration, Duration) = (Duration::from_millis(750), Duration::from_secs(5));
+const EAGER_FOR: Duration = Duration::from_mins(1);
+/// How long a packet that was sent shows that somebody wants the tunnel: TCP repeats a SYN after 1, 3 and 7 s.
+const WANTED_FOR: Duration = Duration::from_secs(8);
+/// A packet after a long silence is followed by the next round within this time: a random part of it.
+const SOON: Duration = Duration::from_millis(250);
 /// Silence after which a fresh source port is worth a try: a middlebox may hold a dead mapping for the old one.
 const REBIND_AFTER: Duration = Duration::from_secs(25);
 /// From settling on a lower rung to the first probe upward. Soon, because the upper rung may just have lost a datagram.
 const FIRST_PROBE: Duration = Duration::from_secs(3);
+/// Time that a probe has for itself.
+const PROBE_STEP: Duration = Duration::from_millis(750);
 /// Pause between later probes: the first, and the longest after doubling.
-const PROBE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
+const PROBE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(10));
 
 /// One address of one rung.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,12 +116,15 @@ pub struct Seen {
     pub sent: u64,
     /// Inner bytes received so far.
     pub received: u64,
+    /// Round trip to the gateway, where it was measured.
+    pub rtt: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Doubt {
-    since: Instant,
-    asked_again: bool,
+    asked: u32,
+    /// When it is asked again, or the rung is left.
+    due: Instant,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +156,8 @@ enum State {
         since: Instant,
         doubt: Option<Doubt>,
         trusted_until: Instant,
+        /// Until then lower rungs that were asked in the same search may answer still.
+        late_until: Instant,
         upward: Upward,
     },
 }
@@ -140,6 +175,10 @@ pub struct Ladder {
     received: u64,
     /// When something was sent after which nothing has come.
     quiet_since: Option<Instant>,
+    /// When something was last sent.
+    wanted_at: Option<Instant>,
+    /// Round trip on this network.
+    rtt: Option<Duration>,
     rng: StdRng,
 }
 
@@ -162,6 +201,8 @@ impl Ladder {
             sent: 0,
             received: 0,
             quiet_since: None,
+            wanted_at: None,
+            rtt: None,
             rng,
         };
         ladder.search(start, now);
@@ -188,7 +229,25 @@ impl Ladder {
     /// The machine is on another network, or was asleep: nothing that was known holds. `start` is the rung that
     /// worked on this network before.
     pub fn network_changed(&mut self, start: Option<usize>, now: Instant) {
+        self.rtt = None;
         self.search(start, now);
+    }
+
+    /// The gateway is known to have begun a new life: it knows nothing of the session, and answers.
+    pub fn gateway_restarted(&mut self, now: Instant) {
+        match &self.state {
+            State::Searching { .. } => self.search(None, now),
+            State::Settled { .. } => self.doubt(now),
+        }
+    }
+
+    /// What this rung needed opened is open now: what was sent there before may be lost or too old.
+    pub fn handle_open(&mut self, rung: usize, now: Instant) {
+        match &self.state {
+            State::Settled { at, .. } if at.rung == rung => self.moves.push_back(Move::Ask),
+            State::Settled { .. } => {}
+            State::Searching { .. } => self.try_opened(rung, now),
+        }
     }
 
     /// Takes in what was seen of the tunnel. To be called whenever any of it changed.
@@ -205,20 +264,16 @@ impl Ladder {
                 }
             }
             State::Settled {
-                at,
-                doubt,
-                trusted_until,
-                ..
+                doubt, trusted_until, ..
             } => {
-                if is_new {
-                    *doubt = None;
+                if is_new && doubt.take().is_some() {
                     *trusted_until = now + TRUST;
                 }
-                match seen.candidate {
-                    Some(candidate) if candidate.rung != at.rung => self.settle(candidate, now),
-                    Some(candidate) => *at = candidate,
-                    None => {}
+                if is_new {
+                    self.quiet_since = None;
                 }
+                self.rtt = seen.rtt.or(self.rtt);
+                self.follow(seen.candidate, now);
                 if seen.down && !is_new {
                     self.doubt(now);
                 }
@@ -239,11 +294,10 @@ impl Ladder {
                 ..
             } => {
                 let doubt_due = match doubt {
-                    Some(doubt) if doubt.asked_again => Some(doubt.since + GIVE_UP),
-                    Some(doubt) => Some(doubt.since + ASK_AGAIN),
+                    Some(doubt) => Some(doubt.due),
                     None => self
                         .quiet_since
-                        .map(|since| (since + DOUBT_AFTER).max(*trusted_until)),
+                        .map(|since| (since + self.doubt_after()).max(*trusted_until)),
                 };
                 let probe = match upward {
                     Upward::Waiting { due, .. } | Upward::Probing { due, .. } if doubt.is_none() => {
@@ -306,16 +360,61 @@ impl Ladder {
         }
     }
 
+    /// Follows the endpoint to where the gateway answered last, unless that was a lower rung that only was late.
+    fn follow(&mut self, candidate: Option<Candidate>, now: Instant) {
+        let State::Settled {
+            at,
+            doubt,
+            late_until,
+            ..
+        } = &mut self.state
+        else {
+            return;
+        };
+        match candidate {
+            Some(candidate) if candidate.rung > at.rung && doubt.is_none() && now < *late_until => {
+                // Once: when the better rung falls silent, the lower one may have it.
+                *late_until = now;
+                self.moves.push_back(Move::Use(*at));
+            }
+            Some(candidate) if candidate.rung != at.rung => self.settle(candidate, now),
+            Some(candidate) => *at = candidate,
+            None => {}
+        }
+    }
+
     fn note_traffic(&mut self, seen: &Seen, now: Instant) {
+        let has_sent = seen.sent != self.sent;
         if seen.received != self.received {
             self.quiet_since = None;
-            if let State::Settled { doubt, .. } = &mut self.state {
+            if let State::Settled {
+                doubt, trusted_until, ..
+            } = &mut self.state
+            {
                 *doubt = None;
+                *trusted_until = now;
             }
-        } else if seen.sent != self.sent {
+        } else if has_sent {
             self.quiet_since.get_or_insert(now);
         }
+        if has_sent {
+            if !self.is_wanted(now) {
+                self.hurry(now);
+            }
+            self.wanted_at = Some(now);
+        }
         (self.sent, self.received) = (seen.sent, seen.received);
+    }
+
+    /// Whether something was sent a short time ago.
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.wanted_at
+            .is_some_and(|at| now.saturating_duration_since(at) < WANTED_FOR)
+    }
+
+    fn doubt_after(&self) -> Duration {
+        let of_path = self.rtt.unwrap_or_default().saturating_mul(3);
+        of_path.clamp(DOUBT_AFTER.0, DOUBT_AFTER.1)
     }
 }
 

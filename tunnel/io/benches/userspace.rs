@@ -146,7 +146,7 @@ async fn device(direction: u16, span: Duration, streams: u64, path: relay::Path)
         peer: TunnelPeer {
             public_key: far.public_key,
             preshared_key: None,
-            endpoint,
+            endpoint: Some(endpoint),
             allowed_ips: vec!["100.127.0.0/16".parse().unwrap()],
             keepalive: Some(Duration::from_secs(25)),
         },

@@ -297,7 +297,7 @@ fn node(private_key: PrivateKey, mtu: usize, peer: TunnelPeer) -> io::Result<Nod
     let peer = PeerConfig {
         public_key: peer.public_key,
         preshared_key: peer.preshared_key,
-        endpoint: Some(peer.endpoint),
+        endpoint: peer.endpoint,
         allowed_ips: peer.allowed_ips,
         keepalive: peer.keepalive,
     };

@@ -9,9 +9,11 @@ mod site;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 use orfe_test_support::lab;
 use serde_json::{Map, Value, json};
 
@@ -34,6 +36,12 @@ pub(crate) struct Args {
     /// Measure programs that are built without optimisation, which is quicker
     #[arg(long)]
     unoptimised: bool,
+    /// Make only these changes; more than one after commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Change>,
+    /// Write the programs' logs into this folder, which must not exist, and keep them; `ORFE_LOG` says how much they log
+    #[arg(long)]
+    logs: Option<PathBuf>,
 }
 
 /// What came out: rows for the file, and text for a person.
@@ -44,30 +52,19 @@ pub(super) struct Outcome {
 }
 
 /// What is done to the device's network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Change {
     Address,
     Nat,
     Link,
     Resume,
     ResumeElsewhere,
-    Gateway,
     Port,
     Websocket,
+    Gateway,
 }
 
 impl Change {
-    const ALL: [Self; 8] = [
-        Self::Address,
-        Self::Nat,
-        Self::Link,
-        Self::Resume,
-        Self::ResumeElsewhere,
-        Self::Port,
-        Self::Websocket,
-        Self::Gateway,
-    ];
-
     const fn text(self) -> &'static str {
         match self {
             Self::Address => "another address",
@@ -103,7 +100,7 @@ pub(super) async fn run(args: Args) -> Result<Outcome> {
     let mut interrupts = Interrupts::listen()?;
     // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
     tokio::select! {
-        outcome = measure(&args, Site::start(programs)) => outcome,
+        outcome = measure(&args, Site::start(programs, args.logs.as_deref())) => outcome,
         () = interrupts.next() => bail!("interrupted; nothing is left behind"),
     }
 }
@@ -116,7 +113,12 @@ async fn measure(args: &Args, site: impl Future<Output = Result<Site>>) -> Resul
         "  {:<50} {:>6} {:>6} {:>6} {:>4}\n",
         "change", "p50", "p95", "max", "n"
     );
-    for change in Change::ALL {
+    let wanted = |change: &&Change| args.only.is_empty() || args.only.contains(change);
+    for change in Change::value_variants()
+        .iter()
+        .copied()
+        .filter(|change| wanted(&change))
+    {
         say(&format!("{} …", change.text()));
         let rounds = if change.is_slow() {
             args.rounds.div_ceil(3)

@@ -4,15 +4,22 @@
 //! only the first. The direct way is tried first and given [`HEAD_START`]; then both are under way, and the first
 //! session that stands is taken: a way on which something answers that is not the registry is no way. The other
 //! attempt is dropped before it has said anything but its Noise handshake. A session stays on its way until it ends.
+//!
+//! A registry that is restarted takes its gateway with it: the direct way is refused at once, and the tunnel carries nothing.
+//! So while the way through the tunnel is waited for, a direct way that was refused is tried again, after pauses with full
+//! jitter (1 s doubling to [`AGAIN_MAX`]).
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orfe_core::backoff::Backoff;
 use orfe_protocol::desired::Tunnel;
 use orfe_protocol::key::NoisePrivateKey;
 use orfe_tunnel::dial::Dialer;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +33,10 @@ const RISING: Duration = Duration::from_secs(20);
 
 /// Wait before the tunnel is dialled again.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// Longest pause before a direct way that was refused is tried again. A fleet of 10 000 devices that lost its registry sends
+/// it 5 000 SYNs a second at most, and each is refused by its kernel.
+const AGAIN_MAX: Duration = Duration::from_secs(4);
 
 /// How the TCP connection to the registry is made.
 #[derive(Clone)]
@@ -73,7 +84,7 @@ impl InnerWay {
         let through = Box::pin(self.through(inside, registry, key));
         match early {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(direct)) => through.await.map_err(|inside| neither(direct, inside)),
+            Ok(Err(direct)) => first(Box::pin(directly_again(direct, registry, key)), through).await,
             Err(_) => first(direct, through).await,
         }
     }
@@ -117,6 +128,29 @@ impl InnerWay {
         let settled = timeout(RISING, attempts).await;
         settled.unwrap_or(Err(last))
     }
+}
+
+/// Tries the direct way again as long as it is refused, [`RISING`] at most.
+async fn directly_again(
+    failed: LinkError,
+    registry: &RegistryAddress,
+    key: &NoisePrivateKey,
+) -> Result<Connection, LinkError> {
+    let mut last = failed;
+    let mut pauses = Backoff::new(Duration::from_secs(1), AGAIN_MAX);
+    let mut rng = StdRng::from_os_rng();
+    let attempts = async {
+        while let LinkError::Connect { .. } = last {
+            sleep(pauses.next(&mut rng)).await;
+            match connect(registry, &Way::Direct, key).await {
+                Ok(connection) => return Some(connection),
+                Err(error) => last = error,
+            }
+        }
+        None
+    };
+    let settled = timeout(RISING, attempts).await;
+    settled.ok().flatten().ok_or(last)
 }
 
 /// The first of both that gives a session.

@@ -216,7 +216,7 @@ fn config(ends: &Ends, desired: &Desired) -> TunnelConfig {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
             // The ladder says where to send before anything is sent that matters.
-            endpoint: rungs::NOWHERE,
+            endpoint: None,
             allowed_ips: allowed_ips(desired),
             keepalive: (desired.keepalive_s > 0).then(|| Duration::from_secs(desired.keepalive_s.into())),
         },

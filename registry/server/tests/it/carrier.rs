@@ -61,7 +61,7 @@ async fn a_device_without_udp_reaches_what_policy_names() {
         peer: TunnelPeer {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
-            endpoint: black_hole.local_addr().unwrap(),
+            endpoint: Some(black_hole.local_addr().unwrap()),
             allowed_ips: vec![AllowedIp::new("100.127.0.0".parse().unwrap(), 16).unwrap()],
             keepalive: Some(Duration::from_secs(25)),
         },

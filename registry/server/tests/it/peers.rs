@@ -64,7 +64,7 @@ fn client(conf: &str) -> Tunnel {
     let peer = TunnelPeer {
         public_key: value(conf, "PublicKey").parse().unwrap(),
         preshared_key: preshared.map(|key| key.parse().unwrap()),
-        endpoint: value(conf, "Endpoint").parse().unwrap(),
+        endpoint: Some(value(conf, "Endpoint").parse().unwrap()),
         allowed_ips: value(conf, "AllowedIPs")
             .split(", ")
             .map(|network| network.parse().unwrap())

@@ -26,7 +26,7 @@ fn start_by(identity: &Identity, desired: &DesiredTunnel, endpoint: &str) -> Tun
         peer: TunnelPeer {
             public_key: PublicKey::from(*desired.gateway.public_key.as_bytes()),
             preshared_key: None,
-            endpoint: endpoint.parse().unwrap(),
+            endpoint: Some(endpoint.parse().unwrap()),
             allowed_ips: vec![AllowedIp::new("100.127.0.0".parse().unwrap(), 16).unwrap()],
             keepalive: Some(Duration::from_secs(u64::from(desired.keepalive_s))),
         },

@@ -36,7 +36,7 @@ pub(super) async fn start(config: &Config, tcp_stack: TcpStack) -> Result<Usersp
         peer: TunnelPeer {
             public_key: peer.public_key.parse()?,
             preshared_key: None,
-            endpoint: peer.endpoint.ok_or("the peer has no endpoint")?,
+            endpoint: Some(peer.endpoint.ok_or("the peer has no endpoint")?),
             allowed_ips: allowed_ips?,
             keepalive: peer.keepalive(),
         },

@@ -1,13 +1,13 @@
 //! What the ladder does by itself: searching downward, doubting, climbing.
 
 use std::cmp::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 
 use super::{
-    ASK_AGAIN, Candidate, DOUBT_AFTER, Doubt, FIRST_PROBE, GIVE_UP, LAST_STEP, Ladder, Move, PROBE,
-    REBIND_AFTER, REST, STAGGER, STEP, State, Upward,
+    ASK_EVERY, ASKS, Candidate, Doubt, EAGER_FOR, EAGER_REST, FIRST_PROBE, LATE, Ladder, Move, PROBE,
+    PROBE_STEP, REBIND_AFTER, REST, SOON, STAGGER, STEP, State, Upward,
 };
 
 impl Ladder {
@@ -49,7 +49,39 @@ impl Ladder {
 
     /// The next step of a search.
     pub(super) fn next_rung(&mut self, now: Instant) {
+        let State::Searching {
+            order, next, rounds, ..
+        } = &self.state
+        else {
+            return;
+        };
+        let Some(candidate) = order.get(*next).copied() else {
+            self.end_round(now);
+            return;
+        };
+        let step = self.step(*rounds);
+        let pause = match order.get(next + 1) {
+            Some(following) if following.rung == candidate.rung => STAGGER,
+            // The last one has the pause after the round, too.
+            _ => step,
+        };
+        self.moves.push_back(Move::Use(candidate));
+        // Not beside the very first question, which most networks answer: each opening costs the registry a handshake of TLS.
+        if *next > 0 {
+            for following in order[next + 1..].chunk_by(|one, other| one.rung == other.rung) {
+                self.moves.push_back(Move::Prepare(following[0].rung));
+            }
+        }
+        if let State::Searching { next, due, .. } = &mut self.state {
+            *next += 1;
+            *due = now + pause;
+        }
+    }
+
+    /// The round is over. The next one starts at the top with the addresses of that time.
+    fn end_round(&mut self, now: Instant) {
         let all = self.order(None);
+        let is_wanted = self.is_wanted(now);
         let State::Searching {
             since,
             order,
@@ -60,38 +92,76 @@ impl Ladder {
         else {
             return;
         };
-        let Some(candidate) = order.get(*next).copied() else {
-            // The round is over. The next one starts at the top with the addresses of today.
-            *rounds = rounds.saturating_add(1);
-            *order = all;
-            *next = 0;
-            let pause = REST.0.saturating_mul(1 << (*rounds - 1).min(8)).min(REST.1);
-            *due = now + self.rng.random_range(pause / 2..=pause);
-            if now.saturating_duration_since(*since) >= REBIND_AFTER {
-                self.moves.push_back(Move::Rebind);
-            }
+        *rounds = rounds.saturating_add(1);
+        *order = all;
+        *next = 0;
+        let searched = now.saturating_duration_since(*since);
+        let longest = match is_wanted {
+            true if searched < EAGER_FOR => EAGER_REST.0,
+            true => EAGER_REST.1,
+            false => REST.1,
+        };
+        let pause = REST.0.saturating_mul(1 << (*rounds - 1).min(8)).min(longest);
+        *due = now + self.rng.random_range(pause / 2..=pause);
+        if searched >= REBIND_AFTER {
+            self.moves.push_back(Move::Rebind);
+        }
+    }
+
+    /// How long a rung is alone in this round.
+    fn step(&self, rounds: u32) -> Duration {
+        let step = match rounds {
+            0 => STEP.0,
+            rounds if rounds % 3 == 2 => STEP.2,
+            _ => STEP.1,
+        };
+        step.max(self.rtt.unwrap_or_default()).min(STEP.2)
+    }
+
+    /// Somebody wants the tunnel after a silence: the next round is not waited for any longer.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if let State::Searching { next: 0, due, .. } = &mut self.state {
+            *due = (*due).min(now + self.rng.random_range(Duration::ZERO..=SOON));
+        }
+    }
+
+    /// Asks on a rung that has just become usable, if it had its turn before, or there is a pause.
+    pub(super) fn try_opened(&mut self, rung: usize, now: Instant) {
+        let State::Searching {
+            order,
+            next,
+            due,
+            rounds,
+            ..
+        } = &self.state
+        else {
             return;
         };
-        *next += 1;
-        self.moves.push_back(Move::Use(candidate));
-        match order.get(*next) {
-            Some(following) if following.rung == candidate.rung => *due = now + STAGGER,
-            Some(following) => {
-                self.moves.push_back(Move::Prepare(following.rung));
-                *due = now + STEP;
-            }
-            None => *due = now + LAST_STEP,
+        let had_its_turn = |position: usize| position < *next || (*next == 0 && *rounds > 0);
+        let position = order.iter().position(|candidate| candidate.rung == rung);
+        let Some(candidate) = position.filter(|at| had_its_turn(*at)).map(|at| order[at]) else {
+            return;
+        };
+        let later = (*due).max(now + self.step(*rounds));
+        if let State::Searching { due, .. } = &mut self.state {
+            *due = later;
         }
+        self.moves.push_back(Move::Use(candidate));
     }
 
     pub(super) fn settle(&mut self, at: Candidate, now: Instant) {
         self.quiet_since = None;
         let upward = self.upward(at.rung, now);
+        let late_until = match &self.state {
+            State::Searching { .. } => now + LATE,
+            State::Settled { .. } => now,
+        };
         self.state = State::Settled {
             at,
             since: now,
             doubt: None,
             trusted_until: now,
+            late_until,
             upward,
         };
         self.moves.push_back(Move::Settled(at));
@@ -115,26 +185,21 @@ impl Ladder {
         order
     }
 
+    /// Begins to doubt the rung in use, by a question.
     pub(super) fn doubt(&mut self, now: Instant) {
-        let State::Settled { at, .. } = &self.state else {
-            return;
-        };
-        let next = self.order_without(at.rung).first().copied();
-        if let State::Settled { at, doubt, .. } = &mut self.state
-            && doubt.is_none()
+        let due = now + self.ask_every();
+        if let State::Settled {
+            doubt: doubt @ None, ..
+        } = &mut self.state
         {
-            *doubt = Some(Doubt {
-                since: now,
-                asked_again: false,
-            });
+            *doubt = Some(Doubt { asked: 1, due });
             self.moves.push_back(Move::Ask);
-            if let Some(candidate) = next.filter(|candidate| candidate.rung != at.rung) {
-                self.moves.push_back(Move::Prepare(candidate.rung));
-            }
         }
     }
 
     pub(super) fn check_doubt(&mut self, now: Instant) {
+        let next_due = now + self.ask_every();
+        let doubt_after = self.doubt_after();
         let State::Settled {
             at,
             doubt,
@@ -149,18 +214,34 @@ impl Ladder {
             None => {
                 let quiet = self
                     .quiet_since
-                    .is_some_and(|since| now.saturating_duration_since(since) >= DOUBT_AFTER);
+                    .is_some_and(|since| now.saturating_duration_since(since) >= doubt_after);
                 if quiet && now >= *trusted_until {
                     self.doubt(now);
                 }
             }
-            Some(doubt) if now >= doubt.since + GIVE_UP => self.leave(rung, now),
-            Some(doubt) if !doubt.asked_again && now >= doubt.since + ASK_AGAIN => {
-                doubt.asked_again = true;
+            Some(doubt) if now < doubt.due => {}
+            Some(doubt) if doubt.asked >= ASKS => self.leave(rung, now),
+            Some(doubt) => {
+                doubt.asked += 1;
+                doubt.due = next_due;
+                let is_second = doubt.asked == 2;
                 self.moves.push_back(Move::Ask);
+                if is_second {
+                    self.prepare_others(rung);
+                }
             }
-            Some(_) => {}
         }
+    }
+
+    /// One question was not answered: what takes time to open, on whatever rung may come next, is opened.
+    fn prepare_others(&mut self, rung: usize) {
+        let others = (0..self.addresses.len()).filter(|other| *other != rung && self.addresses[*other] > 0);
+        self.moves.extend(others.map(Move::Prepare));
+    }
+
+    fn ask_every(&self) -> Duration {
+        let of_path = self.rtt.unwrap_or_default() * 3 / 4;
+        of_path.clamp(ASK_EVERY.0, ASK_EVERY.1)
     }
 
     /// Searches for another rung than this one.
@@ -198,7 +279,7 @@ impl Ladder {
             self.moves.push_back(Move::Probe(*candidate));
             Upward::Probing {
                 next: next + 1,
-                due: now + STEP,
+                due: now + PROBE_STEP,
                 pause,
             }
         } else {

@@ -1,7 +1,20 @@
+mod poor;
+mod restart;
+
 use proptest::prelude::*;
-use rand::SeedableRng as _;
+use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
+
+/// What goes through the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    Nothing,
+    /// Something in every step, each answered after a round trip.
+    Steady,
+    /// One exchange every second, repeated as TCP does until it is answered.
+    Sparse,
+}
 
 /// A network of three rungs with one address each, of which some answer after a round trip.
 struct World {
@@ -9,14 +22,26 @@ struct World {
     start: Instant,
     now: Instant,
     open: [bool; 3],
+    /// Share of datagrams that are lost on each rung, each way.
+    loss: [f64; 3],
     rtt: Duration,
+    told_rtt: bool,
     endpoint: Candidate,
     handshake: Option<Instant>,
-    answers: Vec<(Instant, Candidate)>,
-    traffic: bool,
+    /// When the gateway began its present life: sessions of an earlier one mean nothing to it.
+    gateway_since: Instant,
+    /// Answers to initiations, with the number of the initiation.
+    answers: Vec<(Instant, Candidate, u32)>,
+    initiations: u32,
+    traffic: Traffic,
+    /// Answers to traffic.
+    replies: Vec<Instant>,
+    /// When the exchange is begun or repeated, and the pause after that.
+    exchange: (Instant, Duration),
     sent: u64,
     received: u64,
     moves: Vec<(Duration, Move)>,
+    rng: StdRng,
 }
 
 fn rung(rung: usize) -> Candidate {
@@ -25,26 +50,67 @@ fn rung(rung: usize) -> Candidate {
 
 impl World {
     fn new(open: [bool; 3], start_rung: Option<usize>) -> Self {
+        Self::seeded(open, start_rung, 7)
+    }
+
+    fn seeded(open: [bool; 3], start_rung: Option<usize>, seed: u64) -> Self {
         let start = Instant::now();
         Self {
-            ladder: Ladder::new(vec![1; 3], start_rung, StdRng::seed_from_u64(7), start),
+            ladder: Ladder::new(vec![1; 3], start_rung, StdRng::seed_from_u64(seed), start),
             start,
             now: start,
             open,
+            loss: [0.0; 3],
             rtt: Duration::from_millis(60),
+            told_rtt: false,
             endpoint: rung(0),
             handshake: None,
+            gateway_since: start,
             answers: Vec::new(),
-            traffic: false,
+            initiations: 0,
+            traffic: Traffic::Nothing,
+            replies: Vec::new(),
+            exchange: (start, Duration::ZERO),
             sent: 0,
             received: 0,
             moves: Vec::new(),
+            rng: StdRng::seed_from_u64(!seed),
         }
     }
 
+    /// Whether something gets there on this rung, and its answer back.
+    fn passes(&mut self, candidate: Candidate) -> bool {
+        let loss = self.loss[candidate.rung];
+        let lost = loss > 0.0 && (self.rng.random_bool(loss) || self.rng.random_bool(loss));
+        self.open[candidate.rung] && !lost
+    }
+
     fn ask(&mut self, candidate: Candidate) {
-        if self.open[candidate.rung] {
-            self.answers.push((self.now + self.rtt, candidate));
+        self.initiations += 1;
+        if self.passes(candidate) {
+            self.answers
+                .push((self.now + self.rtt, candidate, self.initiations));
+        }
+    }
+
+    fn exchange(&mut self) {
+        let begins = match self.traffic {
+            Traffic::Nothing => false,
+            Traffic::Steady => true,
+            Traffic::Sparse => self.exchange.0 <= self.now,
+        };
+        if begins {
+            self.sent += 100;
+            if self.passes(self.endpoint) && self.handshake >= Some(self.gateway_since) {
+                self.replies.push(self.now + self.rtt);
+            }
+            let pause = (self.exchange.1 * 2).clamp(Duration::from_millis(300), Duration::from_secs(8));
+            self.exchange = (self.now + pause, pause);
+        }
+        let now = self.now;
+        for _ in self.replies.extract_if(.., |at| *at <= now) {
+            self.received += 100;
+            self.exchange = (now + Duration::from_secs(1), Duration::ZERO);
         }
     }
 
@@ -64,22 +130,21 @@ impl World {
         self.now += Duration::from_millis(10);
         let now = self.now;
         let open = self.open;
-        for (_, candidate) in self.answers.extract_if(.., |(at, _)| *at <= now) {
-            if open[candidate.rung] {
+        for (_, candidate, number) in self.answers.extract_if(.., |(at, _, _)| *at <= now) {
+            // The engine knows its latest two initiations.
+            if open[candidate.rung] && number + 2 > self.initiations {
                 self.endpoint = candidate;
                 self.handshake = Some(now);
             }
         }
-        if self.traffic {
-            self.sent += 100;
-            self.received += if self.open[self.endpoint.rung] { 100 } else { 0 };
-        }
+        self.exchange();
         let seen = Seen {
             handshake: self.handshake,
             candidate: Some(self.endpoint),
             down: false,
             sent: self.sent,
             received: self.received,
+            rtt: self.told_rtt.then_some(self.rtt),
         };
         self.ladder.handle_seen(&seen, now);
     }
@@ -114,21 +179,21 @@ fn the_best_rung_that_answers_is_used() {
         let mut world = World::new(open, None);
         let took = world.until_on(expected, LIMIT);
         assert!(
-            took <= STEP * expected as u32 + Duration::from_millis(100),
+            took <= STEP.0 * expected as u32 + Duration::from_millis(100),
             "{took:?}"
         );
     }
 }
 
 #[test]
-fn blocked_udp_under_load_is_left_within_four_seconds_and_taken_again_later() {
+fn blocked_udp_under_load_is_left_within_two_seconds_and_taken_again_later() {
     let mut world = World::new([true; 3], None);
-    world.traffic = true;
+    world.traffic = Traffic::Steady;
     world.until_on(0, LIMIT);
     world.run(Duration::from_secs(30));
     world.open = [false, false, true];
     let took = world.until_on(2, LIMIT);
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_millis(1700), "{took:?}");
     world.run(Duration::from_secs(60));
     world.open = [true; 3];
     let moves = world.moves.len();
@@ -142,13 +207,13 @@ fn blocked_udp_under_load_is_left_within_four_seconds_and_taken_again_later() {
 #[test]
 fn a_lost_middle_rung_is_left_downward_first() {
     let mut world = World::new([false, true, true], None);
-    world.traffic = true;
+    world.traffic = Traffic::Steady;
     world.until_on(1, LIMIT);
     world.run(Duration::from_secs(30));
     world.open = [false, false, true];
     world.moves.clear();
     let took = world.until_on(2, LIMIT);
-    assert!(took < Duration::from_millis(2500), "{took:?}");
+    assert!(took < Duration::from_millis(1300), "{took:?}");
     let used: Vec<Move> = world.moves.iter().map(|(_, made)| *made).collect();
     assert!(
         used.contains(&Move::Prepare(2)),
@@ -207,7 +272,10 @@ fn the_addresses_of_a_name_follow_each_other_quickly() {
         Some(Move::Use(Candidate { rung: 0, address: 1 }))
     );
     assert_eq!(ladder.poll_move(), Some(Move::Prepare(1)));
-    assert_eq!(ladder.poll_timeout(), Some((start + STAGGER + STEP, "next rung")));
+    assert_eq!(
+        ladder.poll_timeout(),
+        Some((start + STAGGER + STEP.0, "next rung"))
+    );
 }
 
 #[test]
@@ -221,6 +289,7 @@ fn a_name_that_resolves_later_is_climbed_to() {
         down: false,
         sent: 0,
         received: 0,
+        rtt: None,
     };
     ladder.handle_seen(&seen, start);
     assert_eq!(ladder.poll_move(), Some(Move::Settled(rung(1))));
@@ -241,7 +310,7 @@ fn traffic_that_is_answered_by_handshakes_only_is_let_be() {
         world.step();
     }
     let asks = world.moves.iter().filter(|(_, made)| *made == Move::Ask).count();
-    assert!((1..=4).contains(&asks), "{asks} in 30 s");
+    assert!((1..=7).contains(&asks), "{asks} in 30 s");
     assert_eq!(world.ladder.settled().map(|(at, _)| at), Some(rung(0)));
 }
 
@@ -259,7 +328,7 @@ proptest! {
         let mut world = World::new([true; 3], None);
         for (open, millis, traffic, moved) in weather {
             world.open = open;
-            world.traffic = traffic;
+            world.traffic = if traffic { Traffic::Steady } else { Traffic::Nothing };
             if moved {
                 world.ladder.network_changed(None, world.now);
             }
@@ -271,7 +340,7 @@ proptest! {
             }
         }
         world.open = last;
-        world.traffic = true;
+        world.traffic = Traffic::Steady;
         world.run(Duration::from_secs(700));
         let settled = world.ladder.settled().map(|(at, _)| at.rung);
         prop_assert_eq!(settled, last.iter().position(|open| *open));

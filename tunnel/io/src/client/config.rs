@@ -118,8 +118,8 @@ pub struct TunnelPeer {
     pub public_key: PublicKey,
     /// The symmetric key that both mix in, if any.
     pub preshared_key: Option<PresharedKey>,
-    /// Where the gateway is.
-    pub endpoint: SocketAddr,
+    /// Where the gateway is; none until [`Tunnel::set_endpoint`](super::Tunnel::set_endpoint) says. Nothing is sent before.
+    pub endpoint: Option<SocketAddr>,
     /// What lies behind the gateway.
     pub allowed_ips: Vec<AllowedIp>,
     /// Interval of keepalives; it also keeps the session. Without it the tunnel is made when it is used.

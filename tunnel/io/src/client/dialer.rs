@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use super::hosted::HostDialer;
@@ -15,6 +17,8 @@ use crate::dial::{BoxFuture, BoxedDatagrams, BoxedStream, DialError, Dialer};
 
 /// How long a dial waits for an answer unless [`TunnelDialer::with_timeout`] says otherwise.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Attempts of one dial that may be under way at a time. More would only cost the gateway connections.
+const MAX_ATTEMPTS: usize = 3;
 
 /// Opens connections through a [`Tunnel`](super::Tunnel).
 #[derive(Debug, Clone)]
@@ -92,14 +96,7 @@ impl TunnelDialer {
             }
             return Err(down);
         }
-        let attempt = async {
-            match &self.way {
-                Way::Smoltcp(dialer) => dialer.connect(destination).await,
-                Way::Namespace(dialer) => dialer.connect(destination).await,
-                Way::Host(dialer) => dialer.connect(destination).await,
-            }
-        };
-        match tokio::time::timeout(self.timeout, attempt).await {
+        match tokio::time::timeout(self.timeout, self.first_of_attempts(destination)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(DialFailure::Refused)) => Err(DialError::Refused { destination }),
             Ok(Err(DialFailure::TooMany)) => Err(DialError::TooMany {
@@ -116,8 +113,45 @@ impl TunnelDialer {
         }
     }
 
+    /// Connects, and again beside that whenever a handshake is completed meanwhile: the path may be another one, or the
+    /// gateway; then the first SYN is lost, and TCP repeats it only after 1, 3 and 7 s. The first answer counts.
+    async fn first_of_attempts(&self, destination: SocketAddr) -> Result<BoxedStream, DialFailure> {
+        let mut status = self.status.clone();
+        let mut known = status.borrow_and_update().last_handshake;
+        let mut attempts = FuturesUnordered::from_iter([self.attempt(destination)]);
+        loop {
+            tokio::select! {
+                Some(outcome) = attempts.next() => match outcome {
+                    Err(DialFailure::TimedOut | DialFailure::Io(_)) if !attempts.is_empty() => {}
+                    outcome => return outcome,
+                },
+                () = new_handshake(&mut status, &mut known), if attempts.len() < MAX_ATTEMPTS => {
+                    attempts.push(self.attempt(destination));
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, destination: SocketAddr) -> Result<BoxedStream, DialFailure> {
+        match &self.way {
+            Way::Smoltcp(dialer) => dialer.connect(destination).await,
+            Way::Namespace(dialer) => dialer.connect(destination).await,
+            Way::Host(dialer) => dialer.connect(destination).await,
+        }
+    }
+
     fn phase(&self) -> Phase {
         self.status.borrow().phase
+    }
+}
+
+/// Waits for a later handshake than the one that is `known`, for ever when the tunnel has ended.
+async fn new_handshake(status: &mut watch::Receiver<TunnelStatus>, known: &mut Option<Instant>) {
+    let is_new = |status: &TunnelStatus| status.last_handshake != *known;
+    let latest = status.wait_for(is_new).await.map(|status| status.last_handshake);
+    match latest {
+        Ok(latest) => *known = latest,
+        Err(_) => std::future::pending().await,
     }
 }
 

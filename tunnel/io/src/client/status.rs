@@ -28,8 +28,8 @@ pub struct TunnelStatus {
     pub since: Instant,
     /// When the latest handshake was completed.
     pub last_handshake: Option<Instant>,
-    /// Where the gateway is.
-    pub endpoint: SocketAddr,
+    /// Where the gateway is, once that is known.
+    pub endpoint: Option<SocketAddr>,
     /// Inner bytes received.
     pub rx_bytes: u64,
     /// Inner bytes sent.
@@ -58,7 +58,7 @@ pub(crate) struct StackChoice {
 
 impl TunnelStatus {
     /// A tunnel that begins now.
-    pub(crate) fn new(endpoint: SocketAddr, stack: StackChoice, now: Instant) -> Self {
+    pub(crate) fn new(endpoint: Option<SocketAddr>, stack: StackChoice, now: Instant) -> Self {
         Self {
             phase: Phase::Connecting,
             since: now,
@@ -84,7 +84,7 @@ impl TunnelStatus {
             self.since = now;
         }
         self.last_handshake = stats.last_handshake;
-        self.endpoint = stats.endpoint.unwrap_or(self.endpoint);
+        self.endpoint = stats.endpoint.or(self.endpoint);
         self.rx_bytes = stats.rx_bytes;
         self.tx_bytes = stats.tx_bytes;
         self.dropped = stats.dropped.total() + drops.total();

@@ -120,10 +120,7 @@ impl Inbound {
     /// Opens what was received, run by run, and writes it to the device. What the kernel has answered at once is sent.
     fn open(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
-        if !self.unpublished {
-            self.unpublished = true;
-            self.timer = self.timer.min(self.published + PUBLISH_INTERVAL);
-        }
+        self.publish_soon();
         let (mut opened, mut all) = (0, 0);
         for run in self.received.iter() {
             let mut node = self.shared.node();
@@ -225,8 +222,18 @@ impl Inbound {
         }
         if is_read {
             self.turn.take()?;
+            // What is sent and never answered is news, too: it shows that a path is dead.
+            self.publish_soon();
         }
         Ok(is_received)
+    }
+
+    /// Counters have changed.
+    fn publish_soon(&mut self) {
+        if !self.unpublished {
+            self.unpublished = true;
+            self.timer = self.timer.min(self.published + PUBLISH_INTERVAL);
+        }
     }
 
     /// Takes over what was set from outside: another socket, another prober.

@@ -96,8 +96,7 @@ impl DataPath {
         let endpoint = config
             .node
             .stats(&config.gateway)
-            .and_then(|stats| stats.endpoint)
-            .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            .and_then(|stats| stats.endpoint);
         let stack = StackChoice {
             name: config.stack,
             reason: "".into(),

@@ -261,7 +261,7 @@ fn tunnel_to_key(device: &Device, gateway: &Gateway, public_key: PublicKey) -> T
     let peer = TunnelPeer {
         public_key,
         preshared_key: None,
-        endpoint: gateway.local_addr(),
+        endpoint: Some(gateway.local_addr()),
         allowed_ips: vec!["100.127.0.0/16".parse().unwrap()],
         keepalive: Some(Duration::from_secs(25)),
     };

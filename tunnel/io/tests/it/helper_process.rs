@@ -57,7 +57,7 @@ fn config(endpoint: SocketAddr, device: &Device, tcp_stack: TcpStack, helper: &P
         peer: TunnelPeer {
             public_key: PrivateKey::generate().public_key(),
             preshared_key: None,
-            endpoint,
+            endpoint: Some(endpoint),
             allowed_ips: vec!["100.127.0.0/16".parse().unwrap()],
             keepalive: Some(std::time::Duration::from_secs(25)),
         },

@@ -40,7 +40,7 @@ fn wide_tunnel(device: &Device, gateway: &Gateway, endpoint: SocketAddr) -> Tunn
         peer: TunnelPeer {
             public_key: gateway.public_key(),
             preshared_key: None,
-            endpoint,
+            endpoint: Some(endpoint),
             allowed_ips: ["100.127.0.0/16", "100.64.0.1/32"]
                 .map(|ip| ip.parse::<AllowedIp>().unwrap())
                 .into(),

@@ -39,7 +39,7 @@ pub(crate) fn tcp_stack() -> TcpStack {
                 peer: TunnelPeer {
                     public_key: PrivateKey::generate().public_key(),
                     preshared_key: None,
-                    endpoint: "127.0.0.1:9".parse().unwrap(),
+                    endpoint: None,
                     allowed_ips: Vec::new(),
                     keepalive: None,
                 },
@@ -167,7 +167,7 @@ impl Device {
         let peer = TunnelPeer {
             public_key: gateway.public_key(),
             preshared_key,
-            endpoint,
+            endpoint: Some(endpoint),
             allowed_ips: vec![allowed.parse().unwrap()],
             keepalive: Some(Duration::from_secs(25)),
         };

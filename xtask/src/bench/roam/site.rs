@@ -20,7 +20,7 @@ use crate::demo::artifacts::Programs;
 const CODER: &str = "coder.demo.internal";
 /// For everything that should take some seconds at most.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The way up from a lower rung: its pauses begin with 3 s and 15 s.
+/// The way up from a lower rung: its pauses begin with 3 s and 5 s.
 const CLIMB: Duration = Duration::from_secs(90);
 
 /// See the module. The programs go before the namespaces that they are in.
@@ -34,20 +34,23 @@ pub(super) struct Site {
     /// The last part of the device's address.
     host: u8,
     programs: Programs,
+    logs: PathBuf,
     folder: TempDir,
     lab: Lab,
 }
 
 impl Site {
-    /// Starts everything, joins the device and waits until it is healthy.
-    pub(super) async fn start(programs: Programs) -> Result<Self> {
+    /// Starts everything, joins the device and waits until it is healthy. The programs' logs go into `logs`, or go away.
+    pub(super) async fn start(programs: Programs, logs: Option<&Path>) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("orfe-roam-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in("/tmp")?;
-        for name in ["coder", "bin", "log"] {
+        for name in ["coder", "bin"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
+        let logs = logs.map_or_else(|| folder.path().join("log"), Path::to_owned);
+        std::fs::create_dir(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
         write_private(&folder.path().join("psk"), "psk-5f0c2d8e1b7a4936")?;
         std::os::unix::fs::symlink(
             programs.path("terraform-stand-in")?,
@@ -67,7 +70,7 @@ impl Site {
             .arg(folder.path().join("coder"))
             .arg("--psk-file")
             .arg(folder.path().join("psk"));
-        let mut coder = Program::start(coder, "coder", &folder.path().join("log"))?;
+        let mut coder = Program::start(coder, "coder", &logs)?;
         let ready = coder.hear(PATIENCE).await?;
         let address = ready["listening"]
             .as_str()
@@ -76,12 +79,12 @@ impl Site {
         let front = SocketAddr::new(Side::Far.wire(), 4500);
         let gateway = SocketAddr::new(Side::Far.wire(), 51820);
         nat.args(["--listen", &front.to_string(), "--target", &gateway.to_string()]);
-        let mut nat = Program::start(nat, "nat", &folder.path().join("log"))?;
+        let mut nat = Program::start(nat, "nat", &logs)?;
         nat.hear(PATIENCE).await?;
         let coder_address = address.parse()?;
-        let registry = start_registry(&lab, &programs, folder.path(), coder_address).await?;
+        let registry = start_registry(&lab, &programs, folder.path(), coder_address, &logs).await?;
         join(&lab, &programs, folder.path())?;
-        let agent = start_agent(&lab, &programs, folder.path())?;
+        let agent = start_agent(&lab, &programs, folder.path(), &logs)?;
         let mut site = Self {
             agent,
             registry: Some(registry),
@@ -91,6 +94,7 @@ impl Site {
             proxy: String::new(),
             host: 1,
             programs,
+            logs,
             folder,
             lab,
         };
@@ -191,7 +195,8 @@ impl Site {
         if let Some(registry) = self.registry.take() {
             registry.kill().await;
         }
-        let registry = start_registry(&self.lab, &self.programs, self.folder.path(), self.coder).await?;
+        let folder = self.folder.path();
+        let registry = start_registry(&self.lab, &self.programs, folder, self.coder, &self.logs).await?;
         self.registry = Some(registry);
         Ok(())
     }
@@ -224,7 +229,13 @@ impl Site {
     }
 }
 
-async fn start_registry(lab: &Lab, programs: &Programs, folder: &Path, coder: SocketAddr) -> Result<Program> {
+async fn start_registry(
+    lab: &Lab,
+    programs: &Programs,
+    folder: &Path,
+    coder: SocketAddr,
+    logs: &Path,
+) -> Result<Program> {
     let shown = folder.display();
     let wire = Side::Far.wire();
     let config = format!(
@@ -238,7 +249,7 @@ async fn start_registry(lab: &Lab, programs: &Programs, folder: &Path, coder: So
     std::fs::write(&file, config)?;
     let mut command = registry(lab, programs, folder)?;
     command.args(["serve", "--json", "--config"]).arg(file);
-    let mut registry = Program::start(command, "registry", &folder.join("log"))?;
+    let mut registry = Program::start(command, "registry", logs)?;
     registry.hear(PATIENCE).await?;
     Ok(registry)
 }
@@ -253,10 +264,10 @@ fn join(lab: &Lab, programs: &Programs, folder: &Path) -> Result<()> {
     succeed(command.args(["join", code.trim(), "--name", "roamer"]))
 }
 
-fn start_agent(lab: &Lab, programs: &Programs, folder: &Path) -> Result<Program> {
+fn start_agent(lab: &Lab, programs: &Programs, folder: &Path, logs: &Path) -> Result<Program> {
     let mut command = agent(lab, programs, folder)?;
     command.arg("run");
-    Ok(Program::start(command, "agent", &folder.join("log"))?)
+    Ok(Program::start(command, "agent", logs)?)
 }
 
 fn registry(lab: &Lab, programs: &Programs, folder: &Path) -> Result<Command> {

@@ -136,7 +136,7 @@ fn config(
         peer: TunnelPeer {
             public_key: PublicKey::from(*way_in.gateway_key.as_bytes()),
             preshared_key: None,
-            endpoint,
+            endpoint: Some(endpoint),
             allowed_ips: vec![AllowedIp::host((*way_in.registry.ip()).into())],
             keepalive: Some(KEEPALIVE),
         },

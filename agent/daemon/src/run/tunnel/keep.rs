@@ -114,9 +114,9 @@ impl<'a> Keeper<'a> {
         let mut bridges = interval(BRIDGES_EVERY);
         bridges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.see(&states.borrow_and_update().clone());
-            self.carry_out().await;
             let path = *paths.borrow_and_update();
+            self.see(&states.borrow_and_update().clone(), path.map(|report| report.rtt));
+            self.carry_out().await;
             let state = states.borrow().clone();
             self.tell(&state, path).await;
             let timer = self.ladder.poll_timeout().map(|(at, _)| at);
@@ -134,14 +134,13 @@ impl<'a> Keeper<'a> {
                     if let Some(current) = current && current != instance {
                         tracing::info!("the gateway began a new life; shaking hands");
                         instance = current;
-                        self.tunnel.rehandshake();
+                        self.ladder.gateway_restarted(Instant::now());
                     }
                 }
                 signal = signal(&mut self.watch) => self.look(signal).await,
                 () = at(timer) => self.ladder.handle_timeout(Instant::now()),
-                open = bridge_news(&mut self.bridge) => if open && self.on_websocket() {
-                    // It was made anew: the gateway is to learn at once where we are now.
-                    self.tunnel.rehandshake();
+                open = bridge_news(&mut self.bridge) => if open {
+                    self.bridge_opened();
                 },
                 answers = job(&mut self.resolving) => {
                     self.take_addresses(answers);
@@ -157,15 +156,16 @@ impl<'a> Keeper<'a> {
     }
 
     /// Tells the ladder what is seen of the tunnel.
-    fn see(&mut self, state: &orfe_tunnel::TunnelStatus) {
+    fn see(&mut self, state: &orfe_tunnel::TunnelStatus, rtt: Option<Duration>) {
         // An endpoint that is no rung's: the gateway answers from another address of its own.
-        let candidate = self.rungs.candidate(state.endpoint).unwrap_or(self.using);
+        let candidate = state.endpoint.and_then(|endpoint| self.rungs.candidate(endpoint));
         let seen = Seen {
             handshake: state.last_handshake,
-            candidate: Some(candidate),
+            candidate: candidate.or(Some(self.using)),
             down: state.phase == Phase::Down,
             sent: state.tx_bytes,
             received: state.rx_bytes,
+            rtt,
         };
         let now = Instant::now();
         let was_settled = self.ladder.settled().is_some();
@@ -322,15 +322,22 @@ impl<'a> Keeper<'a> {
         self.bridges = bridges;
     }
 
-    fn on_websocket(&self) -> bool {
-        self.rungs.carrier(self.using.rung) == Carrier::Websocket
+    /// The way over the WebSocket is open, be it anew: the gateway is to learn at once where we are.
+    fn bridge_opened(&mut self) {
+        if let Some(rung) = self.rungs.of_carrier(Carrier::Websocket) {
+            self.ladder.handle_open(rung, Instant::now());
+        }
     }
 
     /// Tells the core how the tunnel is, when that is news.
     async fn tell(&mut self, state: &orfe_tunnel::TunnelStatus, path: Option<Report>) {
         let status = self.status(state, path);
         if self.told_phase != Some(state.phase) {
-            tracing::info!(phase = status.phase.as_str(), endpoint = %state.endpoint, "tunnel");
+            tracing::info!(
+                phase = status.phase.as_str(),
+                endpoint = state.endpoint.map(tracing::field::display),
+                "tunnel"
+            );
         }
         let mtu = path.map(|report| report.mtu);
         let fell = self.mtu.zip(mtu).is_some_and(|(before, now)| now < before);

@@ -1,6 +1,6 @@
 //! The rungs of the ladder with what is behind them: addresses of the gateway, and the bridge to the registry.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use orfe_protocol::desired::Gateway;
@@ -14,15 +14,13 @@ use crate::link::{LinkError, RegistryAddress, open_carrier};
 
 /// The port that stands for [`Carrier::Udp443`].
 const HTTPS: u16 = 443;
-/// Stands for the gateway while no address of it is known; the discard port, where nothing listens.
-pub(super) const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 #[derive(Debug)]
 struct Rung {
     carrier: Carrier,
     /// As the registry stated it: `host:port`, or the WebSocket's URL.
     name: String,
-    /// One of each family at most.
+    /// One of each family at most; of the WebSocket the bridge's, once it is open.
     addresses: Vec<SocketAddr>,
 }
 
@@ -51,8 +49,7 @@ impl Rungs {
         rungs.extend(gateway.websocket.iter().map(|url| Rung {
             carrier: Carrier::Websocket,
             name: url.to_string(),
-            // Behind one address only: the bridge's, once it is open.
-            addresses: vec![NOWHERE],
+            addresses: Vec::new(),
         }));
         Self {
             list: rungs,
@@ -63,9 +60,13 @@ impl Rungs {
         }
     }
 
-    /// How many addresses each rung has.
+    /// How many addresses each rung has. The bridge to the WebSocket counts as one before it is open.
     pub(super) fn counts(&self) -> Vec<usize> {
-        self.list.iter().map(|rung| rung.addresses.len()).collect()
+        let count = |rung: &Rung| match rung.carrier {
+            Carrier::Websocket => 1,
+            _ => rung.addresses.len(),
+        };
+        self.list.iter().map(count).collect()
     }
 
     /// The names to be resolved, with their rungs.
