@@ -3,7 +3,7 @@
 //! Both run in a mount namespace with an empty `/run`, so that the machine's own resolver and bus, if it has any, see
 //! nothing of them; `/etc/resolv.conf` is never touched. resolved's servers for everything are one [`NameServer`].
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -150,30 +150,36 @@ impl Resolved {
     }
 }
 
-/// A name server of the outside: it gives every name the same IPv4 address, and remembers who was asked for.
+/// A name server: it gives every name the same IPv4 address, and remembers who was asked for.
 pub(crate) struct NameServer {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     serving: JoinHandle<()>,
 }
 
 impl NameServer {
-    /// The address of every name; documentation prefix (RFC 5737).
+    /// The address of every name of the outside; documentation prefix (RFC 5737).
     pub(crate) const ANSWER: [u8; 4] = [192, 0, 2, 7];
 
-    pub(crate) async fn start(ip: IpAddr) -> Self {
-        let socket = UdpSocket::bind((ip, 53)).await.unwrap();
+    pub(crate) async fn start(at: SocketAddr, everything: [u8; 4]) -> Self {
+        let socket = UdpSocket::bind(at).await.unwrap();
+        let address = socket.local_addr().unwrap();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&asked);
         let serving = tokio::spawn(async move {
             let mut buffer = [0; 1500];
             while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-                if let Some((name, answer)) = answer(&buffer[..len]) {
+                if let Some((name, answer)) = answer(&buffer[..len], everything) {
                     seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
                     let _ = socket.send_to(&answer, from).await;
                 }
             }
         });
-        Self { asked, serving }
+        Self {
+            address,
+            asked,
+            serving,
+        }
     }
 
     /// The names so far, in small letters.
@@ -189,7 +195,7 @@ impl Drop for NameServer {
 }
 
 /// The name that a query asks for, and the answer (RFC 1035 §4): an address to a question for one, else none.
-fn answer(query: &[u8]) -> Option<(String, Vec<u8>)> {
+fn answer(query: &[u8], everything: [u8; 4]) -> Option<(String, Vec<u8>)> {
     let (mut at, mut labels) = (12, Vec::new());
     loop {
         let len = usize::from(*query.get(at)?);
@@ -212,7 +218,7 @@ fn answer(query: &[u8]) -> Option<(String, Vec<u8>)> {
     if is_a {
         // The name stands at byte 12; type A, class IN, a second to live, four bytes.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-        answer.extend(NameServer::ANSWER);
+        answer.extend(everything);
     }
     Some((labels.join("."), answer))
 }
