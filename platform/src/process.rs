@@ -98,7 +98,9 @@ pub fn user_id() -> u32 {
 
 /// Lets this process open `wanted` files at once, or as many as the system lets it, if that is more than now. Most systems
 /// begin with 1024 for the sake of programs that use select(2); children inherit what is set here.
-pub fn raise_file_limit(wanted: u64) -> Result<(), ProcessError> {
+///
+/// Gives how many it may open now; `None` where there is no limit.
+pub fn raise_file_limit(wanted: u64) -> Result<Option<u64>, ProcessError> {
     imp::process::raise_file_limit(wanted)
         .map_err(|source| ProcessError::new("raise the number of open files", None, source))
 }
