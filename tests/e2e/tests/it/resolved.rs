@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use orfe_test_support::process::ProcessGuard;
 use orfe_test_support::wait::wait_for_blocking;
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
 use crate::fleet::PATIENCE;
@@ -164,14 +165,25 @@ impl NameServer {
     pub(crate) async fn start(at: SocketAddr, everything: [u8; 4]) -> Self {
         let socket = UdpSocket::bind(at).await.unwrap();
         let address = socket.local_addr().unwrap();
+        // Whoever is asked over TCP asks further over TCP.
+        let listener = TcpListener::bind(address).await.unwrap();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&asked);
         let serving = tokio::spawn(async move {
             let mut buffer = [0; 1500];
-            while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-                if let Some((name, answer)) = answer(&buffer[..len], everything) {
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
-                    let _ = socket.send_to(&answer, from).await;
+            loop {
+                tokio::select! {
+                    Ok((len, from)) = socket.recv_from(&mut buffer) => {
+                        if let Some((name, answer)) = answer(&buffer[..len], everything) {
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                            let _ = socket.send_to(&answer, from).await;
+                        }
+                    }
+                    Ok((mut stream, _)) = listener.accept() => {
+                        if let Some(name) = answer_one(&mut stream, everything).await {
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                        }
+                    }
                 }
             }
         });
@@ -192,6 +204,17 @@ impl Drop for NameServer {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+/// Answers one question over TCP (RFC 1035 §4.2.2); the name that it was about.
+async fn answer_one(stream: &mut TcpStream, everything: [u8; 4]) -> Option<String> {
+    let mut query = vec![0; usize::from(stream.read_u16().await.ok()?)];
+    stream.read_exact(&mut query).await.ok()?;
+    let (name, answer) = answer(&query, everything)?;
+    let length = u16::try_from(answer.len()).ok()?;
+    let framed = [&length.to_be_bytes()[..], &answer].concat();
+    stream.write_all(&framed).await.ok()?;
+    Some(name)
 }
 
 /// The name that a query asks for, and the answer (RFC 1035 §4): an address to a question for one, else none.

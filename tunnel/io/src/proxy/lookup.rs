@@ -1,6 +1,7 @@
 //! Asks the gateway, inside the tunnel, for the address of a name of the cluster.
 //!
 //! Over TCP: a stream is what every stack behind the [`Dialer`](crate::dial::Dialer) has, and nobody can slip in an answer.
+//! The gateway then asks its own resolver over TCP as well, which every resolver has to answer (RFC 7766).
 //! Nothing is kept: the gateway's resolver has a cache, and a name that moves is followed by the next connection.
 
 use std::io;

@@ -149,13 +149,16 @@ impl Inbound {
             }
             if opened >= WRITE_BYTES {
                 if self.measuring.take_answers(&mut self.packets, now) {
+                    self.is_changed = true;
                     self.timer = now;
                 }
                 write_all(&self.shared, &mut self.packets, &mut self.groups);
                 opened = 0;
             }
         }
+        // An answer is shown at once, and the counters with it: whoever looks is woken once for both.
         if self.measuring.take_answers(&mut self.packets, now) {
+            self.is_changed = true;
             self.timer = now;
         }
         let has_packets = !self.packets.is_empty();
