@@ -247,6 +247,11 @@ pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, PrivateFileError> {
     read_bounded(&file, path, max_bytes)
 }
 
+/// Whether any user of this machine may read the file: on Unix by its mode alone, elsewhere when it is open to others at all.
+pub fn is_readable_by_all(path: &Path) -> Result<bool, PrivateFileError> {
+    imp::files::is_readable_by_all(path)
+}
+
 fn read_bounded(file: &File, path: &Path, max_bytes: u64) -> Result<Vec<u8>, PrivateFileError> {
     let too_large = || PrivateFileError::TooLarge {
         path: path.to_path_buf(),

@@ -98,9 +98,19 @@ pub fn user_id() -> u32 {
 
 /// Lets this process open `wanted` files at once, or as many as the system lets it, if that is more than now. Most systems
 /// begin with 1024 for the sake of programs that use select(2); children inherit what is set here.
-pub fn raise_file_limit(wanted: u64) -> Result<(), ProcessError> {
+///
+/// Gives how many it may open now; `None` where there is no limit.
+pub fn raise_file_limit(wanted: u64) -> Result<Option<u64>, ProcessError> {
     imp::process::raise_file_limit(wanted)
         .map_err(|source| ProcessError::new("raise the number of open files", None, source))
+}
+
+/// Takes the program's code out of this process's memory; what runs again is mapped again, from the system's cache where it
+/// still is. For a process that has done nearly all it will ever do and lives on: what its start took is nobody's any more.
+///
+/// Data stays, and so does whatever was written. Nothing is done where that is not known to be possible.
+pub fn let_go_of_code() -> Result<(), ProcessError> {
+    imp::process::let_go_of_code().map_err(|source| ProcessError::new("let go of the code of", None, source))
 }
 
 /// The process that has the number `pid` now, a zombie too; `None` if there is none.

@@ -96,6 +96,10 @@ pub struct Tunnel {
     /// Networks that policy lets this device reach by address, beside the names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkDestination>,
+    /// Names at and below these are answered by the gateway's DNS, beside `names`. Never the root: a device's other names
+    /// stay its own affair.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_suffixes: Vec<HostName>,
     /// Interval of WireGuard's persistent keepalive, in seconds; 0 sends none.
     #[serde(default = "keepalive")]
     pub keepalive_s: u16,
@@ -163,6 +167,21 @@ mod tests {
         );
         assert_eq!((desired.slots, desired.docker_required), (1, false));
         assert!(desired.coder.is_none() && desired.tunnel.is_none());
+    }
+
+    #[test]
+    fn suffixes_are_an_addition_that_both_sides_may_lack() {
+        let older = r#"{"addresses":["100.64.0.7"],"names":{},"gateway":{"endpoints":[],
+            "public_key":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=",
+            "instance":"01010101-0101-0101-0101-010101010101"}}"#;
+        let mut tunnel: Tunnel = serde_json::from_str(older).unwrap();
+        assert_eq!(tunnel.dns_suffixes, []);
+        // Without any, the text stays what it was, and so does the digest that a registry keeps of it.
+        assert!(!serde_json::to_string(&tunnel).unwrap().contains("suffixes"));
+        tunnel.dns_suffixes = vec!["svc.cluster.local".parse().unwrap()];
+        let json = serde_json::to_string(&tunnel).unwrap();
+        assert!(json.contains(r#""dns_suffixes":["svc.cluster.local"]"#), "{json}");
+        assert_eq!(serde_json::from_str::<Tunnel>(&json).unwrap(), tunnel);
     }
 
     #[test]

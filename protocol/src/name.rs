@@ -89,6 +89,13 @@ impl HostName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is `suffix` or ends with all its labels.
+    pub fn is_below(&self, suffix: &Self) -> bool {
+        self.0
+            .strip_suffix(suffix.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
 }
 
 impl FromStr for HostName {
@@ -187,6 +194,19 @@ mod tests {
         );
         for bad in ["", ".", "a..b", "-a.b", "10.0.0.1", "::1", "a b", &"a".repeat(64)] {
             assert!(bad.parse::<HostName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn below_means_whole_labels() {
+        let name = |text: &str| text.parse::<HostName>().unwrap();
+        for (text, suffix, below) in [
+            ("a.svc.cluster.local", "svc.cluster.local", true),
+            ("svc.cluster.local", "svc.cluster.local", true),
+            ("asvc.cluster.local", "svc.cluster.local", false),
+            ("cluster.local", "svc.cluster.local", false),
+        ] {
+            assert_eq!(name(text).is_below(&name(suffix)), below, "{text} below {suffix}");
         }
     }
 

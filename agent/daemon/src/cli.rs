@@ -121,6 +121,12 @@ pub(crate) struct RunArgs {
         help = "How the tunnel meets this machine [env: ORFE_TUNNEL]"
     )]
     pub tunnel: Option<TunnelMode>,
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "HTTP proxy before the registry, or `off` [env: ORFE_HTTP_PROXY]"
+    )]
+    pub http_proxy: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 //! overrides what the machine's owner wrote.) Everything is read and checked before anything is opened.
 
 mod file;
+mod http_proxy;
 mod local;
 mod shown;
 mod tunnel;
@@ -19,6 +20,7 @@ use orfe_platform::paths::{Environment, PathError, Places, check_socket_path};
 use orfe_tunnel::TcpStack;
 use serde::Serialize;
 
+use self::http_proxy::HttpProxy;
 pub(crate) use self::local::Forward;
 pub(crate) use self::tunnel::{Bridges, TunnelMode};
 use crate::cli::PlaceArgs;
@@ -73,6 +75,10 @@ pub(crate) struct Config {
     pub proxy_listen: Setting<Option<SocketAddr>>,
     /// Ports of this machine that lead somewhere.
     pub forwards: Setting<Vec<Forward>>,
+    /// The owner's own HTTP proxy, through which the registry is reached, and what does not go through the tunnel.
+    pub http_proxy: Setting<HttpProxy>,
+    /// What is dialled past it, in the form of `NO_PROXY`.
+    pub no_proxy: Setting<String>,
     /// Which TCP stack carries the connections in the tunnel.
     pub tcp_stack: Setting<TcpStack>,
     /// What becomes of a tunnel that the registry wants.
@@ -218,6 +224,7 @@ impl Config {
             .transpose()?;
         let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, &file.value, raw.tunnel.mode)?;
         let bridges = tunnel::bridges(&file.value, raw.tunnel.bridges)?;
+        let (http_proxy, no_proxy) = http_proxy::resolve(&variable, &file.value, raw.http_proxy)?;
         let containers = text("ORFE_CONTAINERS")?
             .map(|enabled| words::containers(&enabled))
             .transpose()?;
@@ -244,6 +251,8 @@ impl Config {
             ),
             proxy_listen: pick(None, None, proxy_listen.map(Some), || None),
             forwards: pick(None, None, forwards, Vec::new),
+            http_proxy,
+            no_proxy,
             tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
             tunnel_mode,
             split_dns: pick(None, None, raw.tunnel.split_dns, || false),

@@ -22,6 +22,7 @@ use orfe_protocol::join_code::SpkiPin;
 use orfe_protocol::key::{NoisePrivateKey, NoisePublicKey};
 use orfe_protocol::noise::{FRAME_MAX, Initiator, NoiseError};
 use orfe_tunnel::dial::DialError;
+use orfe_tunnel::proxy::UpstreamProxy;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use url::Url;
@@ -40,6 +41,8 @@ pub(crate) struct RegistryAddress {
     pub url: Url,
     pub key: NoisePublicKey,
     pub spki_pin: Option<SpkiPin>,
+    /// What the machine's owner has before it; none: it is dialled directly.
+    pub proxy: Option<UpstreamProxy>,
 }
 
 /// Why there is no session.

@@ -10,7 +10,6 @@ mod config;
 mod control;
 mod failure;
 mod link;
-mod proxy_env;
 mod run;
 mod state;
 

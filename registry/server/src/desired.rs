@@ -56,6 +56,7 @@ impl TunnelPlan {
             gateway: self.gateway.clone(),
             names: self.policy.names(who),
             networks: self.policy.networks(who),
+            dns_suffixes: self.policy.dns_suffixes(),
             keepalive_s: KEEPALIVE_S,
         }
     }

@@ -143,6 +143,13 @@ impl SitePolicy {
         networks.collect()
     }
 
+    /// The suffixes whose names the gateway has its resolver asked for, as a device is told them. The root is left out: who
+    /// runs a person's client chose to ask the gateway for everything, the owner of a device did not.
+    pub(crate) fn dns_suffixes(&self) -> Vec<HostName> {
+        let suffixes = self.dns.resolver.iter().flat_map(|_| &self.dns.suffixes);
+        suffixes.filter_map(|suffix| suffix.parse().ok()).collect()
+    }
+
     /// What a person's client sends into the tunnel: the gateway, all inner addresses of names, so that a name that comes to
     /// the policy later needs no new configuration, and the networks that hold.
     pub(crate) fn allowed_ips(&self, peer: &Peer) -> Vec<String> {

@@ -1,9 +1,11 @@
 //! What is fuzzed: one function for each target, from bytes to checks that hold for all bytes.
 //!
 //! `tests/fuzz` runs them under libFuzzer, with a nightly compiler and outside of this workspace. The tests of this crate
-//! run them over the committed corpus with the ordinary compiler, so that what was once found stays mended everywhere.
+//! run them over the committed corpus with the ordinary compiler, so that what was once found stays mended everywhere, and
+//! [`mutate`] looks around it.
 
 mod core;
+pub mod mutate;
 
 pub use self::core::{datagram, node};
 pub use orfe_tunnel::gateway_fuzzing::dns;

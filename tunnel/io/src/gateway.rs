@@ -29,7 +29,7 @@ mod address;
 mod choice;
 mod counters;
 mod datagrams;
-mod dns;
+pub(crate) mod dns;
 mod front;
 #[cfg(target_os = "linux")]
 mod landing;

@@ -12,7 +12,7 @@
 //!
 //! * `head` and `target` read an HTTP request strictly and write it for the next hop; `body` knows where it ends.
 //! * `socks` reads SOCKS; its `associate` carries datagrams.
-//! * `routes` decides; `reach` dials; `upstream` is the owner's proxy.
+//! * `routes` decides; `reach` dials; `lookup` asks the gateway for names of the cluster; `upstream` is the owner's proxy.
 //! * `connections` is what the daemon sees: a table, events, and the means to cut.
 //! * [`Forward`] is a port that leads to one destination; [`Outlet`] opens connections for who has no port at all.
 //!
@@ -58,6 +58,7 @@ mod forward;
 pub mod fuzzing;
 mod head;
 mod listen;
+mod lookup;
 mod outlet;
 mod reach;
 mod receive;

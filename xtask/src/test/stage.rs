@@ -79,7 +79,6 @@ impl Stage {
     pub(crate) fn obstacle(self, environment: &Environment) -> Option<String> {
         match self {
             Self::Deny if !environment.has("cargo-deny") => Some("cargo-deny is not installed".to_owned()),
-            Self::Fuzz => super::fuzz::obstacle(environment),
             Self::Cross => cross::obstacle(),
             Self::E2e if !cfg!(unix) => Some("the demo runs on Linux and macOS only".to_owned()),
             _ => None,

@@ -180,6 +180,7 @@ async fn enrol(
         url: code.registry_url.clone(),
         key: code.registry_key,
         spki_pin: code.spki_pin,
+        proxy: config.http_proxy.value.proxy.clone(),
     };
     let (mut connection, tunnel) = if let Some(way_in) = &code.way_in {
         let opened = way_in::open(&code.secret, way_in, config.tcp_stack.value).await;

@@ -16,7 +16,9 @@ const FILES: u64 = 8192;
 pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(places)?;
     config.choose_tunnel(args.tunnel);
+    config.choose_http_proxy(args.http_proxy.as_deref())?;
     init_logging(&config)?;
+    config.http_proxy.value.warn();
     let state = StateFolder::open(&config.state.value)?;
     let Some(identity) = state.identity()? else {
         return Err(Failure::new("this machine has not joined a registry yet")

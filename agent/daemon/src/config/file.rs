@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::http_proxy::RawHttpProxy;
 use super::tunnel::RawBridges;
 use super::{ContainersEnabled, LogFormat};
 use crate::failure::{Exit, Failure};
@@ -21,6 +22,8 @@ pub(super) struct Raw {
     pub(super) proxy: RawProxy,
     #[serde(default)]
     pub(super) forward: Option<Vec<RawForward>>,
+    #[serde(default)]
+    pub(super) http_proxy: RawHttpProxy,
     #[serde(default)]
     pub(super) tunnel: RawTunnel,
     #[serde(default)]

@@ -34,6 +34,16 @@ impl Config {
                 self.forwards.origin,
             ),
             (
+                "http_proxy.url",
+                self.http_proxy.value.show(),
+                self.http_proxy.origin,
+            ),
+            (
+                "http_proxy.no_proxy",
+                self.no_proxy.value.clone(),
+                self.no_proxy.origin,
+            ),
+            (
                 "tunnel.tcp_stack",
                 self.tcp_stack.value.to_string(),
                 self.tcp_stack.origin,

@@ -13,7 +13,6 @@ use url::Url;
 
 use super::way::Way;
 use super::{LinkError, RegistryAddress, STEP_TIMEOUT, tls};
-use crate::proxy_env::owners_proxy;
 
 pub(crate) type Socket = WebSocketStream<TlsStream<BoxedStream>>;
 
@@ -33,7 +32,7 @@ pub(crate) async fn open(
         move |_| LinkError::Silent { address, step }
     };
 
-    let tcp = timeout(STEP_TIMEOUT, dial(way, host, port))
+    let tcp = timeout(STEP_TIMEOUT, dial(registry, way, host, port))
         .await
         .map_err(silent("connecting"))??;
 
@@ -64,18 +63,23 @@ pub(crate) async fn open(
 }
 
 /// The TCP connection on this way.
-async fn dial(way: &Way, host: &str, port: u16) -> Result<BoxedStream, LinkError> {
+async fn dial(
+    registry: &RegistryAddress,
+    way: &Way,
+    host: &str,
+    port: u16,
+) -> Result<BoxedStream, LinkError> {
     match way {
-        Way::Direct => {
-            let proxy = owners_proxy();
-            reach(proxy.as_ref(), host.trim_matches(['[', ']']), port)
-                .await
-                .map_err(|source| LinkError::Connect {
-                    address: format!("{host}:{port}"),
-                    source,
-                })
-        }
-        Way::Tunnel { dialer, registry } => dialer.dial(*registry).await.map_err(LinkError::Inside),
+        Way::Direct => reach(registry.proxy.as_ref(), host.trim_matches(['[', ']']), port)
+            .await
+            .map_err(|source| LinkError::Connect {
+                address: format!("{host}:{port}"),
+                source,
+            }),
+        Way::Tunnel {
+            dialer,
+            registry: inside,
+        } => dialer.dial(*inside).await.map_err(LinkError::Inside),
     }
 }
 

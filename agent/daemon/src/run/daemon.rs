@@ -183,8 +183,10 @@ impl Daemon {
     }
 
     fn apply_tunnel(&mut self, tunnel: Option<Tunnel>) {
-        self.routes
-            .send_replace(Arc::new(policy_table::routes(tunnel.as_ref())));
+        self.routes.send_replace(Arc::new(policy_table::routes(
+            tunnel.as_ref(),
+            self.config.http_proxy.value.proxy.clone(),
+        )));
         self.tunnel.send_replace(tunnel);
     }
 

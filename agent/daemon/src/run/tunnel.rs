@@ -181,7 +181,11 @@ async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> (Tunnel, Ve
             let config = config(ends, desired);
             let registry = ends.registry_addresses().await;
             let outer = [rungs.destinations(), registry.clone()].concat();
-            let host = ends.host.as_ref().map(|choice| choice.options(desired, &outer));
+            let name = ends.registry.url.host_str();
+            let host = ends
+                .host
+                .as_ref()
+                .map(|choice| choice.options(desired, &outer, name));
             // Making a namespace or a device blocks for as long as the system takes.
             let starting = tokio::task::spawn_blocking(move || match host {
                 Some(host) => Tunnel::start_on_host(config, host),

@@ -16,6 +16,39 @@ use crate::process::{Entry, ProcessId, Signal};
 /// process start with under the default stack limit (2 MiB).
 const ENVIRONMENT_BUFFERS: [usize; 2] = [64 << 10, 4 << 20];
 
+pub(crate) fn let_go_of_code() -> io::Result<()> {
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        if let Some((begin, length)) = code_of_a_file(line) {
+            forget(begin, length)?;
+        }
+    }
+    Ok(())
+}
+
+/// Begin and length of a mapping, if it is code of a file and nobody may have written to it (proc(5)).
+fn code_of_a_file(line: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (begin, end) = words.next()?.split_once('-')?;
+    let is_code = words.next() == Some("r-xp");
+    // Offset, device and inode come before the path.
+    let is_of_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let (begin, end) = (address(begin)?, address(end)?);
+    (is_code && is_of_file).then_some((begin, end.checked_sub(begin)?))
+}
+
+#[expect(unsafe_code, reason = "there is no safe wrapper for madvise(2)")]
+fn forget(begin: usize, length: usize) -> io::Result<()> {
+    // SAFETY: the range is a private mapping of a file that cannot be written through and was not, as code is not here: what
+    // is read there again is the file's, byte for byte what it was. The pages come back by themselves, this code's too.
+    let result = unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 pub(crate) fn look_up(pid: u32) -> io::Result<Option<Entry>> {
     if raw_pid(pid).is_none() {
         return Ok(None);
@@ -175,6 +208,42 @@ mod tests {
             assert_eq!(parse_stat(&whole[..length]), None, "{length}");
         }
         assert!(parse_stat(whole).is_some());
+    }
+
+    #[test]
+    fn code_is_let_go_of_and_runs_again() {
+        let resident_code = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let (mut is_code, mut sum) = (false, 0_u64);
+            for line in smaps.lines() {
+                if let Some(resident) = line.strip_prefix("Rss:").filter(|_| is_code) {
+                    sum += resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+                } else if line.contains('-') && !line.starts_with(char::is_uppercase) {
+                    is_code = code_of_a_file(line).is_some();
+                }
+            }
+            sum
+        };
+        let before = resident_code();
+        let_go_of_code().unwrap();
+        let after = resident_code();
+        assert!(after < before, "{before} KiB before, {after} KiB after");
+        assert_eq!(parse_stat(b"1 (init) S 0 1"), None);
+    }
+
+    #[test]
+    fn only_code_of_files_is_let_go_of() {
+        let code = "55d0a0000000-55d0a0002000 r-xp 00001000 fd:00 131 /usr/bin/an app";
+        assert_eq!(code_of_a_file(code), Some((0x55d0_a000_0000, 0x2000)));
+        for other in [
+            "55d0a0000000-55d0a0002000 r--p 00000000 fd:00 131 /usr/bin/app",
+            "55d0a0000000-55d0a0002000 rw-p 00000000 fd:00 131 /usr/bin/app",
+            "7ffc00000000-7ffc00002000 r-xp 00000000 00:00 0 [vdso]",
+            "7f0000000000-7f0000002000 r-xp 00000000 00:00 0 ",
+            "",
+        ] {
+            assert_eq!(code_of_a_file(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const ANY_FOR_OTHERS: u32 = 0o077;
+const READABLE_BY_ALL: u32 = 0o004;
 
 pub(crate) fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     let wrong = |found| PrivateFileError::WrongKind {
@@ -102,6 +103,13 @@ pub(crate) fn check_file(file: &File, path: &Path) -> Result<(), PrivateFileErro
 }
 
 /// Creates a file that was not there, readable by its owner alone from its first moment on.
+pub(crate) fn is_readable_by_all(path: &Path) -> Result<bool, PrivateFileError> {
+    let metadata = path
+        .metadata()
+        .map_err(|error| PrivateFileError::new("look at", path, error))?;
+    Ok(metadata.mode() & READABLE_BY_ALL != 0)
+}
+
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     std::fs::OpenOptions::new()
         .write(true)

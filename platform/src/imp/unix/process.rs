@@ -35,17 +35,18 @@ pub(crate) fn kill(pid: Pid, signal: Signal) -> io::Result<bool> {
     }
 }
 
-pub(crate) fn raise_file_limit(wanted: u64) -> io::Result<()> {
+pub(crate) fn raise_file_limit(wanted: u64) -> io::Result<Option<u64>> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = maximum.map_or(wanted, |maximum| wanted.min(maximum));
     if current.is_none_or(|current| current >= raised) {
-        return Ok(());
+        return Ok(current);
     }
     let limit = Rlimit {
         current: Some(raised),
         maximum,
     };
-    Ok(setrlimit(Resource::Nofile, limit)?)
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(Some(raised))
 }
 
 pub(crate) fn reap(pid: u32) -> io::Result<bool> {

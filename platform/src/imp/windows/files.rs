@@ -89,6 +89,14 @@ pub(crate) fn check_file(file: &File, path: &Path) -> Result<(), PrivateFileErro
     check_list(file, path)
 }
 
+pub(crate) fn is_readable_by_all(path: &Path) -> Result<bool, PrivateFileError> {
+    match check_file(&open(path)?, path) {
+        Ok(()) => Ok(false),
+        Err(PrivateFileError::Exposed { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     create_file(path, GENERIC_WRITE, CREATE_NEW)
 }

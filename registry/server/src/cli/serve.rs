@@ -2,18 +2,24 @@
 
 use std::io::Write;
 
-use orfe_platform::private;
 use orfe_platform::signals::{Signal, Termination};
+use orfe_platform::{private, process};
 
 use super::{Cli, Failure, ServeArgs, print};
 use crate::api::Ready;
 use crate::registry::Registry;
+
+/// Files that are asked for: what Linux lets a process have unless an admin says otherwise (`fs.nr_open`).
+const FILES_MAX: u64 = 1 << 20;
+/// Files that are no sessions: the database, listeners, the dashboard's and the gateway's connections.
+const FILES_BESIDE_SESSIONS: u64 = 2048;
 
 pub(super) async fn run(cli: &Cli, args: &ServeArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let config = cli.resolve(args.into())?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    raise_file_limit(config.session.sessions_max);
     // Before anything is opened, so that a signal that comes early still closes it all.
     let mut termination =
         Termination::new().map_err(|error| Failure::new(format!("signals could not be taken: {error}")))?;
@@ -28,6 +34,27 @@ pub(super) async fn run(cli: &Cli, args: &ServeArgs, out: &mut (dyn Write + Send
     }
     registry.shutdown().await;
     told
+}
+
+/// Lets the process open as many files as it may, and says how many those are.
+///
+/// Every connected device is one; so is each connection of the gateway, and one more behind it.
+fn raise_file_limit(sessions_max: usize) {
+    match process::raise_file_limit(FILES_MAX) {
+        Ok(None) => tracing::info!("open files at once: no limit"),
+        Ok(Some(files)) => {
+            tracing::info!(files, "open files at once");
+            let devices = files.saturating_sub(FILES_BESIDE_SESSIONS);
+            if devices < sessions_max as u64 {
+                tracing::warn!(
+                    files,
+                    "only some {devices} devices can be connected at once, of the {sessions_max} that it would take; \
+                     raise the hard limit of open files (LimitNOFILE= of the unit, `--ulimit nofile=` of the container)"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "fewer devices and connections at once are possible"),
+    }
 }
 
 /// Until the process is asked to stop; a hangup reads the configuration again.

@@ -153,3 +153,25 @@ fn an_upstream_is_an_address_or_a_name() {
         assert_eq!(upstream_of(&text.parse().unwrap()), expected);
     }
 }
+
+#[test]
+fn devices_are_told_the_suffixes_that_somebody_answers_for() {
+    let told = |suffixes: &[&str], resolver: Option<&str>| {
+        let dns = DnsPolicy {
+            suffixes: suffixes.iter().map(ToString::to_string).collect(),
+            resolver: resolver.map(|address| address.parse().unwrap()),
+        };
+        let registry = "127.0.0.1:7443".parse().unwrap();
+        let site = SitePolicy::new(&[], &BTreeMap::new(), Ula::of_random(7), registry, dns);
+        let told: Vec<String> = site.dns_suffixes().iter().map(ToString::to_string).collect();
+        told
+    };
+    let resolver = Some("10.96.0.10:53");
+    assert_eq!(
+        told(&["svc.cluster.local", "lab.internal"], resolver),
+        ["svc.cluster.local", "lab.internal"]
+    );
+    assert!(told(&["svc.cluster.local"], None).is_empty());
+    // The root is for people's clients.
+    assert_eq!(told(&["", "lab.internal"], resolver), ["lab.internal"]);
+}

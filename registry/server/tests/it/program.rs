@@ -38,6 +38,11 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Self {
+        Self::start_by(Command::new("env"), folder)
+    }
+
+    /// Started by another program, which ends its command line with this one's and becomes it.
+    fn start_by(mut command: Command, folder: &Path) -> Self {
         private::write(&folder.join("psk"), PSK.as_bytes()).unwrap();
         let config = folder.join("registry.toml");
         std::fs::write(
@@ -47,7 +52,7 @@ impl Server {
              [[policy.allow]]\nname = \"coder.internal\"\nports = [443]\n",
         )
         .unwrap();
-        let mut child = program(&[
+        command.arg(env!("CARGO_BIN_EXE_orfe-registry")).args([
             "--config",
             config.to_str().unwrap(),
             "--log",
@@ -56,17 +61,20 @@ impl Server {
             "--json",
             "--ready-file",
             folder.join("ready.json").to_str().unwrap(),
-        ])
-        .stdout(Stdio::piped())
-        .stderr(
-            std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(folder.join("log"))
-                .unwrap(),
-        )
-        .spawn()
-        .unwrap();
+        ]);
+        let mut child = command
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .stdout(Stdio::piped())
+            .stderr(
+                std::fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(folder.join("log"))
+                    .unwrap(),
+            )
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
@@ -366,4 +374,26 @@ fn the_environment_counts_below_a_flag() {
         .output()
         .unwrap();
     assert!(stderr(&output, &folder).contains("FOLDER/flag"));
+}
+
+#[test]
+fn it_takes_as_many_files_as_it_may_and_says_when_that_is_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "ulimit -Sn 256 && ulimit -Hn 4096 && exec \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]);
+    let server = Server::start_by(shell, folder.path());
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let numbers: Vec<&str> = files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers, ["4096", "4096"], "{limits}");
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(log.contains("files=4096"), "{log}");
+    assert!(
+        log.contains("only some 2048 devices") && log.contains("LimitNOFILE"),
+        "{log}"
+    );
 }

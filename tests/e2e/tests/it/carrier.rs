@@ -185,13 +185,28 @@ async fn the_owners_http_proxy_is_the_way_where_nothing_else_gets_out() {
     }
     assert!(!status.to_string().contains("wrong"), "{status}");
 
-    // And the right one.
+    // And the right one, in the file, which goes before what the environment says to everybody.
     fleet.stop_agent();
-    fleet.agent_environment = through(&closed, "orfe:p%40ss%2Fword@");
+    let url = format!("http://orfe:p%40ss%2Fword@{}", closed.address());
+    std::fs::write(
+        fleet.path("agent.toml"),
+        format!("[http_proxy]\nurl = \"{url}\"\n"),
+    )
+    .unwrap();
     fleet.start_agent();
     fleet.wait_until_healthy().await;
     Load::new(&fleet).next_page(Duration::from_secs(20)).await;
     assert!(!fleet.logs("agent").contains("p%40ss"), "{}", fleet.logs("agent"));
+    let shown = fleet.answer(fleet.agent_command().args(["config", "show", "--origin"]));
+    let row = shown
+        .lines()
+        .find(|line| line.starts_with("http_proxy.url"))
+        .unwrap();
+    assert!(
+        row.contains("file") && row.contains(&closed.address().to_string()),
+        "{shown}"
+    );
+    assert!(!shown.contains("p%40ss") && !shown.contains("p@ss"), "{shown}");
 }
 
 /// What fetches Coder's page through the device's proxy.

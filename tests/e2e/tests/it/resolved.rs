@@ -3,14 +3,15 @@
 //! Both run in a mount namespace with an empty `/run`, so that the machine's own resolver and bus, if it has any, see
 //! nothing of them; `/etc/resolv.conf` is never touched. resolved's servers for everything are one [`NameServer`].
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use orfe_test_support::process::ProcessGuard;
 use orfe_test_support::wait::wait_for_blocking;
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
 use crate::fleet::PATIENCE;
@@ -150,30 +151,47 @@ impl Resolved {
     }
 }
 
-/// A name server of the outside: it gives every name the same IPv4 address, and remembers who was asked for.
+/// A name server: it gives every name the same IPv4 address, and remembers who was asked for.
 pub(crate) struct NameServer {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     serving: JoinHandle<()>,
 }
 
 impl NameServer {
-    /// The address of every name; documentation prefix (RFC 5737).
+    /// The address of every name of the outside; documentation prefix (RFC 5737).
     pub(crate) const ANSWER: [u8; 4] = [192, 0, 2, 7];
 
-    pub(crate) async fn start(ip: IpAddr) -> Self {
-        let socket = UdpSocket::bind((ip, 53)).await.unwrap();
+    pub(crate) async fn start(at: SocketAddr, everything: [u8; 4]) -> Self {
+        let socket = UdpSocket::bind(at).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        // Whoever is asked over TCP asks further over TCP.
+        let listener = TcpListener::bind(address).await.unwrap();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&asked);
         let serving = tokio::spawn(async move {
             let mut buffer = [0; 1500];
-            while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-                if let Some((name, answer)) = answer(&buffer[..len]) {
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
-                    let _ = socket.send_to(&answer, from).await;
+            loop {
+                tokio::select! {
+                    Ok((len, from)) = socket.recv_from(&mut buffer) => {
+                        if let Some((name, answer)) = answer(&buffer[..len], everything) {
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                            let _ = socket.send_to(&answer, from).await;
+                        }
+                    }
+                    Ok((mut stream, _)) = listener.accept() => {
+                        if let Some(name) = answer_one(&mut stream, everything).await {
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                        }
+                    }
                 }
             }
         });
-        Self { asked, serving }
+        Self {
+            address,
+            asked,
+            serving,
+        }
     }
 
     /// The names so far, in small letters.
@@ -188,8 +206,19 @@ impl Drop for NameServer {
     }
 }
 
+/// Answers one question over TCP (RFC 1035 §4.2.2); the name that it was about.
+async fn answer_one(stream: &mut TcpStream, everything: [u8; 4]) -> Option<String> {
+    let mut query = vec![0; usize::from(stream.read_u16().await.ok()?)];
+    stream.read_exact(&mut query).await.ok()?;
+    let (name, answer) = answer(&query, everything)?;
+    let length = u16::try_from(answer.len()).ok()?;
+    let framed = [&length.to_be_bytes()[..], &answer].concat();
+    stream.write_all(&framed).await.ok()?;
+    Some(name)
+}
+
 /// The name that a query asks for, and the answer (RFC 1035 §4): an address to a question for one, else none.
-fn answer(query: &[u8]) -> Option<(String, Vec<u8>)> {
+fn answer(query: &[u8], everything: [u8; 4]) -> Option<(String, Vec<u8>)> {
     let (mut at, mut labels) = (12, Vec::new());
     loop {
         let len = usize::from(*query.get(at)?);
@@ -212,7 +241,7 @@ fn answer(query: &[u8]) -> Option<(String, Vec<u8>)> {
     if is_a {
         // The name stands at byte 12; type A, class IN, a second to live, four bytes.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-        answer.extend(NameServer::ANSWER);
+        answer.extend(everything);
     }
     Some((labels.join("."), answer))
 }

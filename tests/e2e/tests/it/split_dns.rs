@@ -1,5 +1,5 @@
-//! TUN mode with split DNS and a real systemd-resolved: the policy's names are asked of the gateway, all others of
-//! whoever was asked before, and it is so again when the agent is gone, whichever way it ended.
+//! TUN mode with split DNS and a real systemd-resolved: the policy's names and those below the gateway's suffixes are asked
+//! of the gateway, all others of whoever was asked before, and it is so again when the agent is gone, whichever way it ended.
 
 use std::net::Ipv4Addr;
 use std::process::Output;
@@ -14,6 +14,9 @@ use crate::processes;
 use crate::resolved::{NameServer, Programs, Resolved, library_path};
 
 const CODER: &str = "coder.demo.internal";
+/// A name of the cluster below `[dns] suffixes`, and what the cluster's resolver says it is.
+const CLUSTERS: &str = "db.svc.cluster.local";
+const CLUSTERS_ADDRESS: [u8; 4] = [10, 96, 0, 9];
 
 /// Asks systemd-resolved, without its cache, for a name's IPv4 address.
 fn ask(fleet: &Fleet, programs: &Programs, name: &str) -> String {
@@ -83,6 +86,18 @@ fn assert_split(fleet: &Fleet, programs: &Programs, outside: &NameServer) {
     );
 }
 
+/// A name of the cluster by the gateway, which asks the cluster's resolver, and by nobody else.
+fn assert_clusters(fleet: &Fleet, programs: &Programs, outside: &NameServer, cluster: &NameServer) {
+    let answer = ask(fleet, programs, CLUSTERS);
+    assert!(
+        answer.contains(&Ipv4Addr::from(CLUSTERS_ADDRESS).to_string()),
+        "{answer}\n{}",
+        fleet.logs("agent")
+    );
+    assert!(cluster.asked().iter().any(|name| name == CLUSTERS));
+    assert!(!outside.asked().iter().any(|name| name == CLUSTERS));
+}
+
 /// Every name by the outside.
 async fn assert_as_before(fleet: &Fleet, programs: &Programs, outside: &NameServer) {
     wait_for("the host's DNS as it was", PATIENCE, || {
@@ -111,9 +126,14 @@ async fn names_of_the_policy_and_no_others_are_asked_through_the_tunnel() {
     };
     let hosts_own = std::fs::read("/etc/resolv.conf").ok();
     let folder = tempfile::tempdir().unwrap();
-    let outside = NameServer::start(lab.host).await;
+    let outside = NameServer::start((lab.host, 53).into(), NameServer::ANSWER).await;
+    let cluster = NameServer::start(([127, 0, 0, 1], 0).into(), CLUSTERS_ADDRESS).await;
     let resolved = Resolved::start(&programs, &mut lab, folder.path());
-    let mut fleet = Fleet::start_with("", Some(lab)).await;
+    let registry_lines = format!(
+        "\n[dns]\nsuffixes = [\"svc.cluster.local\"]\nresolver = \"{}\"\n",
+        cluster.address
+    );
+    let mut fleet = Fleet::start_with(&registry_lines, Some(lab)).await;
     fleet.stop_agent();
     fleet.agent_environment.push(("LD_LIBRARY_PATH", library_path()));
     std::os::unix::fs::symlink(&programs.resolvectl, fleet.path("bin/resolvectl")).unwrap();
@@ -121,6 +141,7 @@ async fn names_of_the_policy_and_no_others_are_asked_through_the_tunnel() {
     start_agent(&mut fleet, "tun");
     wait_for_mode(&fleet, "tun").await;
     assert_split(&fleet, &programs, &outside);
+    assert_clusters(&fleet, &programs, &outside, &cluster);
     fleet.stop_agent();
     assert_as_before(&fleet, &programs, &outside).await;
     assert_eq!(journal(&fleet), "");
@@ -148,4 +169,54 @@ async fn names_of_the_policy_and_no_others_are_asked_through_the_tunnel() {
         "{}",
         resolved.logs()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_userspace_mode_the_proxies_ask_the_gateway_for_names_of_the_cluster() {
+    let lab = match Lab::new() {
+        Ok(lab) => lab,
+        Err(reason) => {
+            eprintln!("SKIPPED: names of the cluster in userspace mode: {reason}");
+            return;
+        }
+    };
+    // What stands behind the name.
+    let service = tokio::net::TcpListener::bind((lab.host, 0)).await.unwrap();
+    let port = service.local_addr().unwrap().port();
+    let std::net::IpAddr::V4(host) = lab.host else {
+        unreachable!("the lab has IPv4")
+    };
+    let cluster = NameServer::start(([127, 0, 0, 1], 0).into(), host.octets()).await;
+    let registry_lines = format!(
+        "\n[dns]\nsuffixes = [\"svc.cluster.local\"]\nresolver = \"{}\"\n\
+         [[policy.allow]]\nnetwork = \"{host}/32\"\nports = [{port}]\n",
+        cluster.address
+    );
+    let fleet = Fleet::start_with(&registry_lines, Some(lab)).await;
+    wait_for_mode(&fleet, "userspace").await;
+    // Nothing of the device goes there but through the tunnel.
+    let lab = fleet.lab.as_ref().unwrap();
+    lab.block(&[&format!("ip daddr {host} tcp dport {port}")])
+        .unwrap();
+
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = service.accept().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"from the cluster")
+            .await
+            .unwrap();
+    });
+    let mut nc = fleet.agent_command();
+    nc.args(["nc", CLUSTERS, &port.to_string()])
+        .stdin(std::process::Stdio::null());
+    let answer = tokio::task::spawn_blocking(move || nc.output().unwrap())
+        .await
+        .unwrap();
+    assert!(
+        text(&answer).starts_with("from the cluster"),
+        "{}\n{}",
+        text(&answer),
+        fleet.logs("agent")
+    );
+    serving.await.unwrap();
+    assert!(cluster.asked().iter().any(|name| name == CLUSTERS));
 }

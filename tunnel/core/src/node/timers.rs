@@ -24,12 +24,12 @@ const REKEY_JITTER: Duration = Duration::from_secs(5);
 /// Pause after the first attempt that was given up; doubles up to [`MAX_BACKOFF`], then a random part of it is taken.
 const MIN_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Interval of the engines' timers while something is going on.
-const BUSY_TICK: Duration = Duration::from_millis(500);
+/// Interval of the engines' timers while something is going on. Every timer of the protocol is in whole seconds.
+const BUSY_TICK: Duration = Duration::from_secs(1);
 /// And while nothing is.
 const IDLE_TICK: Duration = Duration::from_secs(2);
 /// How long after the last packet or handshake a node counts as busy. Longer, and the keepalives of an idle machine would
-/// keep it busy: every timer of the protocol is in whole seconds, so the idle tick is good enough for all of them.
+/// keep it busy: the idle tick is good enough for all of them.
 const BUSY_FOR: Duration = Duration::from_secs(2);
 /// Interval at which handshake limits are refilled.
 const REFILL: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@
 
 #[doc(hidden)]
 pub mod fuzzing;
-pub(super) mod resolver;
+pub(crate) mod resolver;
 pub(super) mod stream;
 
 use std::net::IpAddr;

@@ -21,6 +21,7 @@ use super::Limits;
 use super::body::Body;
 use super::connections::Counters;
 use super::head::{self, Kind};
+use super::lookup;
 use super::reach::{self, Destination, WatchedDialer};
 use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
@@ -176,6 +177,7 @@ async fn admit(shared: &Shared, client: &mut BufReader<UnixStream>) -> Result<(T
 async fn reach(shared: &Shared, target: &Target, way: &Way) -> Result<Destination, Refusal> {
     match way {
         Way::Tunnel(address) => reach::through_tunnel(shared.dialer.clone(), *address, &shared.limits).await,
+        Way::Lookup(lookup) => lookup::dial(shared.dialer.clone(), lookup, &shared.limits).await,
         Way::Direct(rule) => reach::directly(target, rule, &shared.limits).await,
         Way::Upstream(proxy) => {
             // There is no port of ours that the owner's proxy could be mistaken for.

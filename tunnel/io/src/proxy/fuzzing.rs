@@ -20,6 +20,7 @@ use super::target::{Host, Target};
 use super::{Routes, TunnelWanted};
 
 const NAME: &str = "coder.demo.internal";
+const SUFFIX: &str = "svc.cluster.local";
 const INNER: [u8; 4] = [100, 127, 0, 1];
 
 /// An HTTP head and what follows it.
@@ -99,6 +100,11 @@ fn check_way(target: &Target) {
     if let Ok(network) = "10.20.0.0/16".parse() {
         routes.add_network(network, [], [53]);
     }
+    let added = routes.add_suffix(SUFFIX);
+    assert!(added.is_ok(), "the table's own suffix");
+    routes.set_dns_servers([INNER.into()]);
+    let below = matches!(&target.host, Host::Name(name)
+        if name == SUFFIX || name.strip_suffix(SUFFIX).is_some_and(|rest| rest.ends_with('.')));
     let inside = match &target.host {
         Host::Name(name) => name == NAME,
         Host::Ip(address) => {
@@ -109,8 +115,9 @@ fn check_way(target: &Target) {
     let own = matches!(target.host, Host::Ip(address) if address.is_loopback() || address.is_unspecified());
     for transport in [Transport::Tcp, Transport::Udp] {
         match routes.decide(target, transport) {
+            Decision::Go(Way::Lookup(_)) => assert!(below, "{target} is looked up in the tunnel"),
             Decision::Go(Way::Tunnel(_)) => assert!(inside, "{target} goes through the tunnel"),
-            Decision::Go(_) => assert!(!inside && !own, "{target} goes directly"),
+            Decision::Go(_) => assert!(!inside && !below && !own, "{target} goes directly"),
             Decision::Refuse(_) => {}
         }
     }

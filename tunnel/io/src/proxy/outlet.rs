@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::body::Body;
 use super::connections::{CloseReason, Counters};
+use super::lookup;
 use super::reach::{self, Destination};
 use super::routes::{Decision, Transport, Way};
 use super::splice::{Side, Until, splice};
@@ -52,6 +53,9 @@ impl Outlet {
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Go(Way::Tunnel(address)) => {
                 reach::through_tunnel(self.dialer.clone(), address, &self.limits).await?
+            }
+            Decision::Go(Way::Lookup(found)) => {
+                lookup::dial(self.dialer.clone(), &found, &self.limits).await?
             }
             Decision::Go(Way::Direct(rule)) => reach::directly(target, &rule, &self.limits).await?,
             Decision::Go(Way::Upstream(proxy)) => {

@@ -61,10 +61,20 @@ pub(super) fn reset_on_close(stream: &TcpStream) {
 /// How long one dial takes is the dialer's own business, which knows the tunnel; all of it ends after `limits.hold` and
 /// `limits.dial` together.
 pub(super) async fn through_tunnel(
-    mut dialer: WatchedDialer,
+    dialer: WatchedDialer,
     address: SocketAddr,
     limits: &Limits,
 ) -> Result<Destination, Refusal> {
+    let stream = held(dialer, address, limits).await?;
+    Ok(Destination::Tunnel(buffered(stream)))
+}
+
+/// The same, as the tunnel's own stream.
+pub(super) async fn held(
+    mut dialer: WatchedDialer,
+    address: SocketAddr,
+    limits: &Limits,
+) -> Result<BoxedStream, Refusal> {
     let held_until = Instant::now() + limits.hold;
     loop {
         let current = dialer.borrow_and_update().clone();
@@ -72,7 +82,7 @@ pub(super) async fn through_tunnel(
             let dialled = timeout_at(held_until + limits.dial, current.dial(address)).await;
             let dialled = dialled.map_err(|_| Refusal::DialTimedOut)?;
             match dialled {
-                Ok(stream) => return Ok(Destination::Tunnel(buffered(stream))),
+                Ok(stream) => return Ok(stream),
                 Err(DialError::TunnelDown { .. }) => {}
                 Err(error) => return Err(refusal_of(&error)),
             }

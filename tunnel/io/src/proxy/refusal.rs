@@ -77,7 +77,9 @@ pub enum Refusal {
 /// What the owner of the machine can do about an answer of the proxy.
 const fn meaning(status: u16) -> &'static str {
     match status {
-        407 => ": it wants a user name and a password, or others than those in HTTPS_PROXY",
+        407 => {
+            ": it wants a user name and a password, or others than those in `http_proxy.url` or HTTPS_PROXY"
+        }
         _ => "",
     }
 }

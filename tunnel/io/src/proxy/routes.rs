@@ -5,10 +5,14 @@
 //! itself or to its link. A name that is not the policy's and resolves to an address behind the tunnel is refused: whoever
 //! answers for that name is not asked for a way into the cluster.
 //!
+//! Other names below a suffix of the gateway's DNS go through the tunnel or nowhere, too: their addresses are asked inside
+//! it, and only those that lie in a network of the policy are dialled.
+//!
 //! Datagrams follow the same rules with UDP ports of their own. An HTTP proxy carries none, so what the owner sends through
 //! one is refused as a datagram and does not slip past it.
 
 mod address;
+mod lookup;
 mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +20,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub(super) use self::address::AddressRule;
+pub(super) use self::lookup::Lookup;
 pub use self::network::{Network, ParseNetworkError};
 use super::refusal::Refusal;
 use super::target::{Host, Target, TargetError};
 use super::upstream::UpstreamProxy;
+
+const DNS_PORT: u16 = 53;
 
 /// Whether the desired state wants a tunnel. "Wanted" says nothing about whether it is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +44,9 @@ pub enum TunnelWanted {
 pub struct Routes {
     names: BTreeMap<String, PolicyName>,
     networks: Vec<PolicyNetwork>,
+    /// Names at and below these are asked of `dns_server`; in lower case, without dots at their ends.
+    suffixes: Vec<String>,
+    dns_server: Option<SocketAddr>,
     tunnel: TunnelWanted,
     upstream_proxy: Option<Arc<UpstreamProxy>>,
 }
@@ -88,6 +98,8 @@ pub(super) enum Decision {
 #[derive(Debug)]
 pub(super) enum Way {
     Tunnel(SocketAddr),
+    /// Through the tunnel, at an address that is asked there.
+    Lookup(Lookup),
     Direct(AddressRule),
     Upstream(Arc<UpstreamProxy>),
 }
@@ -95,7 +107,7 @@ pub(super) enum Way {
 impl Way {
     pub(super) fn route(&self) -> Route {
         match self {
-            Self::Tunnel(_) => Route::Tunnel,
+            Self::Tunnel(_) | Self::Lookup(_) => Route::Tunnel,
             Self::Direct(_) => Route::Direct,
             Self::Upstream(_) => Route::Upstream,
         }
@@ -159,6 +171,27 @@ impl Routes {
         });
     }
 
+    /// Names at and below `suffix` that policy does not name are asked of the gateway's DNS, at [`Routes::set_dns_servers`],
+    /// and reached through the tunnel or not at all. The suffix is taken in any case, with or without its trailing dot.
+    ///
+    /// # Errors
+    /// The text is not a DNS name. The root is none: then every name would be the cluster's.
+    pub fn add_suffix(&mut self, suffix: &str) -> Result<(), TargetError> {
+        match Host::parse(suffix)? {
+            Host::Name(suffix) => {
+                self.suffixes.push(suffix);
+                Ok(())
+            }
+            Host::Ip(_) => Err(TargetError::BadHost),
+        }
+    }
+
+    /// Sets the addresses inside the tunnel at which the gateway answers DNS; the first is asked, over TCP.
+    pub fn set_dns_servers(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let first = addresses.into_iter().next();
+        self.dns_server = first.map(|address| SocketAddr::new(address, DNS_PORT));
+    }
+
     /// Sets or clears the owner's own proxy, through which everything goes that does not go through the tunnel.
     pub fn set_upstream_proxy(&mut self, proxy: Option<UpstreamProxy>) {
         self.upstream_proxy = proxy.map(Arc::new);
@@ -187,6 +220,9 @@ impl Routes {
                 Decision::Refuse(Refusal::PortNotInPolicy(port))
             };
         }
+        if let Some(decision) = self.below_suffix(target, transport) {
+            return decision;
+        }
         let rule = self.address_rule(inside.is_some_and(|(_, allowed)| allowed));
         if let Err(refusal) = rule.check_host(&target.host) {
             return Decision::Refuse(refusal);
@@ -198,6 +234,27 @@ impl Routes {
             },
             _ => Decision::Go(Way::Direct(rule)),
         }
+    }
+
+    /// What holds for a name of the cluster that policy does not name; `None` for all other hosts.
+    fn below_suffix(&self, target: &Target, transport: Transport) -> Option<Decision> {
+        let Host::Name(name) = &target.host else {
+            return None;
+        };
+        let is_below = || self.suffixes.iter().any(|suffix| lookup::is_below(name, suffix));
+        if self.tunnel == TunnelWanted::Off || !is_below() {
+            return None;
+        }
+        Some(match self.dns_server {
+            None => Decision::Refuse(Refusal::NameNotResolved),
+            Some(server) => Decision::Go(Way::Lookup(Lookup {
+                name: name.clone(),
+                server,
+                port: target.port,
+                transport,
+                networks: self.networks.clone(),
+            })),
+        })
     }
 
     fn address_rule(&self, local: bool) -> AddressRule {

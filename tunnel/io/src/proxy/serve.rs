@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Body;
 use super::connections::{CloseReason, Counters, Tracked};
 use super::head::{self, Forward, Kind, Request};
+use super::lookup;
 use super::reach::{self, Destination};
 use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
@@ -233,6 +234,7 @@ async fn converse(
 async fn reach_destination(shared: &Shared, request: &Request, way: &Way) -> Result<Destination, Refusal> {
     match way {
         Way::Tunnel(address) => reach::through_tunnel(shared.dialer.clone(), *address, &shared.limits).await,
+        Way::Lookup(lookup) => lookup::dial(shared.dialer.clone(), lookup, &shared.limits).await,
         Way::Direct(rule) => reach::directly(&request.target, rule, &shared.limits).await,
         Way::Upstream(proxy) => {
             let connect = matches!(request.kind, Kind::Connect).then_some(&request.target);
@@ -299,7 +301,7 @@ where
 {
     let head = match way {
         Way::Upstream(proxy) => forward.absolute_form(proxy.authorization()),
-        Way::Tunnel(_) | Way::Direct(_) => forward.origin_form(),
+        Way::Tunnel(_) | Way::Lookup(_) | Way::Direct(_) => forward.origin_form(),
     };
     let sent = async {
         destination.write_all(&head).await?;

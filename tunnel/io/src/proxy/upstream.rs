@@ -95,6 +95,11 @@ impl UpstreamProxy {
         &self.address
     }
 
+    /// Whether its URL held a user name or a password.
+    pub fn has_credential(&self) -> bool {
+        self.authorization.is_some()
+    }
+
     pub(super) fn authorization(&self) -> Option<&SecretString> {
         self.authorization.as_ref()
     }

@@ -146,13 +146,16 @@ impl Inbound {
             }
             if opened >= WRITE_BYTES {
                 if self.measuring.take_answers(&mut self.packets, now) {
+                    self.is_changed = true;
                     self.timer = now;
                 }
                 write_all(&self.shared, &mut self.packets, &mut self.groups);
                 opened = 0;
             }
         }
+        // An answer is shown at once, and the counters with it: whoever looks is woken once for both.
         if self.measuring.take_answers(&mut self.packets, now) {
+            self.is_changed = true;
             self.timer = now;
         }
         let has_packets = !self.packets.is_empty();
@@ -174,7 +177,6 @@ impl Inbound {
         if node.is_resting(gateway) {
             self.measuring.put_off(now);
         }
-        self.measuring.work(&mut node, now, &mut self.out);
         while let Some(event) = node.poll_event() {
             report(&event);
             self.is_changed = true;
@@ -185,6 +187,9 @@ impl Inbound {
             self.unpublished = false;
             self.is_changed = false;
         }
+        // Behind what is shown: what it sends is shown together with the answer, so that whoever looks is woken once.
+        self.measuring.work(&mut node, now, &mut self.out);
+        self.unpublished |= !self.out.is_empty();
         let publish = self.unpublished.then(|| self.published + PUBLISH_INTERVAL);
         let due = node.poll_timeout().map(|(at, _reason)| at);
         self.timer = [publish, due, self.measuring.poll_timeout()]

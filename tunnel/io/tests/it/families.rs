@@ -63,7 +63,7 @@ async fn connect(outer: &str, policy: Policy) -> (Gateway, Tunnel) {
         peer: TunnelPeer {
             public_key: gateway.public_key(),
             preshared_key: None,
-            endpoint: gateway.local_addr(),
+            endpoint: Some(gateway.local_addr()),
             allowed_ips: vec!["100.127.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
             keepalive: Some(Duration::from_secs(25)),
         },

@@ -114,6 +114,24 @@ async fn it_keeps_no_right_and_shows_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_lets_go_of_the_code_of_its_start() {
+    let Some(own) = Own::new() else { return };
+    let tunnel = idle(TcpStack::Namespace, &own.path()).unwrap();
+    let status = format!("/proc/{}/status", own.processes()[0]);
+    let kib = |name: &str| {
+        let status = fs::read_to_string(&status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    // It answers first, so that nobody waits for it.
+    until("it is smaller than it was", || {
+        kib("VmRSS:") + 512 < kib("VmHWM:")
+    })
+    .await;
+    tunnel.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_death_resets_connections_and_ends_the_tunnel() {
     let Some(own) = Own::new() else { return };
     let server = Server::echo().await;

@@ -11,6 +11,7 @@ mod control;
 mod forward;
 mod forwarding;
 mod holding;
+mod lookup;
 mod refusing;
 mod rig;
 mod socks;

@@ -1,12 +1,11 @@
 //! The proxies' table out of the desired tunnel.
 
 use orfe_protocol::desired::Tunnel;
-use orfe_tunnel::proxy::{Routes, TunnelWanted};
+use orfe_tunnel::proxy::{Routes, TunnelWanted, UpstreamProxy};
 
-use crate::proxy_env::owners_proxy;
-
-/// Names of policy go through the tunnel, or nowhere.
-pub(super) fn routes(tunnel: Option<&Tunnel>) -> Routes {
+/// Names of policy, and those below the suffixes of the gateway's DNS, go through the tunnel, or nowhere;
+/// everything else through the owner's proxy, if there is one.
+pub(super) fn routes(tunnel: Option<&Tunnel>, owners_proxy: Option<UpstreamProxy>) -> Routes {
     let mut routes = Routes::new(if tunnel.is_some() {
         TunnelWanted::Wanted
     } else {
@@ -34,6 +33,17 @@ pub(super) fn routes(tunnel: Option<&Tunnel>) -> Routes {
             }
         }
     }
-    routes.set_upstream_proxy(owners_proxy());
+    for suffix in tunnel.iter().flat_map(|tunnel| &tunnel.dns_suffixes) {
+        if let Err(error) = routes.add_suffix(suffix.as_str()) {
+            tracing::warn!(%suffix, %error, "a suffix of the gateway's DNS cannot be used");
+        }
+    }
+    routes.set_dns_servers(
+        tunnel
+            .iter()
+            .flat_map(|tunnel| &tunnel.gateway.addresses)
+            .copied(),
+    );
+    routes.set_upstream_proxy(owners_proxy);
     routes
 }

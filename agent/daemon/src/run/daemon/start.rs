@@ -100,6 +100,7 @@ impl Daemon {
                 url: identity.registry_url.clone(),
                 key: identity.registry_key,
                 spki_pin: identity.spki_pin,
+                proxy: config.http_proxy.value.proxy.clone(),
             },
             wireguard_key: opened.wireguard_key,
             desired,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use orfe_protocol::desired::Tunnel as Desired;
+use orfe_protocol::name::HostName;
 use orfe_tunnel::{AllowedIp, HostOptions, SplitDns};
 
 use super::allowed_ips;
@@ -34,12 +35,12 @@ impl HostChoice {
         })
     }
 
-    /// What the tunnel is started with. `outer` is where the gateway and the registry are.
-    pub(super) fn options(&self, desired: &Desired, outer: &[IpAddr]) -> HostOptions {
+    /// What the tunnel is started with. `outer` is where the gateway and the registry are, `registry` the latter's name.
+    pub(super) fn options(&self, desired: &Desired, outer: &[IpAddr], registry: Option<&str>) -> HostOptions {
         let (networks, _) = networks(desired, outer);
         let dns = self.split_dns.then(|| SplitDns {
             servers: desired.gateway.addresses.clone(),
-            domains: desired.names.keys().map(ToString::to_string).collect(),
+            domains: domains(desired, registry),
         });
         HostOptions {
             device: DEVICE.to_owned(),
@@ -74,6 +75,32 @@ fn bridges_in(interfaces: &Path, wanted: &Bridges) -> Vec<String> {
 fn is_dockers(name: &str) -> bool {
     let is_id = |id: &str| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     name == "docker0" || name.strip_prefix("br-").is_some_and(is_id)
+}
+
+/// What the host looks up through the tunnel: the policy's names, and the suffixes of the gateway's DNS. Not a suffix that the
+/// gateway's or the registry's own name is below: while the tunnel is down, nobody would answer for the name that is needed to
+/// raise it.
+fn domains(desired: &Desired, registry: Option<&str>) -> Vec<String> {
+    let gateways = desired.gateway.endpoints.iter();
+    let needed: Vec<HostName> = gateways
+        .filter_map(|endpoint| endpoint.rsplit_once(':').map(|(host, _)| host))
+        .chain(registry)
+        .filter_map(|host| host.parse().ok())
+        .collect();
+    let suffixes = desired.dns_suffixes.iter().filter(|suffix| {
+        let own = needed.iter().find(|name| name.is_below(suffix));
+        if let Some(name) = own {
+            tracing::warn!(%suffix, %name, "names below this suffix are looked up as before: the tunnel itself needs one of them");
+        }
+        own.is_none()
+    });
+    let domains: BTreeSet<String> = desired
+        .names
+        .keys()
+        .chain(suffixes)
+        .map(HostName::to_string)
+        .collect();
+    domains.into_iter().collect()
 }
 
 /// What the host routes into the tunnel, each once, and what it must not: networks with an address of `outer`, which the
@@ -124,11 +151,29 @@ pub(in crate::run) async fn clean_host(state: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use orfe_protocol::desired::Gateway;
+    use orfe_protocol::desired::{Gateway, NamedDestination};
     use orfe_protocol::id::InstanceId;
     use orfe_protocol::key::WireGuardPublicKey;
 
     use super::*;
+
+    fn desired() -> Desired {
+        Desired {
+            addresses: vec!["100.64.0.7".parse().unwrap()],
+            gateway: Gateway {
+                public_key: WireGuardPublicKey::from_bytes([9; 32]),
+                endpoints: vec![],
+                websocket: None,
+                addresses: vec!["100.64.0.1".parse().unwrap()],
+                registry: None,
+                instance: InstanceId::from_bytes([1; 16]),
+            },
+            keepalive_s: 25,
+            names: std::collections::BTreeMap::new(),
+            networks: vec![],
+            dns_suffixes: vec![],
+        }
+    }
 
     #[test]
     fn dockers_bridges_are_known_by_their_names() {
@@ -145,22 +190,32 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_the_gateway_is_in_gets_no_route() {
-        let desired: Desired = Desired {
-            addresses: vec!["100.64.0.7".parse().unwrap()],
-            gateway: Gateway {
-                public_key: WireGuardPublicKey::from_bytes([9; 32]),
-                endpoints: vec![],
-                websocket: None,
-                addresses: vec!["100.64.0.1".parse().unwrap()],
-                registry: None,
-                instance: InstanceId::from_bytes([1; 16]),
-            },
-            keepalive_s: 25,
-            names: std::collections::BTreeMap::new(),
-            networks: vec![],
+    fn names_that_the_tunnel_itself_needs_are_not_looked_up_through_it() {
+        let mut desired = desired();
+        desired.gateway.endpoints = vec!["gateway.example.com:51820".into(), "192.0.2.5:443".into()];
+        desired.dns_suffixes = [
+            "svc.cluster.local",
+            "example.com",
+            "registry.example.net",
+            "ample.com",
+        ]
+        .map(|suffix| suffix.parse().unwrap())
+        .into();
+        let coder = NamedDestination {
+            address: "100.127.1.0".parse().unwrap(),
+            ports: vec![443],
+            udp_ports: vec![],
         };
-        let mut desired = desired;
+        desired.names = [("coder.example.com".parse().unwrap(), coder)].into();
+        assert_eq!(
+            domains(&desired, Some("registry.example.net")),
+            ["ample.com", "coder.example.com", "svc.cluster.local"]
+        );
+    }
+
+    #[test]
+    fn a_network_that_the_gateway_is_in_gets_no_route() {
+        let mut desired = desired();
         for network in ["10.0.0.0/8", "192.0.2.0/24", "10.0.0.0/8", "fd00::/8"] {
             desired.networks.push(orfe_protocol::desired::NetworkDestination {
                 network: network.to_owned(),

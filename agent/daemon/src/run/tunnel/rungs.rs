@@ -237,6 +237,7 @@ mod tests {
             url: "https://orfe.example.com".parse().unwrap(),
             key: NoisePrivateKey::generate().unwrap().public_key(),
             spki_pin: None,
+            proxy: None,
         };
         let mut rungs = Rungs::new(&gateway, registry);
         let carriers: Vec<Carrier> = (0..3).map(|rung| rungs.carrier(rung)).collect();

@@ -43,6 +43,17 @@ fn keepalives_are_sent_while_something_is_open_and_only_when_nothing_else_is() {
 }
 
 #[test]
+fn timers_run_once_a_second_while_something_goes_on_and_then_less_often() {
+    let (mut device, _gateway) = connected();
+    let soon = Instant::now() + SECOND;
+    device.timeout_at(soon);
+    assert_eq!(device.node.poll_timeout().unwrap().0, soon + SECOND);
+    let later = soon + 10 * SECOND;
+    device.timeout_at(later);
+    assert_eq!(device.node.poll_timeout().unwrap().0, later + 2 * SECOND);
+}
+
+#[test]
 fn a_tunnel_with_nothing_open_falls_silent_after_its_last_packet() {
     let (mut device, gateway) = connected();
     let now = Instant::now();

@@ -75,14 +75,14 @@ pub(super) async fn ask_stream(resolver: SocketAddr, question: &Question) -> Vec
 }
 
 /// Reads a message behind its length (RFC 1035, section 4.2.2).
-pub(super) async fn read_message(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
+pub(crate) async fn read_message(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
     let mut message = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut message).await?;
     Ok(message)
 }
 
 /// Writes a message behind its length.
-pub(super) async fn write_message(
+pub(crate) async fn write_message(
     stream: &mut (impl AsyncWriteExt + Unpin),
     message: &[u8],
 ) -> io::Result<()> {

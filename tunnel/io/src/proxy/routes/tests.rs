@@ -41,6 +41,7 @@ fn decide(routes: &Routes, target: &str) -> Decision {
 fn word(decision: &Decision) -> String {
     match decision {
         Decision::Go(Way::Tunnel(address)) => format!("tunnel {address}"),
+        Decision::Go(Way::Lookup(lookup)) => format!("ask {} for {}", lookup.server, lookup.name),
         Decision::Go(Way::Direct(rule)) if rule.local => "direct, local allowed".to_owned(),
         Decision::Go(Way::Direct(_)) => "direct".to_owned(),
         Decision::Go(Way::Upstream(_)) => "upstream".to_owned(),
@@ -106,6 +107,78 @@ fn everything_else_goes_directly_or_through_the_owners_proxy() {
             "{target}"
         );
     }
+}
+
+#[test]
+fn names_below_a_suffix_are_asked_in_the_tunnel_and_never_outside() {
+    let with_suffix = |mut routes: Routes, servers: &[&str]| {
+        routes.add_suffix("SVC.cluster.local.").expect("suffix");
+        routes.add_suffix("demo.internal").expect("suffix");
+        routes.set_dns_servers(servers.iter().map(|server| server.parse().expect("address")));
+        routes
+    };
+    let server = &["100.127.0.1", "fd7a::1"];
+    for routes in [routes(TunnelWanted::Wanted), with_proxy(TunnelWanted::Wanted)] {
+        let asking = with_suffix(routes.clone(), server);
+        for (target, want) in [
+            (
+                "DB.svc.cluster.local.:5432",
+                "ask 100.127.0.1:53 for db.svc.cluster.local",
+            ),
+            ("svc.cluster.local:80", "ask 100.127.0.1:53 for svc.cluster.local"),
+            // Policy's own names keep their table.
+            ("coder.demo.internal:443", "tunnel 100.127.0.1:443"),
+            ("coder.demo.internal:22", "port-not-in-policy"),
+            (
+                "sub.coder.demo.internal:443",
+                "ask 100.127.0.1:53 for sub.coder.demo.internal",
+            ),
+        ] {
+            assert_eq!(word(&decide(&asking, target)), want, "{target}");
+        }
+        // Whole labels.
+        assert!(!word(&decide(&asking, "xsvc.cluster.local:80")).starts_with("ask"));
+        let nobody_to_ask = with_suffix(routes, &[]);
+        assert_eq!(
+            word(&decide(&nobody_to_ask, "db.svc.cluster.local:5432")),
+            "name-not-resolved"
+        );
+    }
+    let off = with_suffix(routes(TunnelWanted::Off), server);
+    assert_eq!(word(&decide(&off, "db.svc.cluster.local:5432")), "direct");
+    assert!(Routes::default().add_suffix(".").is_err());
+}
+
+#[test]
+fn of_the_addresses_of_a_name_those_in_policys_networks_are_dialled() {
+    let mut routes = routes(TunnelWanted::Wanted);
+    routes.add_suffix("svc.cluster.local").expect("suffix");
+    routes.set_dns_servers(["100.127.0.1".parse().expect("address")]);
+    routes.add_network("10.96.0.0/16".parse().expect("network"), [443, 5432], [53]);
+    let reach = |target: &str, transport, found: &[&str]| {
+        let decision = routes.decide(&Target::parse(target, None).expect(target), transport);
+        let Decision::Go(Way::Lookup(lookup)) = decision else {
+            panic!("{decision:?}")
+        };
+        let found: Vec<IpAddr> = found
+            .iter()
+            .map(|address| address.parse().expect("address"))
+            .collect();
+        match lookup.allowed(&found) {
+            Ok(address) => address.to_string(),
+            Err(refusal) => refusal.code().to_owned(),
+        }
+    };
+    let (name, tcp) = ("db.svc.cluster.local:5432", Transport::Tcp);
+    assert_eq!(reach(name, tcp, &["192.0.2.1", "10.96.0.9"]), "10.96.0.9:5432");
+    assert_eq!(reach(name, tcp, &["192.0.2.1"]), "address-refused");
+    assert_eq!(reach(name, tcp, &["127.0.0.1"]), "address-refused");
+    assert_eq!(reach(name, tcp, &[]), "name-not-resolved");
+    assert_eq!(reach(name, Transport::Udp, &["10.96.0.9"]), "port-not-in-policy");
+    assert_eq!(
+        reach("dns.svc.cluster.local:53", Transport::Udp, &["10.96.0.10"]),
+        "10.96.0.10:53"
+    );
 }
 
 #[test]

@@ -32,12 +32,12 @@ use tokio_util::sync::CancellationToken;
 use super::flows::{Flow, Flows, Outside};
 use super::wire::{self, HEADER_MAX};
 use crate::dial::{BoxFuture, Datagrams};
-use crate::proxy::Shared;
 use crate::proxy::connections::{CloseReason, Counters, Opening};
 use crate::proxy::reach::{self, WatchedDialer};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::routes::{Decision, Route, Transport, Way};
 use crate::proxy::target::Target;
+use crate::proxy::{Limits, Shared, lookup};
 
 /// The largest UDP payload, in bytes.
 const DATAGRAM_MAX: usize = 65_535;
@@ -195,7 +195,7 @@ impl Association<'_> {
         Outlets {
             sockets: self.sockets.clone(),
             dialer: self.shared.dialer.clone(),
-            patience: self.shared.limits.dial,
+            limits: self.shared.limits.clone(),
         }
     }
 
@@ -282,7 +282,7 @@ async fn receive(outside: Outside, socket: Arc<dyn Datagrams>, sender: mpsc::Sen
 struct Outlets {
     sockets: HashMap<Outside, Arc<dyn Datagrams>>,
     dialer: WatchedDialer,
-    patience: std::time::Duration,
+    limits: Limits,
 }
 
 /// Resolves a datagram's target and sees to a socket for it.
@@ -291,6 +291,10 @@ async fn prepare(way: Way, target: Target, payload: Vec<u8>, outlets: Outlets) -
     let found = async {
         match way {
             Way::Tunnel(address) => outlets.tunnel(address).await,
+            Way::Lookup(found) => {
+                let address = lookup::find(outlets.dialer.clone(), &found, &outlets.limits).await?;
+                outlets.tunnel(address).await
+            }
             Way::Direct(rule) => {
                 let addresses = reach::resolve(&target, |address| rule.check(address)).await?;
                 let address = *addresses.first().ok_or(Refusal::NameNotResolved)?;
@@ -299,7 +303,7 @@ async fn prepare(way: Way, target: Target, payload: Vec<u8>, outlets: Outlets) -
             Way::Upstream(_) => Err(Refusal::NoDatagramsThroughProxy),
         }
     };
-    let found = timeout(outlets.patience, found).await;
+    let found = timeout(outlets.limits.dial, found).await;
     let (outside, address, socket) = found.map_err(|_| Refusal::DialTimedOut)??;
     Ok(Prepared {
         target,

@@ -339,8 +339,13 @@ impl LoopbackDialer {
     pub(crate) fn to(server: SocketAddr) -> Arc<Self> {
         let https = SocketAddr::from((INNER, 443));
         let http = SocketAddr::from((INNER, 80));
+        Self::between([(https, server), (http, server)])
+    }
+
+    /// Pairs of an inner address and the loopback server that stands for it.
+    pub(crate) fn between(servers: impl IntoIterator<Item = (SocketAddr, SocketAddr)>) -> Arc<Self> {
         Arc::new(Self {
-            servers: HashMap::from([(https, server), (http, server)]),
+            servers: servers.into_iter().collect(),
         })
     }
 }
