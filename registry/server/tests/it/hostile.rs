@@ -31,7 +31,8 @@ async fn frames_that_are_no_session_are_closed_with_their_code() {
     ] {
         let shown = format!("{} bytes", frame.len());
         let mut socket = open(&site.data(), address, None).await;
-        socket.send(frame).await.unwrap();
+        // The registry may be through with it before all of it is sent.
+        let _ = socket.send(frame).await;
         assert_eq!(closed_with(&mut socket).await, code, "{shown}");
     }
     // And a good device is served as before.

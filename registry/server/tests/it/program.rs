@@ -354,7 +354,7 @@ fn what_is_wrong_on_the_way_in_has_its_exit_code() {
         "127.0.0.1:0",
     ]);
     assert_eq!(output.status.code(), Some(1));
-    insta::assert_snapshot!(stderr(&output, &folder).lines().filter(|line| !line.contains("WARN")).collect::<Vec<_>>().join("\n"), @r"
+    insta::assert_snapshot!(stderr(&output, &folder).lines().filter(|line| !line.contains("WARN") && !line.contains(" INFO ")).collect::<Vec<_>>().join("\n"), @r"
     error: open the database: FOLDER/data/registry.sqlite is not a SQLite database: (code: 26) file is not a database
     hint: move the file away, or name another folder with `--data`
     ");

@@ -16,9 +16,9 @@ use crate::dial::{BoxedDatagrams, BoxedStream};
 use crate::netstack::{ConnectError, Ends, Flow, Front, Handle, Inbox, Netstack, StackConfig, TunnelStream};
 use crate::udp::UdpOptions;
 
-/// Bytes that all connections may hold together. A window may open to a good third of it, which carries 1 Gbit/s at 50 ms;
-/// without a delay a connection holds a few hundred kilobytes.
-const MEMORY: usize = 16 << 20;
+/// Bytes that all connections may hold together. A window may open to a third of it, which carries 640 Mbit/s at 50 ms;
+/// without a delay a connection holds a few hundred kilobytes. With a thousand connections the process stays below 32 MiB.
+const MEMORY: usize = 12 << 20;
 
 /// A tunnel whose connections smoltcp carries.
 #[derive(Debug)]

@@ -3,14 +3,19 @@
 //! A window is a promise: what it lets in has to be kept until the application reads it. It takes memory only when the
 //! promise is called in, so it follows what is needed: it begins small, grows with what the application takes in one round
 //! trip, and shrinks when that is less (see `transfer/receiver`). All promises together stay below one bound.
-//! Enough for every connection that may still come is kept back, at the least, and one connection gets at most a part of the
-//! rest: the first ones open as far as they want, and the more there are, the narrower the later ones. What was kept back is
-//! also what those that send find free when all other promises are called in.
+//! Enough for every connection that may still come is kept back, at the least, and what those that are here take beside their
+//! bytes. One connection gets at most a part of the rest, and a new one a small part: the first ones open as far as they want,
+//! and the more there are, the narrower the later ones. What was kept back is also what those that send find free when all
+//! other promises are called in.
+
+use super::pool::CONNECTION;
 
 /// Window at the least: some packets, so that a connection goes on however many there are.
 pub(super) const FLOOR: usize = 4 << 10;
 /// Window at the begin, if there is room: what a window without a scale can say.
 pub(super) const FIRST: usize = 64 << 10;
+/// A new connection gets at most this part of what is free: of a thousand that come at once most want little.
+const FIRST_SHARE: usize = 256;
 /// Window at the most.
 const MOST: usize = 6 << 20;
 /// One connection gets at most this part of what is free.
@@ -20,8 +25,9 @@ const SHARE: usize = 2;
 #[derive(Debug)]
 pub(super) struct Budget {
     free: usize,
-    /// Connections that may still come.
+    /// Connections that may still come, and those that are here.
     vacant: usize,
+    present: usize,
 }
 
 impl Budget {
@@ -30,6 +36,7 @@ impl Budget {
         Self {
             free: memory.max(connections * FLOOR),
             vacant: connections,
+            present: 0,
         }
     }
 
@@ -37,7 +44,8 @@ impl Budget {
     pub(super) fn admit(&mut self) -> Option<usize> {
         self.vacant = self.vacant.checked_sub(1)?;
         // Its own floor was kept back.
-        let window = self.most().clamp(FLOOR, FIRST);
+        self.present += 1;
+        let window = (self.spare() / FIRST_SHARE).clamp(FLOOR, FIRST);
         self.free -= window;
         Some(window)
     }
@@ -45,7 +53,7 @@ impl Budget {
     /// The window of a connection that has `window` and wants `wanted`.
     pub(super) fn resize(&mut self, window: usize, wanted: usize) -> usize {
         self.free += window;
-        let most = self.most();
+        let most = self.spare() / SHARE;
         // What it has is not taken from it, unless it wants less.
         let window = wanted.min(most.max(window)).clamp(FLOOR, MOST);
         self.free -= window;
@@ -56,10 +64,13 @@ impl Budget {
     pub(super) fn give_back(&mut self, window: usize) {
         self.free += window;
         self.vacant += 1;
+        self.present -= 1;
     }
 
-    fn most(&self) -> usize {
-        self.free.saturating_sub(self.vacant * FLOOR) / SHARE
+    /// What nobody needs.
+    fn spare(&self) -> usize {
+        self.free
+            .saturating_sub(self.vacant * FLOOR + self.present * CONNECTION)
     }
 }
 

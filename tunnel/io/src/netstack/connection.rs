@@ -84,6 +84,12 @@ impl fmt::Debug for Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.pool.leave();
+    }
+}
+
 impl Shared {
     /// The rings of the connection at `slot`.
     pub(super) fn new(pool: &Arc<Pool>, slot: Slot, wake: Arc<Wake>) -> Self {
@@ -97,6 +103,7 @@ impl Shared {
             writer: None,
             dropped: false,
         };
+        pool.enter();
         Self {
             rings: Mutex::new(rings),
             pool: Arc::clone(pool),

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of a block. Small, because of a thousand connections most hold a few bytes, if any.
 pub(super) const BLOCK: usize = 4 << 10;
+/// What a connection takes beside its bytes, the proxy's part of it included. It counts as given out, so that many connections
+/// leave less to each of them and all together stay within one bound.
+pub(super) const CONNECTION: usize = 12 << 10;
 /// Blocks that are kept for the next one who asks. The rest goes back to the allocator.
 const SPARE: usize = 256;
 
@@ -48,7 +51,7 @@ impl Pool {
         self.limit
     }
 
-    /// Bytes given out, in whole blocks.
+    /// Bytes given out, in whole blocks, and what connections take beside.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
@@ -56,6 +59,16 @@ impl Pool {
     /// Bytes that may still be given to those who can do with less.
     pub(super) fn free(&self) -> usize {
         self.limit.saturating_sub(self.taken())
+    }
+
+    /// A connection comes.
+    pub(super) fn enter(&self) {
+        self.taken.fetch_add(CONNECTION, Ordering::Relaxed);
+    }
+
+    /// A connection that came is gone.
+    pub(super) fn leave(&self) {
+        self.taken.fetch_sub(CONNECTION, Ordering::Relaxed);
     }
 
     fn take(&self) -> Bytes {

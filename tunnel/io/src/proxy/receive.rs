@@ -13,7 +13,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 /// Bytes of what a head is read into. It keeps them for as long as it lives, so they are few: a
 /// `CONNECT` with its credential fits, and a longer head takes more reads.
-const BUFFER: usize = 1024;
+const BUFFER: usize = 512;
 
 /// A connection whose head can be read.
 pub(super) fn buffered<S: AsyncRead>(stream: S) -> BufReader<S> {

@@ -167,8 +167,9 @@ async fn a_roam_under_load_keeps_the_connection() {
             .await
             .expect("too slow");
         assert!(received == expected, "what came back is what was sent");
-        let last = relays.last().unwrap().counts().0;
-        assert!(last > 0, "the last relay carried a part");
+        // Which of the later ones carried something depends on how much waits on the way.
+        let carried = relays.iter().filter(|relay| relay.counts().0 > 0).count();
+        assert!(carried > 1, "more than one relay carried a part");
         assert_eq!(
             gateway.peers()[0].forwarded,
             1,

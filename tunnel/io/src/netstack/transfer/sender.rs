@@ -37,8 +37,6 @@ const MAX_PROBE_PAUSE: Duration = Duration::from_secs(10);
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first timeout only probes with the last segment (RFC 8985, section 7); it may come early.
 const PROBE_SLACK: Duration = Duration::from_millis(60);
-/// Bytes that a connection may hold here however little memory is left: it goes on, if slowly.
-const FLOOR: usize = 8 << 10;
 /// Duplicate acknowledgements that mean a loss (RFC 5681, section 3.2).
 const DUPLICATES: u32 = 3;
 
@@ -165,7 +163,8 @@ impl Sender {
     pub(super) fn take(&mut self, ring: &mut Queue) {
         while !ring.is_empty() && self.unsent() <= self.allowed() {
             let has_memory = self.kept.len() < self.pool.free();
-            if self.kept.len() >= FLOOR && !has_memory {
+            // One block it may hold however little memory is left: it goes on, if slowly.
+            if !self.kept.is_empty() && !has_memory {
                 break;
             }
             self.kept.take_block(ring);

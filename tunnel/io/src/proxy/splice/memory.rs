@@ -2,7 +2,7 @@
 //!
 //! Who waits holds nothing: bytes are read into memory that belongs to the thread, and written in the same breath. Only what
 //! a sink did not take is kept until it does. How much is read at once follows what the sink took before, so that a
-//! thousand connections whose other sides have stopped reading keep a few kilobytes each.
+//! thousand connections whose other sides have stopped reading keep half a kilobyte each.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use super::Fault;
 /// Bytes that are read at once at the most: two system calls for each.
 const MOST: usize = 32 * 1024;
 /// And while the sink takes less than it is offered: what a connection that has come to a stop keeps.
-const LEAST: usize = 2 * 1024;
+const LEAST: usize = 512;
 
 thread_local! {
     /// What this thread reads into. Nothing in it outlives the call that read it.
