@@ -111,7 +111,7 @@ impl Lab {
     /// A new namespace forwards what the machine's first one does, and Docker's engine has that forward everything.
     fn forward_nothing(&self, number: usize) {
         self.within(number, || {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap()
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         });
     }
 
