@@ -107,14 +107,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     // Here and below the interrupt comes first: what it does to others is no failure of theirs.
     let programs = tokio::select! {
         biased;
-        () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+        () = interrupts.next() => return Ok(interrupted_build()),
         programs = artifacts::build(&request) => programs,
     };
     let programs = match programs {
         Ok(programs) => programs,
         // The signal that ended cargo was sent to us as well, and may be told a moment later.
         Err(error) => match timeout(SAME_SIGNAL, interrupts.next()).await {
-            Ok(()) => return Ok(ExitCode::from(INTERRUPTED)),
+            Ok(()) => return Ok(interrupted_build()),
             Err(_elapsed) => return Err(error),
         },
     };
@@ -136,6 +136,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Ending::Interrupted if args.check => ExitCode::from(INTERRUPTED),
         Ending::Checked { healthy: true } | Ending::Interrupted => ExitCode::SUCCESS,
     })
+}
+
+/// Cargo has been ended, wherever it was in drawing its progress.
+fn interrupted_build() -> ExitCode {
+    screen::clear_progress();
+    ExitCode::from(INTERRUPTED)
 }
 
 /// Starts everything and watches it.

@@ -71,6 +71,7 @@ pub(crate) enum Command {
         command: ProxyCommand,
     },
     /// Check or show the configuration
+    #[command(after_help = CONFIG_PATHS)]
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -147,8 +148,8 @@ pub(crate) struct ForwarderArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit codes: 0 healthy, 3 not healthy (or not ready), 5 the daemon is not
-running.")]
+Exit codes: 0 healthy or idle, 3 not healthy (or not ready), 5 the daemon is
+not running.")]
 pub(crate) struct StatusArgs {
     /// As JSON
     #[arg(long)]
@@ -181,6 +182,11 @@ pub(crate) struct NcArgs {
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 }
+
+const CONFIG_PATHS: &str = "\
+A relative path in the config file counts from the file's own folder, one in a
+flag or a variable from the folder that the command is started in. A program
+without a folder, as in coder = \"coder\", is looked for on the PATH.";
 
 const PROXY_EXAMPLES: &str = "\
 The proxy is off until agent.toml says where it listens:

@@ -1,7 +1,8 @@
 //! Configuration: raw TOML, variables and flags become one valid [`Config`], each value with its origin.
 //!
 //! Flag > `ORFE_*` variable > file > what was chosen at `orfe join` > default. (What the registry states is desired state and not configuration; it never
-//! overrides what the machine's owner wrote.) Everything is read and checked before anything is opened.
+//! overrides what the machine's owner wrote.) A relative path in the file counts from the file's folder, one in a flag or a variable from
+//! where the command was started. Everything is read and checked before anything is opened.
 
 mod file;
 mod http_proxy;
@@ -207,14 +208,7 @@ impl Config {
             raw.control,
             || places.control_socket().map_err(no_place),
         )?;
-        if cfg!(unix) {
-            check_socket_path(&control.value).map_err(|error| {
-                Failure::new("cannot use the control socket")
-                    .hint(error.hint())
-                    .because(error)
-                    .exit(Exit::Usage)
-            })?;
-        }
+        check_control(&control)?;
         let coder = coder_program(path(variable("ORFE_CODER_BIN")), raw.provisioner.coder)?;
         let tcp_stack = text("ORFE_TCP_STACK")?
             .map(|name| words::tcp_stack("the variable ORFE_TCP_STACK", &name))
@@ -276,8 +270,15 @@ impl Config {
 
     fn control_socket_in(flags: &PlaceArgs, environment: &Environment<'_>) -> Result<PathBuf, Failure> {
         let variable = (environment.var)("ORFE_CONTROL").filter(|value| !value.is_empty());
-        match flags.control.clone().or_else(|| path(variable)) {
-            Some(socket) => Ok(socket),
+        let named = first([
+            (flags.control.clone(), Origin::Flag),
+            (path(variable), Origin::Environment),
+        ]);
+        match named {
+            Some(control) => {
+                check_control(&control)?;
+                Ok(control.value)
+            }
             None => Ok(Self::resolve(flags, environment)?.control.value),
         }
     }
@@ -292,11 +293,15 @@ fn no_place(error: PathError) -> Failure {
 
 fn coder_program(environment: Option<PathBuf>, file: Option<PathBuf>) -> Result<Setting<PathBuf>, Failure> {
     let mut coder = pick(None, environment, file, || PathBuf::from("coder"));
-    // A bare name is looked for on the PATH.
-    if coder.value.components().count() > 1 {
+    if !is_bare_name(&coder.value) {
         coder.value = absolute(&coder.value)?;
     }
     Ok(coder)
+}
+
+/// Whether a program is named without a folder; such a one is looked for on the PATH.
+fn is_bare_name(program: &Path) -> bool {
+    program.components().count() <= 1
 }
 
 /// As seen from the folder that this process was started in.
@@ -330,14 +335,40 @@ fn pick_or<T, E>(
         (environment, Origin::Environment),
         (file, Origin::File),
     ];
-    for (value, origin) in layers {
-        if let Some(value) = value {
-            return Ok(Setting { value, origin });
-        }
+    match first(layers) {
+        Some(setting) => Ok(setting),
+        None => Ok(Setting {
+            value: default()?,
+            origin: Origin::Default,
+        }),
     }
-    Ok(Setting {
-        value: default()?,
-        origin: Origin::Default,
+}
+
+/// The first value that there is.
+fn first<T, const N: usize>(layers: [(Option<T>, Origin); N]) -> Option<Setting<T>> {
+    layers.into_iter().find_map(|(value, origin)| {
+        Some(Setting {
+            value: value?,
+            origin,
+        })
+    })
+}
+
+/// Checks that the control socket can have its path; of pipes nothing is known that they could not be called.
+fn check_control(control: &Setting<PathBuf>) -> Result<(), Failure> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    check_socket_path(&control.value).map_err(|error| {
+        let hint = match control.origin {
+            Origin::Environment => "put a shorter path into ORFE_CONTROL".to_owned(),
+            Origin::File => "choose a shorter path for `control` in the config file".to_owned(),
+            Origin::Flag | Origin::Join | Origin::Default => error.hint(),
+        };
+        Failure::new("cannot use the control socket")
+            .hint(hint)
+            .because(error)
+            .exit(Exit::Usage)
     })
 }
 

@@ -125,10 +125,15 @@ pub(crate) fn render(error: &anyhow::Error) -> String {
 #[expect(clippy::print_stderr, reason = "this is where a command's failure is told")]
 pub(crate) fn print(error: &anyhow::Error) -> ExitCode {
     eprint!("{}", render(error));
+    exit(error).into()
+}
+
+/// What the command exits with.
+pub(crate) fn exit(error: &anyhow::Error) -> Exit {
     let exit = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Failure>().map(|failure| failure.exit));
-    exit.unwrap_or(Exit::Failed).into()
+    exit.unwrap_or(Exit::Failed)
 }
 
 #[cfg(test)]

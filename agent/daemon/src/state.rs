@@ -112,7 +112,10 @@ impl StateFolder {
         private::create_dir(path).map_err(unusable)?;
         let lock = StateLock::acquire(path).map_err(|error| match error {
             LockError::Held { .. } => Failure::new("another Orfe process works on this state folder")
-                .hint(error.hint())
+                .hint(
+                    "stop the other one first, or give this one a state folder of its own with `--state`"
+                        .to_owned(),
+                )
                 .because(error),
             LockError::File(error) => Failure::from(error),
         })?;
@@ -121,6 +124,15 @@ impl StateFolder {
             path: path.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// [`Self::open`] for who does not begin anything new: where there is no folder, none is made.
+    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Failure> {
+        match fs_err::symlink_metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            // Whatever else is wrong with it, opening it says better.
+            _ => Self::open(path).map(Some),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -22,8 +22,10 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use jiff::Timestamp;
 use orfe_protocol::id::{DeviceId, Revision};
 use orfe_protocol::message::{FromRegistry, GoodbyeReason};
+use orfe_protocol::name::DeviceName;
 use orfe_protocol::observed::ObservedState;
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 pub(crate) use self::admission::{refused, unavailable};
 use self::handle::Command;
@@ -78,6 +80,8 @@ enum Ended {
 /// The session of a known device, once it stands.
 struct Standing {
     id: DeviceId,
+    /// For the log.
+    name: DeviceName,
     epoch: u64,
     /// The desired state that was sent last, or that the device had.
     told: Revision,
@@ -124,10 +128,9 @@ impl Connection {
     async fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Ended> {
         let outputs = match message {
             None | Some(Ok(Message::Close(_))) => return Err(Ended::Gone("closed by the device")),
-            // Too large, not the WebSocket protocol, or the network: what can still be said is said.
             Some(Err(error)) => {
                 tracing::debug!(source = %self.source, error = crate::chain(&error), "a frame could not be read");
-                return Err(Ended::Close(Closing::TOO_LARGE));
+                return Err(unreadable(error));
             }
             Some(Ok(message)) => {
                 if !self.bucket.take(Instant::now()) {
@@ -231,13 +234,32 @@ impl Connection {
                 .fleet
                 .session_ended(standing.id, standing.epoch, self.goodbye, Instant::now());
             let unknown_messages = self.session.unknown_messages();
-            tracing::info!(device = %standing.id, epoch = standing.epoch, reason, unknown_messages, "session ends");
+            let (name, epoch) = (&standing.name, standing.epoch);
+            tracing::info!(device = %name, device_id = %standing.id, epoch, reason, unknown_messages, "session ends");
         } else {
             tracing::debug!(source = %self.source, reason, "connection ends without a session");
         }
         if let Ended::Close(closing) = ended {
             close(self.socket, closing).await;
         }
+    }
+}
+
+/// How a connection ends whose next frame could not be read.
+fn unreadable(error: axum::Error) -> Ended {
+    let Ok(error) = error.into_inner().downcast::<tungstenite::Error>() else {
+        return Ended::Close(Closing::MALFORMED);
+    };
+    match *error {
+        tungstenite::Error::Capacity(_) => Ended::Close(Closing::TOO_LARGE),
+        tungstenite::Error::Io(_)
+        | tungstenite::Error::ConnectionClosed
+        | tungstenite::Error::AlreadyClosed
+        | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            Ended::Gone("the connection broke")
+        }
+        // Not the WebSocket protocol: no mask, an opcode that means nothing, a control frame in parts.
+        _ => Ended::Close(Closing::MALFORMED),
     }
 }
 

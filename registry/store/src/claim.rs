@@ -67,8 +67,8 @@ pub enum ClaimError {
 impl Devices<'_> {
     /// Enrols a device, or answers again what was answered before.
     ///
-    /// A device that is enrolled already and comes with another good code is given that code's tags and keeps
-    /// its name, id and address.
+    /// A device that is enrolled already and comes with another good code keeps its name, id, address and granted
+    /// tags; a key that the code names gets the code's value.
     pub async fn claim(&self, request: &ClaimRequest, now: Timestamp) -> Result<Device, ClaimError> {
         let store: &Store = self.0;
         let mut transaction = store.change(WHAT).await?;
@@ -192,7 +192,8 @@ impl Claiming<'_> {
 
     async fn anew(self, mut device: Device, code: &JoinCodeRow) -> Result<Device, StoreError> {
         device.wireguard_key = self.request.wireguard_key;
-        device.tags = code.tags.clone();
+        // What was granted since, or by an admin, is nobody's to lose by a new way in; `device tag` takes tags away.
+        device.tags = device.tags.overlaid(&code.tags);
         device.join_code = code.id;
         self.update(&device).await?;
         Ok(device)

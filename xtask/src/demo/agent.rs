@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::folder::Folder;
@@ -57,9 +57,9 @@ impl Agent {
         &self.name
     }
 
-    /// The line that shows this device's state, to paste into a shell.
-    pub(crate) fn status_line(&self) -> String {
-        shell::line([
+    /// The command that shows this device's state, quoted for a shell.
+    pub(crate) fn status_command(&self) -> Vec<String> {
+        shell::words([
             self.program.as_os_str(),
             "--control".as_ref(),
             self.control.as_os_str(),
@@ -112,6 +112,23 @@ impl Agent {
         Status::parse(&output.stdout)
     }
 
+    /// The daemon's status, whenever it changes; runs until it is stopped, by being dropped.
+    pub(crate) fn watch(&self) -> Result<Watching> {
+        let mut command = self.command();
+        command.args(["status", "--watch", "--json"]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        let stdout = child.stdout.take().context("`orfe status` has no stdout")?;
+        Ok(Watching {
+            _child: child,
+            lines: BufReader::new(stdout).lines(),
+        })
+    }
+
     fn command(&self) -> Command {
         let mut command = part::apart(&self.program);
         command.arg("--config").arg(&self.config);
@@ -124,6 +141,22 @@ impl Agent {
             command.env("PATH", path);
         }
         command
+    }
+}
+
+/// An `orfe status --watch` that runs.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    /// Killed when it is dropped.
+    _child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watching {
+    /// The next status; `None` when the daemon does not answer (yet, or any more).
+    pub(crate) async fn next(&mut self) -> Option<Status> {
+        let line = self.lines.next_line().await.ok()??;
+        Status::parse(line.as_bytes())
     }
 }
 
@@ -179,18 +212,30 @@ impl Status {
         self.health == "healthy"
     }
 
-    /// The state in a few words: health, what it still waits for, what the provisioners do.
+    /// The one word for the device's state.
+    pub(crate) fn health(&self) -> String {
+        self.health.clone()
+    }
+
+    /// The state in a few words: health, what it still waits for, what the provisioners do. While it starts, what it waits for
+    /// tells enough.
     pub(crate) fn summary(&self) -> String {
-        let waiting: Vec<String> = self
-            .unmet()
-            .map(|check| format!("{} {}", check.code, check.outcome))
-            .collect();
-        let provisioners: Vec<&str> = self.provisioners.iter().map(|slot| slot.state.as_str()).collect();
-        let mut text = self.health.clone();
-        if !waiting.is_empty() {
-            text = format!("{text}: {}", waiting.join(", "));
+        let mut text = self.health();
+        let mut before = None;
+        for check in self.unmet() {
+            let outcome = Some(check.outcome.as_str());
+            match before.replace(check.outcome.as_str()) {
+                None => text.push_str(": "),
+                same if same == outcome => text.push_str(", "),
+                Some(other) => text = format!("{text} {other}, "),
+            }
+            text.push_str(&check.code);
         }
-        if !provisioners.is_empty() {
+        if let Some(outcome) = before {
+            text = format!("{text} {outcome}");
+        }
+        let provisioners: Vec<&str> = self.provisioners.iter().map(|slot| slot.state.as_str()).collect();
+        if !provisioners.is_empty() && self.health != "starting" {
             text = format!("{text} (provisioner {})", provisioners.join(", "));
         }
         text
@@ -240,10 +285,7 @@ mod tests {
         let status = Status::parse(document.to_string().as_bytes()).unwrap();
 
         assert!(!status.is_healthy());
-        assert_eq!(
-            status.summary(),
-            "starting: connected pending (provisioner starting)"
-        );
+        assert_eq!(status.summary(), "starting: connected pending");
         assert_eq!(
             status.missing(),
             ["connected is pending: waits for its line (hint: wait)"]

@@ -135,9 +135,9 @@ impl Registry {
         command
     }
 
-    /// The line that makes a new link to the dashboard, to paste into a shell.
-    pub(crate) fn link_line(&self) -> String {
-        shell::line([
+    /// The command that makes a new link to the dashboard, quoted for a shell.
+    pub(crate) fn link_command(&self) -> Vec<String> {
+        shell::words([
             self.program.as_os_str(),
             "--data".as_ref(),
             self.data.as_os_str(),

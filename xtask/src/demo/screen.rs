@@ -16,12 +16,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use super::shell;
+
 /// Lines that a demo prints at most, the build's own progress set aside.
 const LINES: usize = 20;
 /// Lines kept back for the end of the demo.
 const RESERVED: usize = 3;
 /// The same with `--check`, which may have to say what is missing.
 const RESERVED_FOR_CHECK: usize = 6;
+/// Columns of the narrowest terminal that is thought of: a line that is longer is broken there, where nobody would break it.
+const COLUMNS: usize = 80;
+/// Columns before the text of a labelled line: two spaces, the label, a space.
+const LABELLED: usize = 13;
 /// Lines of a demo that stops in order: that it stops, and that it has.
 const STOPPING: usize = 2;
 
@@ -81,13 +87,30 @@ impl Screen {
         }
     }
 
-    /// A labelled line of the opening.
+    /// A labelled line of the opening. A text that has no room beside its label stands below it.
     pub(crate) fn part(&mut self, label: &str, text: &str) {
-        if self.colour {
-            self.line(&format!("  \x1b[1m{label:<10}\x1b[0m {text}"));
+        if LABELLED + text.chars().count() <= COLUMNS {
+            self.labelled(label, text);
         } else {
-            self.line(&format!("  {label:<10} {text}"));
+            self.labelled(label, "");
+            self.line(&format!("    {text}"));
         }
+    }
+
+    /// A labelled command line to paste into a shell, in as many lines as it needs.
+    pub(crate) fn command(&mut self, label: &str, words: &[String]) {
+        for (index, line) in shell::folded(words, COLUMNS - LABELLED).iter().enumerate() {
+            self.labelled(if index == 0 { label } else { "" }, line);
+        }
+    }
+
+    fn labelled(&mut self, label: &str, text: &str) {
+        let line = if self.colour {
+            format!("  \x1b[1m{label:<10}\x1b[0m {text}")
+        } else {
+            format!("  {label:<10} {text}")
+        };
+        self.line(line.trim_end());
     }
 
     /// A line that shows a change; when too many came, one last line says where to look instead.
@@ -133,6 +156,16 @@ fn is_closed(fd: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::new(fd, PollFlags::empty())];
     // An error or a hang-up is reported unasked.
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|found| found > 0)
+}
+
+/// Takes what the build's progress left on its terminal line away, so that a shell's prompt begins on an empty one. Fails
+/// for nobody: without a terminal there is no such line.
+pub(crate) fn clear_progress() {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // To the line's begin, and clear to the screen's end: a narrow terminal broke the line.
+        let _ = stderr.write_all(b"\r\x1b[J").and_then(|()| stderr.flush());
+    }
 }
 
 /// Prints the one JSON object of `--check`, on stdout.
@@ -184,6 +217,25 @@ mod tests {
         assert!(lines[LINES - RESERVED - 1].contains("further changes"), "{text}");
         assert_eq!(&lines[LINES - RESERVED..], ["stopping", "stopped", "bye"]);
         assert!(!text.contains('\x1b'), "no colour without a terminal");
+    }
+
+    #[test]
+    fn what_is_long_is_broken_where_a_person_would() {
+        let page = Page::default();
+        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED);
+        let link = format!("http://127.0.0.1:1/{}", "x".repeat(50));
+        screen.part("dashboard", &link);
+        let program = format!("/{}/orfe", "p".repeat(40));
+        let words = [&program, "--control", "/tmp/orfe-demo-123456/d1.sock", "status"];
+        screen.command("look", &words.map(str::to_owned));
+
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let expected = format!(
+            "  dashboard\n    {link}\n  look       {program} \\\n             --control {} status\n",
+            words[2]
+        );
+        assert_eq!(text, expected);
+        assert!(text.lines().all(|line| line.len() <= super::COLUMNS), "{text}");
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Stage {
         } else {
             "removed when it ends"
         };
-        screen.line(&format!("Orfe demo in {} ({kept})", self.folder.path().display()));
+        let folder = self.folder.path().display();
+        screen.line(&format!("Orfe demo in {folder} ({kept}); Ctrl-C stops it"));
         let backstage = self.start_coder(screen).await?;
         let path = self.provide_terraform(screen)?;
         let ready = self.start_registry(&backstage, screen).await?;
@@ -116,13 +117,12 @@ impl Stage {
         if let Some(dashboard) = &ready.dashboard {
             screen.part("dashboard", dashboard);
             if let Some(registry) = &self.registry {
-                screen.part("next link", &registry.link_line());
+                screen.command("next link", &registry.link_command());
             }
         }
         if let Some(agent) = self.agents.first() {
-            screen.part("look", &agent.status_line());
+            screen.command("look", &agent.status_command());
         }
-        screen.part("stop", "Ctrl-C");
         Ok(started)
     }
 

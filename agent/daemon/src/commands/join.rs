@@ -43,7 +43,7 @@ pub(super) fn run(places: &PlaceArgs, args: &JoinArgs) -> anyhow::Result<ExitCod
         .build()?;
     let joined = runtime.block_on(enrol(&config, &state, &code, name))?;
     let (mut identity, tunnel) = (joined.identity, joined.tunnel);
-    // A new way in changes nothing else.
+    // A new way in changes nothing else here; granted tags, which the registry keeps, stay but for those that the code names.
     identity.tunnel = args.tunnel.or(earlier.and_then(|identity| identity.tunnel));
     if let Some(tunnel) = tunnel {
         // First: with an identity and no way in, the device would look enrolled and never come back.

@@ -19,12 +19,8 @@ pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode
     config.choose_http_proxy(args.http_proxy.as_deref())?;
     init_logging(&config)?;
     config.http_proxy.value.warn();
-    let state = StateFolder::open(&config.state.value)?;
-    let Some(identity) = state.identity()? else {
-        return Err(Failure::new("this machine has not joined a registry yet")
-            .hint("get a join code from the registry's admin, then `orfe join -`".to_owned())
-            .into());
-    };
+    let state = StateFolder::open_existing(&config.state.value)?.ok_or_else(not_joined)?;
+    let identity = state.identity()?.ok_or_else(not_joined)?;
     if let Err(error) = orfe_platform::process::raise_file_limit(FILES) {
         tracing::warn!(%error, "fewer connections at once are possible");
     }
@@ -41,4 +37,9 @@ pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode
         Box::pin(daemon.run()).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn not_joined() -> Failure {
+    Failure::new("this machine has not joined a registry yet")
+        .hint("get a join code from the registry's admin, then `orfe join -`".to_owned())
 }

@@ -100,9 +100,33 @@ pub(super) fn read(path: &Path, named: bool) -> Result<Raw, Failure> {
             .because(error)
     };
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text),
+        Ok(text) => {
+            let mut raw = parse(path, &text)?;
+            raw.count_paths_from(&folder_of(path)?);
+            Ok(raw)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Raw::default()),
         Err(error) => Err(cannot(error)),
+    }
+}
+
+/// The folder of the file, from the root on.
+fn folder_of(file: &Path) -> Result<PathBuf, Failure> {
+    let mut folder = super::absolute(file)?;
+    folder.pop();
+    Ok(folder)
+}
+
+impl Raw {
+    /// Paths in the file are relative to its folder: the same file means the same wherever a command was started from.
+    fn count_paths_from(&mut self, folder: &Path) {
+        for path in [&mut self.state, &mut self.control].into_iter().flatten() {
+            *path = folder.join(&*path);
+        }
+        let coder = self.provisioner.coder.as_mut();
+        if let Some(coder) = coder.filter(|coder| !super::is_bare_name(coder)) {
+            *coder = folder.join(&*coder);
+        }
     }
 }
 

@@ -103,6 +103,37 @@ fn folders_of_children_are_named_from_the_root_on() {
 }
 
 #[test]
+fn relative_paths_in_the_file_count_from_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    let flags = PlaceArgs {
+        config: Some(file.clone()),
+        ..PlaceArgs::default()
+    };
+    let text = "state = \"state\"\ncontrol = \"run/agent.sock\"\n[provisioner]\ncoder = \"./coder\"\n";
+    std::fs::write(&file, text).unwrap();
+    let config = resolve(&flags, &[HOME]).unwrap();
+    assert_eq!(config.state.value, folder.path().join("state"));
+    assert_eq!(config.control.value, folder.path().join("run/agent.sock"));
+    assert_eq!(config.coder.value, folder.path().join("coder"));
+    let socket = within(&[HOME], |environment| {
+        Config::control_socket_in(&flags, environment)
+    });
+    assert_eq!(
+        socket.unwrap(),
+        config.control.value,
+        "whoever asks finds it there"
+    );
+
+    // A bare name is a program on the PATH, and a path from the root on is what it is.
+    let text = "state = \"/a/state\"\n[provisioner]\ncoder = \"coder-2\"\n";
+    std::fs::write(&file, text).unwrap();
+    let config = resolve(&flags, &[HOME]).unwrap();
+    assert_eq!(config.state.value, PathBuf::from("/a/state"));
+    assert_eq!(config.coder.value, PathBuf::from("coder-2"));
+}
+
+#[test]
 fn who_names_every_place_needs_no_home() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.toml");
@@ -169,6 +200,29 @@ fn a_socket_path_that_no_socket_can_have_is_refused() {
     )
     .unwrap_err();
     assert_eq!(error.to_string(), "cannot use the control socket");
+}
+
+#[test]
+fn who_asks_the_daemon_is_told_of_a_socket_path_that_is_too_long() {
+    let long = format!("/tmp/{}", "x".repeat(120));
+    let flags = PlaceArgs {
+        control: Some(long.clone().into()),
+        ..PlaceArgs::default()
+    };
+    let complaint = |flags: &PlaceArgs, variables: &[(&str, &str)]| {
+        let error = within(variables, |environment| {
+            Config::control_socket_in(flags, environment)
+        });
+        let error = error.unwrap_err().into();
+        assert_eq!(crate::failure::exit(&error), Exit::Usage);
+        crate::failure::render(&error)
+    };
+    insta::assert_snapshot!(complaint(&flags, &[HOME]));
+    let text = complaint(&PlaceArgs::default(), &[("ORFE_CONTROL", &long)]);
+    assert!(
+        text.contains("hint: put a shorter path into ORFE_CONTROL"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -58,7 +58,17 @@ fn a_second_process_is_told_who_is_there() {
     let error = StateFolder::open(folder.path()).unwrap_err();
     let text = crate::failure::render(&error.into());
     assert!(text.contains(&std::process::id().to_string()), "{text}");
-    assert!(text.contains("hint:"), "{text}");
+    assert!(text.contains("with `--state`"), "{text}");
+}
+
+#[test]
+fn who_begins_nothing_new_makes_no_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("state");
+    assert!(StateFolder::open_existing(&path).unwrap().is_none());
+    assert!(!path.exists());
+    drop(StateFolder::open(&path).unwrap());
+    assert!(StateFolder::open_existing(&path).unwrap().is_some());
 }
 
 #[test]

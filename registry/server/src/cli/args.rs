@@ -89,7 +89,8 @@ Examples:
 
 With --via-tunnel, enrolment and every later session may go through the tunnel:
 the device has to reach the gateway's UDP port and nothing else. Such a code has
-one use, and needs a registry that runs a gateway.")]
+one use, and needs a registry that runs a gateway. A device that has joined and
+joins again by it keeps its tags; a --tag replaces the value of its key alone.")]
     Create(CreateArgs),
     /// List the join codes, without their secrets
     List(Format),

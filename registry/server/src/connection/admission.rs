@@ -18,7 +18,7 @@ impl Connection {
             Err(refused) => return self.session.begun(Err(refused)),
         };
         let (epoch, version) = (device.session_epoch, &hello.agent_version);
-        tracing::info!(device = %device.name, epoch, version, "session begins");
+        tracing::info!(device = %device.name, device_id = %device.id, epoch, version, "session begins");
         let welcome = Welcome {
             device: device.id,
             name: device.name,
@@ -74,6 +74,7 @@ impl Connection {
         }
         self.standing = Some(Standing {
             id: device.id,
+            name: device.name.clone(),
             epoch: device.session_epoch,
             told: desired.revision,
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use orfe_protocol::close;
 use orfe_protocol::desired::{Coder, Credential};
 use orfe_protocol::envelope;
@@ -37,6 +37,35 @@ async fn frames_that_are_no_session_are_closed_with_their_code() {
     }
     // And a good device is served as before.
     Agent::joined(&site).await;
+    site.registry.shutdown().await;
+}
+
+/// Bytes that are no frame of an agent: each is told what was wrong with it.
+#[tokio::test]
+async fn a_close_frame_says_what_was_wrong() {
+    let site = Site::new().await;
+    let mut large = vec![0x82, 0xff];
+    large.extend((FRAME_MAX as u64 + 1).to_be_bytes());
+    large.extend([0; 4]);
+    for (bytes, reason) in [
+        // Without a mask; an opcode that is reserved; a ping in parts.
+        (vec![0x82, 0x01, 0x00], "malformed frame"),
+        (vec![0x83, 0x80, 0, 0, 0, 0], "malformed frame"),
+        (vec![0x09, 0x80, 0, 0, 0, 0], "malformed frame"),
+        (large, "frame too large"),
+    ] {
+        let mut socket = open(&site.data(), site.registry.ready().https, None).await;
+        socket.get_mut().write_all(&bytes).await.unwrap();
+        let farewell = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap();
+        let Some(Ok(Message::Close(Some(farewell)))) = farewell else {
+            panic!("{bytes:x?}: {farewell:?}");
+        };
+        assert_eq!(
+            (u16::from(farewell.code), farewell.reason.as_str()),
+            (close::OVERFLOW, reason),
+            "{bytes:x?}"
+        );
+    }
     site.registry.shutdown().await;
 }
 

@@ -8,7 +8,7 @@ use orfe_protocol::join_code::JoinSecret;
 use orfe_protocol::name::{DEVICE_NAME_MAX, DeviceName};
 use orfe_store::{ClaimError, ClaimRefusal, ClaimRequest, DEVICE_ADDRESSES, Device, Store};
 
-use crate::fixture::{Code, Fixture, at};
+use crate::fixture::{Code, Fixture, at, granted};
 
 async fn claim(store: &Store, request: &ClaimRequest, now: Timestamp) -> Result<Device, ClaimRefusal> {
     match store.devices().claim(request, now).await {
@@ -194,6 +194,28 @@ async fn a_known_device_may_join_with_another_code_unless_it_was_revoked() {
         Err(ClaimRefusal::DeviceRevoked)
     );
     assert_eq!(uses(store, &third).await, 0);
+}
+
+#[tokio::test]
+async fn who_joins_again_keeps_the_granted_tags_but_for_those_that_the_code_names() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let first = fixture.code_with(1, &["team=a", "owner=bob"]).await;
+    let device = claim(store, &first.claim(1), at(0)).await.unwrap();
+    let tags = device.tags.overlaid(&granted(&["location=lab"]));
+    assert!(store.devices().set_tags(device.id, &tags).await.unwrap());
+
+    let plain = fixture.code_with(1, &[]).await;
+    let renewed = claim(store, &plain.claim(1), at(1)).await.unwrap();
+    assert_eq!(renewed.tags.to_string(), "location=lab,owner=bob,team=a");
+
+    let naming = fixture.code_with(1, &["owner=carol", "type=laptop"]).await;
+    let renewed = claim(store, &naming.claim(1), at(2)).await.unwrap();
+    assert_eq!(
+        renewed.tags.to_string(),
+        "location=lab,owner=carol,team=a,type=laptop"
+    );
+    assert_eq!(store.devices().list().await.unwrap(), [renewed]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

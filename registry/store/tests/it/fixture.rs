@@ -28,15 +28,16 @@ pub(crate) fn key(seed: u16) -> [u8; 32] {
     bytes
 }
 
+pub(crate) fn granted(tags: &[&str]) -> Tags {
+    tags.iter().map(|tag| tag.parse().unwrap()).collect()
+}
+
 pub(crate) fn new_code(uses: u32) -> (NewJoinCode, JoinSecret) {
     let secret = JoinSecret::generate().unwrap();
     let code = NewJoinCode {
         id: JoinCodeId::generate(),
         secret_hash: secret.hash(),
-        tags: ["owner=alice"]
-            .iter()
-            .map(|tag| tag.parse().unwrap())
-            .collect::<Tags>(),
+        tags: granted(&["owner=alice"]),
         note: "for the tests".to_owned(),
         max_uses: uses,
         created_at: at(0),
@@ -54,7 +55,12 @@ impl Fixture {
     }
 
     pub(crate) async fn code(&self, uses: u32) -> Code {
-        let (code, secret) = new_code(uses);
+        self.code_with(uses, &["owner=alice"]).await
+    }
+
+    pub(crate) async fn code_with(&self, uses: u32, tags: &[&str]) -> Code {
+        let (mut code, secret) = new_code(uses);
+        code.tags = granted(tags);
         self.store.join_codes().create(&code).await.unwrap();
         Code { id: code.id, secret }
     }

@@ -71,9 +71,7 @@ impl Demo {
                     self.process.stderr_lines()
                 );
             }
-            let healthy = lines
-                .iter()
-                .any(|line| line.contains("healthy") && line.contains("demo-1"));
+            let healthy = lines.iter().any(|line| line.contains("demo-1: healthy"));
             healthy.then_some(()).ok_or_else(|| lines.join("\n"))
         })
         .unwrap();
@@ -183,6 +181,9 @@ fn an_interrupt_ends_every_process_and_the_whole_was_twenty_lines_at_most() {
 
     assert_eq!(code, Some(0), "{stdout:?} {stderr:?}");
     assert!(stdout.len() <= 20, "{stdout:#?}");
+    // What is pasted must not be broken by the terminal; a word that is longer has a line of its own.
+    let broken = |line: &&String| line.chars().count() > 80 && line.trim().contains(' ');
+    assert_eq!(stdout.iter().find(broken), None, "more than 80 columns");
     for told in ["dashboard", "--control", "Ctrl-C", "STAND-IN", "nothing is left"] {
         assert!(
             stdout.iter().any(|line| line.contains(told)),
@@ -191,6 +192,38 @@ fn an_interrupt_ends_every_process_and_the_whole_was_twenty_lines_at_most() {
     }
     demo.assert_nothing_is_left(&folder, Duration::ZERO);
     assert_all_ended(&all, Duration::ZERO);
+}
+
+#[test]
+fn a_child_that_is_gone_for_a_moment_is_shown() {
+    if !processes::shown() {
+        return;
+    }
+    let mut demo = Demo::start(&[]);
+    demo.wait_until_healthy();
+    let all = processes::seen_tree(demo.pid());
+    let child = all
+        .iter()
+        .map(|seen| seen.pid())
+        .find(|&pid| processes::command_line(pid).contains("provisionerd start"))
+        .expect("a provisioner runs");
+    let before = demo.process.stdout_lines().len();
+
+    processes::kill_9(child);
+
+    wait_for_blocking("the outage and its end on the screen", PATIENCE, || {
+        let lines = demo.process.stdout_lines();
+        let mut shown = lines
+            .iter()
+            .skip(before)
+            .map(|line| line.contains("demo-1: healthy"));
+        let whole = shown.any(|healthy| !healthy) && shown.any(|healthy| healthy);
+        whole.then_some(()).ok_or_else(|| lines.join("\n"))
+    })
+    .unwrap();
+    processes::send(demo.pid(), Signal::SIGINT);
+    let (code, stdout, stderr) = demo.end();
+    assert_eq!(code, Some(0), "{stdout:?} {stderr:?}");
 }
 
 #[test]

@@ -134,7 +134,10 @@ async fn a_machine_joins_once_and_one_process_works_on_its_folder() {
     assert_says(
         &join(&fleet, "state", &code),
         1,
-        &["another Orfe process works on this state folder"],
+        &[
+            "another Orfe process works on this state folder",
+            "with `--state`",
+        ],
     );
     fleet.stop_agent();
     std::fs::remove_file(fleet.path("state.code")).unwrap();
@@ -153,6 +156,7 @@ async fn what_the_daemon_cannot_start_with_is_named() {
 
     let fresh = run(fleet.agent_command_at("fresh").arg("run"));
     assert_says(&fresh, 1, &["has not joined a registry yet", "orfe join -"]);
+    assert!(!fleet.path("fresh").exists(), "who did not join has no state");
 
     std::fs::write(fleet.path("agent.toml"), "[log]\nfilter = info\n").unwrap();
     let broken = run(fleet.agent_command_at("fresh").arg("run"));

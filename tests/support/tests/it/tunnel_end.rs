@@ -100,7 +100,7 @@ fn containers_of_a_bridge_use_the_tunnel_and_a_killed_process_leaves_nothing_aft
     without["host"]["bridges"] = json!([]);
 
     let _right = End::start(&lab, 1, &way_config(&lab, PLAIN, 1, &right, &left), true);
-    assert_eq!(lab.forwarding(0), "0", "a new namespace forwards nothing");
+    assert_eq!(lab.forwarding(0), "0", "the lab forwards nothing");
     let tunnel = End::start(&lab, 0, &config, true);
     lab.transfer(0, 1, lab::inner_v4(1, 0), BYTES);
     // Namespace 2 stands for a container: its only way out is the bridge.

@@ -31,7 +31,7 @@ pub(crate) fn rows() -> Vec<DeviceRow> {
             last_seen_at: None,
             session_since: None,
             tunnel_handshake_at: None,
-            ..row(6, "new-laptop", 40, &["owner=frank"])
+            ..row(6, "new-laptop", 40, &[])
         },
         DeviceRow {
             link: Link::Revoked,

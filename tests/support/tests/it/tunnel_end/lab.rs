@@ -77,6 +77,7 @@ impl Lab {
             run(&["netns", "add", namespace]);
             run(&["-n", namespace, "link", "set", "lo", "up"]);
         }
+        (0..count).for_each(|number| lab.forward_nothing(number));
         lab.join((0, "outer"), (1, "outer"));
         for number in [0, 1] {
             lab.address(
@@ -105,6 +106,13 @@ impl Lab {
             ]);
         }
         Some(lab)
+    }
+
+    /// A new namespace forwards what the machine's first one does, and Docker's engine has that forward everything.
+    fn forward_nothing(&self, number: usize) {
+        self.within(number, || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        });
     }
 
     fn join(&self, left: (usize, &str), right: (usize, &str)) {

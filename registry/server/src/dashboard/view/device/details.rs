@@ -18,10 +18,16 @@ pub(super) fn of(row: &DeviceRow, now: Timestamp) -> Vec<Detail> {
     let mut add = |label, text: String| details.push(Detail { label, text });
     if let Some(observed) = row.observed.as_deref() {
         let facts = &observed.facts;
-        add(
-            "System",
-            joined([&facts.os_version, &facts.chassis, &facts.hostname]),
-        );
+        for (label, fact) in [
+            ("System", &facts.os_version),
+            ("Chassis", &facts.chassis),
+            ("Host name", &facts.hostname),
+        ] {
+            let fact = clean(fact);
+            if !fact.is_empty() {
+                add(label, fact);
+            }
+        }
         add(
             "Hardware",
             format!(
@@ -51,16 +57,6 @@ pub(super) fn of(row: &DeviceRow, now: Timestamp) -> Vec<Detail> {
     add("Enrolled", Moment::new(row.created_at, now).absolute);
     add("Id", row.id.to_string());
     details
-}
-
-/// The parts that are not empty, with commas between them.
-fn joined<const N: usize>(parts: [&String; N]) -> String {
-    let parts: Vec<String> = parts
-        .into_iter()
-        .map(|part| clean(part))
-        .filter(|part| !part.is_empty())
-        .collect();
-    parts.join(", ")
 }
 
 fn docker(docker: &Docker) -> String {
