@@ -16,7 +16,7 @@
 //! A round costs what is ready, not what is open: a connection is visited when a packet came for it, its application did
 //! something, or its timer is due (see `schedule`).
 //!
-//! Memory is bounded: a round takes what fits into one set of [`ReceiveBuffers`] and makes at most [`device::MAX_TX`] packets
+//! Memory is bounded: a round takes what fits into one set of [`ReceiveBuffers`](crate::udp::ReceiveBuffers) and makes at most [`device::MAX_TX`] packets
 //! beyond the answers to it; what all connections hold lies in one pool with a bound (see `pool` and `budget`).
 //! When UDP does not take more, nothing is drawn from smoltcp until it does.
 //!

@@ -154,8 +154,15 @@ async fn run(forward: Forward, handle: &Handle<Command>) {
             return;
         }
     };
-    if let Some(stream) = admit(flow, attempt, handle).await {
-        splice(stream, connection, &device, &name).await;
+    if let (Ok(local), Ok(address)) = (connection.local_addr(), connection.peer_addr()) {
+        // Of every connection that is made, also where the peer has given up by now: whoever asks who it was that came to a
+        // destination finds it here.
+        tracing::info!(%device, destination = name, upstream = %address, %local, "forwarding");
+        if let Some(stream) = admit(flow, attempt, handle).await {
+            splice(stream, connection, local, &device, &name).await;
+        } else {
+            tracing::debug!(%device, destination = name, %local, "the peer gave up meanwhile");
+        }
     }
     leave(flow, attempt, handle).await;
 }
@@ -173,11 +180,13 @@ async fn leave(flow: Flow, attempt: u64, handle: &Handle<Command>) {
     let _ = handle.send(Command::Left { flow, attempt }).await;
 }
 
-async fn splice(mut stream: Accepted, mut upstream: TcpStream, device: &str, destination: &str) {
-    let (Ok(local), Ok(address)) = (upstream.local_addr(), upstream.peer_addr()) else {
-        return;
-    };
-    tracing::info!(%device, destination, upstream = %address, %local, "forwarding");
+async fn splice(
+    mut stream: Accepted,
+    mut upstream: TcpStream,
+    local: SocketAddr,
+    device: &str,
+    destination: &str,
+) {
     if let Err(error) = upstream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }

@@ -63,7 +63,7 @@ fn a_slow_path_is_found_though_the_first_round_is_quick() {
             }
             // It is measured then.
             world.told_rtt = true;
-            let best = if open[0] { 0 } else { 1 };
+            let best = usize::from(!open[0]);
             let took = world.until_on(best, Duration::from_secs(20));
             assert!(took < Duration::from_secs(12), "{rtt:?} {open:?}: {took:?}");
         }
