@@ -15,7 +15,7 @@ pub(super) const FLOOR: usize = 4 << 10;
 /// Window at the begin, if there is room: what a window without a scale can say.
 pub(super) const FIRST: usize = 64 << 10;
 /// A new connection gets at most this part of what is free: of a thousand that come at once most want little.
-const FIRST_SHARE: usize = 256;
+const FIRST_SHARE: usize = 768;
 /// Window at the most.
 const MOST: usize = 6 << 20;
 /// One connection gets at most this part of what is free.

@@ -24,7 +24,7 @@ impl Side {
             segment: 1000,
             window: u16::MAX,
         };
-        let mut budget = Budget::new(32 << 20, 16);
+        let mut budget = Budget::new(64 << 20, 16);
         let window = budget.admit().unwrap();
         // The addresses do not matter here.
         let mut header = [0; 40];
