@@ -1,9 +1,9 @@
-//! Limits on handshake work, in front of the engine's own cookie mechanism.
+//! Limits on handshake work, beside the engine's own cookie mechanism.
 //!
 //! An initiation costs the receiver about 40 µs of curve arithmetic before its sender is known, so a node spends them
-//! sparingly. First a token bucket for each source address (an IPv6 source is its /64), so that one noisy source cannot
-//! use up what belongs to all; then, behind it and in the engine, a count for the whole node above which senders must prove
-//! their address by a cookie.
+//! sparingly. First comes its MAC, which costs a microsecond and shows that the sender knows this node's key, and the engine's count
+//! for the whole node, above which senders must prove their address by a cookie. Then a token bucket for each source address (an
+//! IPv6 source is its /64), so that one noisy source cannot use up what belongs to all. What shows no such key takes no tokens.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

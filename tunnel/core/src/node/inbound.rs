@@ -1,7 +1,7 @@
 //! Datagrams from the network.
 //!
-//! Checks come in the order of their cost: length and type, index lookup, then for handshakes the source's tokens, the
-//! MAC and cookie, one curve operation that names the peer, and only for a known peer the rest.
+//! Checks come in the order of their cost: length and type, index lookup, then for handshakes the MAC and cookie, the source's
+//! tokens, one curve operation that names the peer, and only for a known peer the rest.
 //!
 //! The engine repeats that curve operation when it is given the initiation, for its state cannot be handed over. Whoever was
 //! at the source when its newest session was proved, as everyone who renews a session, is spared the first one: the
@@ -133,10 +133,6 @@ impl<E: Engine> Node<E> {
     }
 
     fn handle_initiation(&mut self, datagram: &[u8], source: SocketAddr, now: Instant, out: &mut Datagrams) {
-        if !self.sources.admit(source.ip(), now) {
-            self.drops.limited += 1;
-            return;
-        }
         match E::admit(&self.gate, source, datagram, out.reserve(MIN_OUT)) {
             Admission::Granted => {}
             Admission::Cookie(len) => {
@@ -148,6 +144,12 @@ impl<E: Engine> Node<E> {
                 self.drops.rejected_handshake += 1;
                 return;
             }
+        }
+        // Behind the MAC, which costs a microsecond: what anybody can write without knowing this node's key must not use up
+        // what those at the same address may ask for.
+        if !self.sources.admit(source.ip(), now) {
+            self.drops.limited += 1;
+            return;
         }
         if self.answer_whom_we_saw(datagram, source, now, out) {
             return;

@@ -452,16 +452,40 @@ fn one_source_cannot_use_up_the_handshakes_of_others() {
     device.dials(&gateway);
     gateway.knows(&device);
     let noisy = SocketAddr::from(([198, 51, 100, 9], 4242));
+    let mut stranger = End::new(3);
+    stranger.dials(&gateway);
+    let (_, initiation) = stranger.timeout().remove(0);
+    for _ in 0..50 {
+        assert!(gateway.receive(noisy, &initiation).is_empty());
+    }
+    assert_eq!(gateway.node.drops().unknown_peer, 3);
+    assert_eq!(gateway.node.drops().limited, 47);
+    let flight = device.timeout();
+    settle(&mut device, &mut gateway, flight);
+    assert!(gateway.stats_of(&device).last_handshake.is_some());
+}
+
+#[test]
+fn who_does_not_know_the_nodes_key_uses_up_nobodys_handshakes() {
+    let limits = HandshakeLimits {
+        per_second: 1000,
+        per_source: 1,
+        per_source_burst: 3,
+    };
+    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, limits));
+    device.dials(&gateway);
+    gateway.knows(&device);
     let forged = {
         let mut forged = vec![0x55; 148];
         forged[..4].copy_from_slice(&1u32.to_le_bytes());
         forged
     };
-    for _ in 0..50 {
-        assert!(gateway.receive(noisy, &forged).is_empty());
+    // From the device's own address: a neighbour behind the same NAT, or one that writes what address it likes.
+    for _ in 0..200 {
+        assert!(gateway.receive(device.address, &forged).is_empty());
     }
-    assert_eq!(gateway.node.drops().rejected_handshake, 3);
-    assert_eq!(gateway.node.drops().limited, 47);
+    assert_eq!(gateway.node.drops().rejected_handshake, 200);
+    assert_eq!(gateway.node.drops().limited, 0);
     let flight = device.timeout();
     settle(&mut device, &mut gateway, flight);
     assert!(gateway.stats_of(&device).last_handshake.is_some());

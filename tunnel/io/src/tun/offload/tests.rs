@@ -135,7 +135,7 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|number| (number * 7 + number / 251) as u8).collect()
 }
 
-fn in_a_row(v6: bool, lens: &[usize]) -> Vec<Vec<u8>> {
+pub(super) fn in_a_row(v6: bool, lens: &[usize]) -> Vec<Vec<u8>> {
     let mut sequence = 0xffff_ff00u32;
     lens.iter()
         .map(|len| {
