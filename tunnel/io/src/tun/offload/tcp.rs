@@ -14,7 +14,7 @@ pub(crate) const ACK: u8 = 0x10;
 /// What is known of a segment, which may be a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
-    not(target_os = "linux"),
+    not(any(target_os = "linux", test)),
     expect(
         dead_code,
         reason = "ports and acknowledgements are for the kernel's TCP, which Linux alone has"
