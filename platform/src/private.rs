@@ -56,6 +56,14 @@ pub enum PrivateFileError {
         /// To which file or folder.
         path: PathBuf,
     },
+    /// Something is there already, where a new file or folder was to be.
+    #[error("cannot {action} {path}: it is there already")]
+    Exists {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+    },
     /// Something else stands where the folder or file should be: a symlink, a socket.
     #[error("{path} is {found}, not {wanted}")]
     WrongKind {
@@ -115,6 +123,7 @@ impl PrivateFileError {
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { action, path },
             io::ErrorKind::PermissionDenied => Self::Denied { action, path },
             io::ErrorKind::NotFound => Self::NotFound { action, path },
+            io::ErrorKind::AlreadyExists => Self::Exists { action, path },
             _ => Self::Io { action, path, source },
         }
     }
@@ -126,6 +135,7 @@ impl PrivateFileError {
             | Self::ReadOnly { path, .. }
             | Self::Denied { path, .. }
             | Self::NotFound { path, .. }
+            | Self::Exists { path, .. }
             | Self::WrongKind { path, .. }
             | Self::ForeignOwner { path, .. }
             | Self::Exposed { path, .. }
@@ -152,6 +162,9 @@ impl PrivateFileError {
                 "run it as the user that owns `{}`, or choose another folder",
                 path.display()
             )),
+            Self::Exists { path, .. } => {
+                Some(format!("move `{}` away, or choose another name", path.display()))
+            }
             Self::WrongKind { path, wanted, .. } => {
                 Some(format!("move `{}` away and put {wanted} there", path.display()))
             }
@@ -193,12 +206,7 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<(), PrivateFileError> {
             wanted: "a file",
         });
     };
-    // A bare file name has the empty path as its parent.
-    let folder = if folder.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        folder
-    };
+    let folder = or_here(folder);
     let random = getrandom::u64().map_err(|error| {
         PrivateFileError::new(
             "make a temporary file for",
@@ -220,6 +228,63 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<(), PrivateFileError> {
         return Err(error);
     }
     imp::files::sync_dir(folder).map_err(|error| PrivateFileError::new("sync", folder, error))
+}
+
+/// A bare file name has the empty path as its parent.
+fn or_here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    }
+}
+
+/// A new, empty file of mode 0600 whose contents are not known yet: made first, so that what comes in between is only done
+/// when there is a place for its result. Dropped without [`NewFile::fill`], it takes the file away again.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    /// None once it is filled.
+    file: Option<File>,
+}
+
+/// Makes a file that was not there. What stands at `path` already is left alone, and is an error.
+pub fn create_new(path: &Path) -> Result<NewFile, PrivateFileError> {
+    let file = imp::files::create_new(path).map_err(|error| PrivateFileError::new("create", path, error))?;
+    Ok(NewFile {
+        path: path.to_path_buf(),
+        file: Some(file),
+    })
+}
+
+impl NewFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the contents, synced. Nothing is left behind when they cannot be written.
+    pub fn fill(mut self, contents: &[u8]) -> Result<(), PrivateFileError> {
+        if let Some(file) = &mut self.file {
+            file.write_all(contents)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| PrivateFileError::new("write", &self.path, error))?;
+        }
+        self.file = None;
+        let folder = or_here(self.path.parent().unwrap_or(Path::new("")));
+        imp::files::sync_dir(folder).map_err(|error| PrivateFileError::new("sync", folder, error))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            // Closed first: Windows removes no file that is open.
+            drop(file);
+            // Nobody is left to tell; what stays is an empty file.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Opens a file for appending, made with mode 0600 when it is missing; checks an existing one as [`read`] does.

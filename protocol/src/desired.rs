@@ -142,12 +142,18 @@ pub struct NamedDestination {
 pub struct NetworkDestination {
     /// `ADDRESS/PREFIX`.
     pub network: String,
-    /// TCP ports that policy allows; empty for all.
+    /// TCP ports that policy allows; empty for all, [`NetworkDestination::NO_PORTS`] for none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
     /// UDP ports that policy allows; empty for none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub udp_ports: Vec<u16>,
+}
+
+impl NetworkDestination {
+    /// Stands for no TCP port at all, where an empty list stands for all of them: port 0 is reserved (RFC 6335, section 6) and
+    /// nobody can dial it. An agent that does not know this meaning refuses TCP all the same.
+    pub const NO_PORTS: [u16; 1] = [0];
 }
 
 #[cfg(test)]

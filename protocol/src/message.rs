@@ -97,6 +97,8 @@ pub enum RefusedReason {
     JoinCodeRevoked,
     /// Another device has this WireGuard key.
     WireGuardKeyTaken,
+    /// A key of the device is a point of low order, with which anybody could come in.
+    WeakKey,
     /// The Noise key belongs to no device; enrol first.
     UnknownDevice,
     DeviceRevoked,

@@ -161,7 +161,7 @@ pub struct TunnelStatus {
     /// Which TCP stack carries the connections: `namespace`, `smoltcp`, or in TUN mode `host`. Before there is one, what is
     /// configured: `auto`, too.
     pub tcp_stack: String,
-    /// Why that TCP stack and no other, in a sentence for people.
+    /// Why that TCP stack and no other, in a sentence for people; none before there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_stack_reason: Option<String>,
     /// The congestion control that the kernel granted, where the kernel's TCP is used: `bbr`, `cubic`.
@@ -197,6 +197,12 @@ impl TunnelStatus {
             path: None,
             obstacle: None,
         }
+    }
+
+    /// Whether the tunnel could not even be started, and why: then nobody asks the gateway anything.
+    pub fn start_refused(&self) -> Option<&str> {
+        let is_refused = self.phase == TunnelPhase::Down && self.tcp_stack_reason.is_none();
+        self.obstacle.as_deref().filter(|_| is_refused)
     }
 }
 

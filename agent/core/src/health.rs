@@ -142,6 +142,10 @@ pub fn verdict(checks: &[Check], provisioners_wanted: u8) -> Health {
 }
 
 fn tunnel(status: Option<&TunnelStatus>) -> Finding {
+    if let Some(reason) = status.and_then(TunnelStatus::start_refused) {
+        // It says what there is to do, too.
+        return Finding::new(CheckOutcome::Failed, reason.to_owned());
+    }
     let obstacle = status.and_then(|status| status.obstacle.as_deref());
     let named =
         |text: &str| obstacle.map_or_else(|| text.to_owned(), |obstacle| format!("{text}: {obstacle}"));

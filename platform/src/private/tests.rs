@@ -228,3 +228,21 @@ fn names(folder: &Path) -> Vec<String> {
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+#[test]
+fn a_new_file_replaces_nothing_and_goes_away_unless_it_is_filled() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("alice.conf");
+    let empty = create_new(&path).unwrap();
+    assert_eq!((mode(&path), path.metadata().unwrap().len()), (0o600, 0));
+    drop(empty);
+    assert!(!path.exists());
+
+    create_new(&path).unwrap().fill(b"first").unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(std::fs::read(&path).unwrap(), b"first");
+    let error = create_new(&path).unwrap_err();
+    assert!(matches!(error, PrivateFileError::Exists { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("another name"));
+    assert_eq!(std::fs::read(&path).unwrap(), b"first");
+}

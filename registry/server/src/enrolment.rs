@@ -9,6 +9,7 @@ use orfe_protocol::join_code::JoinSecret;
 use orfe_protocol::key::NoisePublicKey;
 use orfe_protocol::message::{Claim, Claimed, Refused, RefusedReason};
 use orfe_store::{ClaimError, ClaimRefusal, ClaimRequest};
+use orfe_tunnel::PublicKey;
 
 use crate::connection::{refused, unavailable};
 use crate::shared::Shared;
@@ -25,6 +26,21 @@ pub(crate) async fn claim(
         return Err(refused(
             RefusedReason::Unavailable,
             "too many claims from this address; wait a moment",
+        ));
+    }
+    // With a point of low order for a key, anybody could later come in as this device.
+    let keys = [
+        ("Noise", key.as_bytes()),
+        ("WireGuard", claim.wireguard_public_key.as_bytes()),
+    ];
+    if let Some((kind, _)) = keys
+        .into_iter()
+        .find(|(_, bytes)| PublicKey::from(**bytes).is_low_order())
+    {
+        tracing::warn!(%source, join_code = %claim.join_code, "claim with a {kind} key that belongs to no private key refused");
+        return Err(refused(
+            RefusedReason::WeakKey,
+            "a public key of this device belongs to no private key; join with new keys",
         ));
     }
     let Some(secret) = JoinSecret::from_text(claim.secret.expose()) else {

@@ -131,12 +131,17 @@ impl SitePolicy {
             let PolicyDestination::Network(network) = entry.destination else {
                 return None;
             };
-            // An empty list of TCP ports means all of them, so an entry for UDP alone cannot be told: it is left to DNS
-            // and to who knows the address.
             let tcp = &entry.ports;
-            (!tcp.is_empty()).then(|| NetworkDestination {
+            Some(NetworkDestination {
                 network: network.to_string(),
-                ports: if tcp.is_all() { Vec::new() } else { tcp.list() },
+                // A network for UDP alone is told, too: what a device does not know of, it would send directly.
+                ports: if tcp.is_all() {
+                    Vec::new()
+                } else if tcp.is_empty() {
+                    NetworkDestination::NO_PORTS.to_vec()
+                } else {
+                    tcp.list()
+                },
                 udp_ports: entry.udp_ports.list(),
             })
         });

@@ -86,6 +86,16 @@ impl PublicKey {
         &self.0
     }
 
+    /// Whether it is a point of low order, which no private key belongs to: every exchange with it has the same result, so
+    /// whoever knows it could shake hands as its owner (RFC 7748, section 6.1).
+    #[must_use]
+    pub fn is_low_order(&self) -> bool {
+        // A clamped scalar is a multiple of the cofactor and takes each of these points, and no other, to zero. Which scalar
+        // it is does not matter.
+        let any = x25519::StaticSecret::from([1; KEY_LEN]);
+        !any.diffie_hellman(&self.to_x25519()).was_contributory()
+    }
+
     pub(crate) fn to_x25519(self) -> x25519::PublicKey {
         x25519::PublicKey::from(self.0)
     }
@@ -185,6 +195,33 @@ mod tests {
         assert_eq!(key.public_key().to_string().parse(), Ok(key.public_key()));
         let again: PrivateKey = key.to_base64().parse().unwrap();
         assert_eq!(again.as_bytes(), key.as_bytes());
+    }
+
+    #[test]
+    fn points_of_low_order_are_told_from_keys() {
+        // Each encoding of each of them: 0, 1, two of order 8, and p-1, p and p+1 for p = 2^255 - 19.
+        for hex in [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ] {
+            let mut bytes = <[u8; 32]>::try_from(HEXLOWER.decode(hex.as_bytes()).unwrap()).unwrap();
+            assert!(PublicKey::from(bytes).is_low_order(), "{hex}");
+            // The highest bit is ignored by the exchange.
+            bytes[31] |= 0x80;
+            assert!(
+                PublicKey::from(bytes).is_low_order(),
+                "{hex} with its highest bit"
+            );
+        }
+        let mut base = [0; 32];
+        base[0] = 9;
+        assert!(!PublicKey::from(base).is_low_order());
+        assert!(!PrivateKey::generate().public_key().is_low_order());
     }
 
     #[test]

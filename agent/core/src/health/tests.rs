@@ -90,6 +90,28 @@ fn each_required_check_can_fail_it() {
 }
 
 #[test]
+fn a_tunnel_that_cannot_be_started_says_why_and_does_not_blame_the_gateway() {
+    let reason = "the tunnel cannot be started: no namespace (allow it)";
+    let refused = TunnelStatus {
+        phase: TunnelPhase::Down,
+        obstacle: Some(reason.to_owned()),
+        ..up()
+    };
+    let unanswered = TunnelStatus {
+        tcp_stack_reason: Some("the configuration fixes it".to_owned()),
+        ..refused.clone()
+    };
+    let (health, checks) = judge(|o| o.tunnel = Some(refused));
+    assert_eq!(health, Health::Unhealthy);
+    assert_eq!(checks[0].message, reason);
+    let (_, checks) = judge(|o| o.tunnel = Some(unanswered));
+    assert_eq!(
+        checks[0].message,
+        format!("the gateway does not answer: {reason}")
+    );
+}
+
+#[test]
 fn a_tunnel_that_rests_is_well() {
     let resting = TunnelStatus {
         phase: TunnelPhase::Resting,

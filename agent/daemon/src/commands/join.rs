@@ -273,6 +273,7 @@ fn refusal(refused: &Refused) -> Failure {
         RefusedReason::WireGuardKeyTaken => {
             "this state folder is a copy of another machine's; remove `wireguard.key` and `noise.key` from it"
         }
+        RefusedReason::WeakKey => "remove `wireguard.key` and `noise.key` from the state folder",
         RefusedReason::DeviceRevoked => "an admin revoked this machine; ask for a new join code",
         RefusedReason::Unavailable => "try again in a moment",
         RefusedReason::UnknownDevice | RefusedReason::Protocol | RefusedReason::Unknown => {

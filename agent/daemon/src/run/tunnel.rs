@@ -44,6 +44,8 @@ use crate::link::RegistryAddress;
 
 /// Wait before the gateway's name is resolved again, or the socket opened again.
 const RETRY: Duration = Duration::from_secs(2);
+/// Longest wait before a tunnel that the system refuses is started again.
+const REFUSED_RETRY_MAX: Duration = Duration::from_mins(1);
 
 /// The task, before it runs.
 pub(super) struct TunnelTask {
@@ -161,22 +163,22 @@ async fn keep(
 
 /// Starts the tunnel; tries until it works. Gives also where the registry was then, in TUN mode.
 async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> (Tunnel, Vec<IpAddr>) {
-    let since = Instant::now();
-    let mut obstacle = None;
+    let since = Timestamp::now();
+    let mut failures = Failures::default();
     loop {
         let waiting = TunnelStatus {
             addresses: desired.addresses.clone(),
-            obstacle,
+            obstacle: failures.last.as_ref().map(|last| last.text().to_owned()),
             mode: ends.mode(),
-            ..TunnelStatus::new(TunnelPhase::Connecting, wall(since), ends.wanted_stack())
+            ..TunnelStatus::new(failures.phase(), since, ends.wanted_stack())
         };
         let _ = ends.inputs.send(Input::Tunnel(Some(Box::new(waiting)))).await;
         rungs.resolved(resolve(rungs.names()).await);
-        obstacle = Some(if rungs.counts().iter().all(|addresses| *addresses == 0) {
-            format!(
+        let failed = if rungs.counts().iter().all(|addresses| *addresses == 0) {
+            NotStarted::Unresolved(format!(
                 "no name of the gateway resolves: {}",
                 desired.gateway.endpoints.join(", ")
-            )
+            ))
         } else {
             let config = config(ends, desired);
             let registry = ends.registry_addresses().await;
@@ -191,20 +193,81 @@ async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> (Tunnel, Ve
                 Some(host) => Tunnel::start_on_host(config, host),
                 None => Tunnel::start(config),
             });
-            match starting.await {
+            NotStarted::Refused(match starting.await {
                 Ok(Ok(tunnel)) => return (tunnel, registry),
                 Ok(Err(error)) => describe(error),
                 Err(error) => format!("starting the tunnel was cut short: {error}"),
+            })
+        };
+        // Once, and not with every attempt: nobody may look for days.
+        if failures.is_news(&failed) {
+            tracing::warn!("{}; this is tried again by itself", failed.text());
+        }
+        sleep(failures.add(failed)).await;
+    }
+}
+
+/// Why there is no tunnel yet, in words for people.
+#[derive(Debug, PartialEq, Eq)]
+enum NotStarted {
+    /// The network may be back any moment.
+    Unresolved(String),
+    /// This machine refuses something that the tunnel is made of. As a rule a person has to change that.
+    Refused(String),
+}
+
+impl NotStarted {
+    fn text(&self) -> &str {
+        match self {
+            Self::Unresolved(text) | Self::Refused(text) => text,
+        }
+    }
+}
+
+/// Attempts in a row that failed.
+#[derive(Debug, Default)]
+struct Failures {
+    last: Option<NotStarted>,
+    /// The last wait.
+    pause: Duration,
+}
+
+impl Failures {
+    /// Whether this reason is another one than the last attempt's.
+    fn is_news(&self, failed: &NotStarted) -> bool {
+        self.last.as_ref() != Some(failed)
+    }
+
+    /// One more; the wait until the next attempt. It grows while the same thing is refused again and again.
+    fn add(&mut self, failed: NotStarted) -> Duration {
+        self.pause = match &failed {
+            NotStarted::Refused(_) if !self.is_news(&failed) => {
+                self.pause.saturating_mul(2).min(REFUSED_RETRY_MAX)
             }
-        });
-        tracing::warn!("{}", obstacle.as_deref().unwrap_or_default());
-        sleep(RETRY).await;
+            _ => RETRY,
+        };
+        self.last = Some(failed);
+        self.pause
+    }
+
+    /// What is refused is down; nobody waits for the gateway then.
+    fn phase(&self) -> TunnelPhase {
+        match self.last {
+            Some(NotStarted::Refused(_)) => TunnelPhase::Down,
+            Some(NotStarted::Unresolved(_)) | None => TunnelPhase::Connecting,
+        }
     }
 }
 
 /// What is wrong, why, and what can be done about it.
 fn describe(error: TunnelError) -> String {
-    let hint = error.hint().map(str::to_owned);
+    let hint = match (&error, error.hint()) {
+        (TunnelError::NoNamespace { .. }, hint) => {
+            let other = "leave the choice to the agent with `tcp_stack = \"auto\"` under [tunnel]";
+            Some(hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; or {other}")))
+        }
+        (_, hint) => hint.map(str::to_owned),
+    };
     failure::one_line(
         &Failure::new("the tunnel cannot be started")
             .hint(hint)
@@ -258,4 +321,58 @@ const fn phase(phase: Phase) -> TunnelPhase {
 fn wall(instant: Instant) -> Timestamp {
     let ago = SignedDuration::try_from(instant.elapsed()).unwrap_or(SignedDuration::ZERO);
     Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(reason: &str) -> NotStarted {
+        NotStarted::Refused(reason.to_owned())
+    }
+
+    #[test]
+    fn what_is_refused_again_and_again_is_told_once_and_tried_ever_less_often() {
+        let mut failures = Failures::default();
+        assert_eq!(failures.phase(), TunnelPhase::Connecting);
+        let attempts: Vec<(bool, u64)> = (0..7)
+            .map(|_| refused("no namespace"))
+            .map(|failed| (failures.is_news(&failed), failures.add(failed).as_secs()))
+            .collect();
+        let (first, rest) = attempts.split_first().unwrap();
+        assert_eq!(*first, (true, 2));
+        assert_eq!(rest, [4, 8, 16, 32, 60, 60].map(|pause| (false, pause)));
+        assert_eq!(failures.phase(), TunnelPhase::Down);
+        assert!(failures.is_news(&refused("no memory")));
+        assert_eq!(failures.add(refused("no memory")), RETRY, "another reason");
+    }
+
+    #[test]
+    fn names_are_resolved_again_soon_because_a_network_comes_and_goes() {
+        let mut failures = Failures::default();
+        failures.add(refused("no namespace"));
+        for _ in 0..8 {
+            let unresolved = NotStarted::Unresolved("no name".to_owned());
+            assert_eq!(failures.add(unresolved), RETRY);
+        }
+        assert_eq!(failures.phase(), TunnelPhase::Connecting);
+    }
+
+    #[test]
+    fn a_refused_namespace_is_told_with_its_reason_and_what_to_do() {
+        let told = |hint| {
+            describe(TunnelError::NoNamespace {
+                reason: "making a namespace was refused".into(),
+                hint,
+            })
+        };
+        assert_eq!(
+            told(Some("allow it")),
+            "the tunnel cannot be started: the tunnel's TCP stack is fixed to `namespace`, and there is no private network \
+             namespace: making a namespace was refused (allow it; or leave the choice to the agent with \
+             `tcp_stack = \"auto\"` under [tunnel])"
+        );
+        let unhinted = told(None);
+        assert!(unhinted.contains("(leave the choice to the agent"), "{unhinted}");
+    }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::secret::Secret;
+use orfe_tunnel::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::{Refused, check_note};
@@ -45,6 +46,15 @@ impl AddPeer {
             return Err(Refused::new(
                 format!("a peer is narrowed to {ALLOWED_MAX} destinations at most"),
                 "give the peer an entry of its own with `for_peers` in the policy",
+            ));
+        }
+        if PublicKey::from(*self.wireguard_public_key.as_bytes()).is_low_order() {
+            return Err(Refused::new(
+                format!(
+                    "the public key {} belongs to no private key, and anybody could come in with it",
+                    self.wireguard_public_key
+                ),
+                "make a pair with `wg genkey`, and give what `wg pubkey` says of it",
             ));
         }
         check_note(&self.note)

@@ -8,7 +8,7 @@ mod conf;
 use std::io::Write;
 
 use jiff::Timestamp;
-use orfe_platform::private;
+use orfe_platform::private::{self, NewFile, PrivateFileError};
 use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
 use orfe_protocol::secret::Secret;
 use orfe_tunnel::PresharedKey;
@@ -106,6 +106,10 @@ async fn add(
         note: args.note.clone(),
     };
     request.check()?;
+    // Made before the peer is: a private key with no place to go would be lost, and its peer of no use. When the request fails,
+    // the empty file goes away again.
+    let file = args.output.as_deref().map(private::create_new);
+    let file = file.transpose().map_err(|error| unwritten(&error))?;
     let answer: PeerAnswer = client.post("/v1/peers", &request).await?;
     let shown = conf::Keys {
         private: keys.private.as_ref().map(NoisePrivateKey::to_base64),
@@ -121,13 +125,10 @@ async fn add(
             },
         );
     }
-    if !args.no_dns && !answer.client.dns_is_whole {
-        tracing::warn!(
-            "the gateway answers for the policy's names and the suffixes in [dns] only; a client that asks it for every \
-             name needs suffixes = [\".\"], or a configuration made with --no-dns"
-        );
+    match file {
+        Some(file) => write_to(file, args, &conf, out)?,
+        None => print(out, &conf)?,
     }
-    hand_over(args, &conf, out)?;
     let on_terminal = width.is_some() && args.output.is_none();
     // Without its private key a configuration is of no use to a phone.
     if args.qr || (on_terminal && !args.no_qr && keys.private.is_some()) {
@@ -136,17 +137,31 @@ async fn add(
     Ok(())
 }
 
-/// Prints the configuration, or writes it to the file that was asked for.
-fn hand_over(args: &PeerAddArgs, conf: &str, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-    let Some(path) = &args.output else {
-        return print(out, conf);
-    };
-    private::write(path, conf.as_bytes())
-        .map_err(|error| Failure::new(crate::chain(&error)).hint(error.hint().unwrap_or_default()))?;
-    print(
-        out,
-        &format!("{} holds the configuration of {}\n", path.display(), args.name),
-    )
+/// Writes the configuration to the file that was made for it.
+fn write_to(
+    file: NewFile,
+    args: &PeerAddArgs,
+    conf: &str,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let path = file.path().display().to_string();
+    file.fill(conf.as_bytes()).map_err(|error| {
+        let name = &args.name;
+        // The key went with the configuration, so the peer that is there now cannot be used.
+        Failure::new(format!("peer {name} is added, but {}", crate::chain(&error))).hint(format!(
+            "take it away with `orfe-registry peer remove {name}`, and add it again"
+        ))
+    })?;
+    print(out, &format!("{path} holds the configuration of {}\n", args.name))
+}
+
+fn unwritten(error: &PrivateFileError) -> Failure {
+    let failure = Failure::new(crate::chain(error));
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None if error.is_not_found() => failure.hint("`--output` names a file in a folder that is there"),
+        None => failure.hint("choose another place with `--output`"),
+    }
 }
 
 fn table(list: &PeerList, now: Timestamp, width: Option<usize>) -> String {

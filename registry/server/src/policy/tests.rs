@@ -27,9 +27,13 @@ for_peers = true
 "#;
 
 fn site() -> SitePolicy {
+    site_of(POLICY)
+}
+
+fn site_of(policy: &str) -> SitePolicy {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registry.toml");
-    std::fs::write(&path, POLICY).unwrap();
+    std::fs::write(&path, policy).unwrap();
     let config = Config::resolve(Some(&path), Overrides::default(), Some("/x".into())).unwrap();
     let addresses = [
         ("coder.internal", Ipv4Addr::new(100, 127, 1, 0)),
@@ -104,6 +108,34 @@ fn each_is_told_what_holds_for_it() {
     let narrow = person("alice", Some(&["coder.internal"]));
     assert_eq!(told(&site, Who::Person(&narrow)), "coder.internal[443][]");
     assert_eq!(told(&site, Who::Joining), "");
+}
+
+/// What a device is not told of, its proxies would send directly.
+#[test]
+fn a_network_for_udp_alone_is_told_with_no_tcp_port() {
+    let site = site_of(
+        r#"
+[[policy.allow]]
+network = "10.30.0.0/24"
+udp_ports = [53, "5000-5001"]
+
+[[policy.allow]]
+network = "10.40.0.0/24"
+ports = [443]
+"#,
+    );
+    let network = |network: &str, ports: &[u16], udp_ports: &[u16]| NetworkDestination {
+        network: network.to_owned(),
+        ports: ports.to_vec(),
+        udp_ports: udp_ports.to_vec(),
+    };
+    assert_eq!(
+        site.networks(Who::Device(&tags(&[]))),
+        [
+            network("10.30.0.0/24", &NetworkDestination::NO_PORTS, &[53, 5000, 5001]),
+            network("10.40.0.0/24", &[443], &[]),
+        ]
+    );
 }
 
 #[test]

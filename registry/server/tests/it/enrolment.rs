@@ -1,6 +1,7 @@
 //! Joining over the wire.
 
 use orfe_protocol::join_code::{JoinSecret, SpkiPin};
+use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::message::{FromRegistry, RefusedReason};
 use orfe_protocol::{close, id::Revision};
 use orfe_registry::api::JoinCodeList;
@@ -162,6 +163,26 @@ async fn a_wireguard_key_belongs_to_one_device() {
         .await
         .unwrap();
     assert_eq!(claimed.name.as_str(), "laptop-2");
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_key_that_anybody_could_use_enrols_no_device() {
+    let site = Site::new().await;
+    let weak = Identity {
+        wireguard: WireGuardPublicKey::from_bytes([0; 32]),
+        ..Identity::new()
+    };
+    let code = site.join_code(&[]).await;
+    assert_eq!(refused(&site, &weak, &code).await, RefusedReason::WeakKey);
+    // The code was not used up by it.
+    let honest = Identity::new();
+    Agent::connect(&site, &honest)
+        .await
+        .claim(&honest, &code)
+        .await
+        .unwrap();
+    assert_eq!(site.devices().await.devices.len(), 1);
     site.registry.shutdown().await;
 }
 

@@ -199,6 +199,13 @@ async fn what_cannot_be_added_is_told_why() {
     for args in [
         &["peer", "add", "alice"][..],
         &["peer", "add", "bob", "--public-key", key],
+        &[
+            "peer",
+            "add",
+            "bob",
+            "--public-key",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        ],
         &["peer", "add", "bob", "--ttl", "4000d"],
         &["peer", "add", "bob", "--allowed", "nowhere.internal"],
         &["peer", "show", "nobody"],
@@ -244,6 +251,36 @@ async fn json_has_the_configuration_and_a_file_is_private() {
     site.registry.shutdown().await;
 }
 
+/// The private key is in the file alone, so a peer is only added when there is one.
+#[tokio::test]
+async fn no_peer_is_added_whose_file_cannot_be_made() {
+    let site = site().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("there.conf"), "mine").unwrap();
+    let mut shown = String::new();
+    for file in ["there.conf", "missing/alice.conf"] {
+        let failure = site.cli(&["peer", "add", "alice", "-o", &path(file)]).await;
+        shown.push_str(&failure.unwrap_err().to_string());
+    }
+    let shown = shown.replace(&folder.path().display().to_string(), "FOLDER");
+    insta::assert_snapshot!(shown, @r"
+    error: cannot create FOLDER/there.conf: it is there already
+    hint: move `FOLDER/there.conf` away, or choose another name
+    error: cannot create FOLDER/missing/alice.conf: there is no such file or folder
+    hint: `--output` names a file in a folder that is there
+    ");
+    assert_eq!(std::fs::read_to_string(path("there.conf")).unwrap(), "mine");
+    assert!(peers(&site).await.peers.is_empty());
+
+    // The other way round, no file is left of a peer that is refused.
+    let args = ["peer", "add", "alice", "--allowed", "nowhere.internal", "-o"];
+    let refused = path("refused.conf");
+    site.cli(&[&args[..], &[&refused]].concat()).await.unwrap_err();
+    assert!(!std::path::Path::new(&refused).exists());
+    site.registry.shutdown().await;
+}
+
 /// The real tools read what we write.
 #[tokio::test]
 #[allow(clippy::print_stderr, reason = "a skipped stage is for who runs the tests")]
@@ -279,7 +316,9 @@ async fn wireguard_tools_read_the_configuration() {
     ] {
         assert_eq!(value(&text, key), value(&conf, key));
     }
-    assert!(!text.contains("DNS") && !text.contains("Address"), "{text}");
+    // Comments stay.
+    let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+    assert!(!has("DNS") && !has("Address"), "{text}");
     // `wg pubkey` takes the private key for what it is.
     let mut pubkey = Command::new("wg")
         .arg("pubkey")

@@ -1,7 +1,8 @@
 //! Which way a connection goes: a pure function of the policy's table and the target.
 //!
 //! While a tunnel is wanted, a name of the policy goes through the tunnel or nowhere, and so does an address in a network
-//! of the policy. Everything else goes directly, or through the machine owner's own HTTP proxy, and never to this machine
+//! of the policy. The inner addresses of the tunnel's own ends are refused unless policy has a rule for them. Everything else
+//! goes directly, or through the machine owner's own HTTP proxy, and never to this machine
 //! itself or to its link. A name that is not the policy's and resolves to an address behind the tunnel is refused: whoever
 //! answers for that name is not asked for a way into the cluster.
 //!
@@ -44,6 +45,8 @@ pub enum TunnelWanted {
 pub struct Routes {
     names: BTreeMap<String, PolicyName>,
     networks: Vec<PolicyNetwork>,
+    /// Inner addresses of the tunnel's own ends, which no rule of the policy has to name.
+    ends: BTreeSet<IpAddr>,
     /// Names at and below these are asked of `dns_server`; in lower case, without dots at their ends.
     suffixes: Vec<String>,
     dns_server: Option<SocketAddr>,
@@ -157,7 +160,8 @@ impl Routes {
         }
     }
 
-    /// Adds a network that is reached by address. No TCP ports stand for all of them, no UDP ports for none.
+    /// Adds a network that is reached by address. No TCP ports stand for all of them, port 0 alone for none, since nothing can
+    /// be asked for there; no UDP ports stand for none.
     pub fn add_network(
         &mut self,
         network: Network,
@@ -169,6 +173,17 @@ impl Routes {
             ports: ports.into_iter().collect(),
             udp_ports: udp_ports.into_iter().collect(),
         });
+    }
+
+    /// Adds an inner address of one of the tunnel's ends: the gateway's or this device's. It is reached where policy has a
+    /// name or a network for it, and refused otherwise: outside the tunnel the same address is somebody else's.
+    pub fn add_end(&mut self, address: IpAddr) {
+        self.ends.insert(address.to_canonical());
+    }
+
+    /// What [`Routes::add_end`] added.
+    pub fn ends(&self) -> &BTreeSet<IpAddr> {
+        &self.ends
     }
 
     /// Names at and below `suffix` that policy does not name are asked of the gateway's DNS, at [`Routes::set_dns_servers`],
@@ -261,7 +276,11 @@ impl Routes {
         let (inner, networks) = match self.tunnel {
             TunnelWanted::Off => (BTreeSet::new(), Arc::default()),
             TunnelWanted::Wanted => (
-                self.names.values().map(|name| name.inner).collect(),
+                self.names
+                    .values()
+                    .map(|name| name.inner)
+                    .chain(self.ends.iter().copied())
+                    .collect(),
                 self.networks.iter().map(|entry| entry.network).collect(),
             ),
         };

@@ -218,7 +218,7 @@ fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
             ),
             None => write!(text, "\nround trip, loss and path MTU are not measured yet"),
         };
-    } else if tunnel.phase != TunnelPhase::Up {
+    } else if tunnel.phase != TunnelPhase::Up && tunnel.start_refused().is_none() {
         text.push_str("\nno way to the gateway answers yet; each is tried in turn");
     }
     if let Some(obstacle) = &tunnel.obstacle {

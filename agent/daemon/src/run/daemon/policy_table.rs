@@ -1,5 +1,7 @@
 //! The proxies' table out of the desired tunnel.
 
+use std::net::IpAddr;
+
 use orfe_protocol::desired::Tunnel;
 use orfe_tunnel::proxy::{Routes, TunnelWanted, UpstreamProxy};
 
@@ -44,6 +46,51 @@ pub(super) fn routes(tunnel: Option<&Tunnel>, owners_proxy: Option<UpstreamProxy
             .flat_map(|tunnel| &tunnel.gateway.addresses)
             .copied(),
     );
+    // What answers outside the tunnel at an address of its ends is not what the state means by it.
+    for end in tunnel.into_iter().flat_map(ends) {
+        routes.add_end(end);
+    }
     routes.set_upstream_proxy(owners_proxy);
     routes
+}
+
+/// The inner addresses of both ends, and the registry's, should the gateway have it elsewhere.
+fn ends(tunnel: &Tunnel) -> impl Iterator<Item = IpAddr> {
+    let registry = tunnel.gateway.registry.map(|registry| registry.ip());
+    let gateway = tunnel.gateway.addresses.iter().copied();
+    gateway.chain(tunnel.addresses.iter().copied()).chain(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn both_ends_of_the_tunnel_are_in_the_table() {
+        let tunnel: Tunnel = serde_json::from_value(serde_json::json!({
+            "addresses": ["100.64.0.7", "10.10.0.7"],
+            "names": {},
+            "gateway": {
+                "endpoints": [],
+                "addresses": ["100.127.0.1", "10.10.0.1"],
+                "registry": "100.127.0.2:7443",
+                "public_key": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=",
+                "instance": "01010101-0101-0101-0101-010101010101",
+            },
+        }))
+        .unwrap();
+        let wanted: BTreeSet<IpAddr> = [
+            "100.64.0.7",
+            "10.10.0.7",
+            "100.127.0.1",
+            "10.10.0.1",
+            "100.127.0.2",
+        ]
+        .map(|address| address.parse().unwrap())
+        .into();
+        assert_eq!(routes(Some(&tunnel), None).ends(), &wanted);
+        assert!(routes(None, None).ends().is_empty());
+    }
 }

@@ -134,6 +134,19 @@ impl Rungs {
         })
     }
 
+    /// The endpoint as far as it says where the gateway is: a bridge's is a loopback address of this machine's own, also while
+    /// it is only tried, and after it gave way to another one.
+    pub(super) fn shown(&self, endpoint: SocketAddr) -> Option<SocketAddr> {
+        let carrier = self
+            .candidate(endpoint)
+            .map(|candidate| self.carrier(candidate.rung));
+        let is_bridge = match carrier {
+            Some(carrier) => carrier == Carrier::Websocket,
+            None => endpoint.ip().to_canonical().is_loopback(),
+        };
+        (!is_bridge).then_some(endpoint)
+    }
+
     /// Opens what takes time to open, if this rung has any such thing and it is not open yet.
     pub(super) async fn prepare(&mut self, rung: usize, node_port: u16) {
         let (Some(url), Carrier::Websocket) = (&self.websocket, self.carrier(rung)) else {
@@ -252,5 +265,24 @@ mod tests {
         assert!(changed.is_empty(), "an answer is not forgotten");
         assert_eq!(rungs.candidate(other), Some(Candidate { rung: 1, address: 0 }));
         assert_eq!(rungs.of_carrier(Carrier::Websocket), Some(2));
+
+        let bridge = "127.0.0.1:40001".parse().unwrap();
+        rungs.list[2].addresses = vec![bridge];
+        assert_eq!(rungs.shown(one), Some(one));
+        assert_eq!(rungs.shown(bridge), None, "a bridge is not where the gateway is");
+        let closed_bridge = "127.0.0.1:40000".parse().unwrap();
+        assert_eq!(rungs.shown(closed_bridge), None);
+        let roamed = "192.0.2.9:51820".parse().unwrap();
+        assert_eq!(
+            rungs.shown(roamed),
+            Some(roamed),
+            "another address of the gateway's own"
+        );
+        assert_eq!(rungs.resolved(vec![(0, vec![closed_bridge])]), [0]);
+        assert_eq!(
+            rungs.shown(closed_bridge),
+            Some(closed_bridge),
+            "a gateway on this machine"
+        );
     }
 }

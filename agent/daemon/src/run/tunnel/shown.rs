@@ -50,7 +50,7 @@ impl Keeper<'_> {
                 (Some(told), Some(now)) if now.duration_since(told).abs().as_secs() < 1 => Some(told),
                 (_, now) => now,
             },
-            endpoint: state.endpoint,
+            endpoint: state.endpoint.and_then(|endpoint| self.rungs.shown(endpoint)),
             addresses: self.desired.addresses.clone(),
             carrier,
             path: worth_telling(told.and_then(|told| told.path), path),

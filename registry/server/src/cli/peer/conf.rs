@@ -36,7 +36,14 @@ pub(super) fn render(answer: &PeerAnswer, keys: &Keys<'_>, with_dns: bool) -> Ze
     }
     if with_dns {
         let dns: Vec<String> = client.dns.iter().map(ToString::to_string).collect();
-        line("DNS", &dns.join(", "));
+        // A client sends every question to the server named here, and most of them would be refused by a gateway that
+        // answers for the cluster alone.
+        if client.dns_is_whole {
+            line("DNS", &dns.join(", "));
+        } else {
+            let why = "left out: answers for names of the policy and below [dns] suffixes only";
+            line("# DNS", &format!("{} ({why})", dns.join(", ")));
+        }
     }
     line("\n[Peer]\nPublicKey", &client.gateway_public_key.to_string());
     if let Some(preshared) = keys.preshared {

@@ -116,11 +116,14 @@ fn a_configuration_is_what_clients_read() {
         private: None,
         preshared: None,
     };
-    let both = [
+    let mut partial = answer();
+    partial.client.dns_is_whole = false;
+    let all = [
         conf::render(&answer(), &keys, true).to_string(),
+        conf::render(&partial, &own, true).to_string(),
         conf::render(&answer(), &own, false).to_string(),
     ];
-    insta::assert_snapshot!(both.join("----\n"), @r"
+    insta::assert_snapshot!(all.join("----\n"), @r"
     # Name = alice
     [Interface]
     Address = 10.10.0.2/32, fd12:3456:789a:3::a0a:2/128
@@ -130,6 +133,18 @@ fn a_configuration_is_what_clients_read() {
     [Peer]
     PublicKey = CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=
     PresharedKey = cHJlc2hhcmVk
+    Endpoint = orfe.example.com:51820
+    AllowedIPs = 10.10.0.1/32, 100.127.0.0/16
+    PersistentKeepalive = 25
+    ----
+    # Name = alice
+    [Interface]
+    Address = 10.10.0.2/32, fd12:3456:789a:3::a0a:2/128
+    # PrivateKey = (the one that belongs to AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=)
+    # DNS = 10.10.0.1 (left out: answers for names of the policy and below [dns] suffixes only)
+
+    [Peer]
+    PublicKey = CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=
     Endpoint = orfe.example.com:51820
     AllowedIPs = 10.10.0.1/32, 100.127.0.0/16
     PersistentKeepalive = 25

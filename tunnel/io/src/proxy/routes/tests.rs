@@ -242,6 +242,8 @@ fn with_networks(tunnel: TunnelWanted) -> Routes {
     routes.add_network("10.20.0.0/16".parse().expect("network"), [], [53]);
     routes.add_network("10.20.5.0/24".parse().expect("network"), [], [5353]);
     routes.add_network("fd00:5::/32".parse().expect("network"), [22, 443], []);
+    // For datagrams alone.
+    routes.add_network("10.30.0.0/16".parse().expect("network"), [0], [53]);
     routes
 }
 
@@ -253,6 +255,8 @@ fn a_network_of_the_policy_is_reached_by_address_or_not_at_all() {
         ("10.20.5.1:53", "tunnel 10.20.5.1:53", "tunnel 10.20.5.1:53"),
         ("10.20.5.1:5353", "tunnel 10.20.5.1:5353", "tunnel 10.20.5.1:5353"),
         ("10.20.6.1:5353", "tunnel 10.20.6.1:5353", "port-not-in-policy"),
+        ("10.30.1.1:53", "port-not-in-policy", "tunnel 10.30.1.1:53"),
+        ("10.30.1.1:443", "port-not-in-policy", "port-not-in-policy"),
         ("10.21.0.1:53", "upstream", "no-datagrams-through-proxy"),
         ("192.0.2.9:53", "direct", "direct"),
         ("[fd00:5::1]:22", "tunnel [fd00:5::1]:22", "port-not-in-policy"),
@@ -290,6 +294,54 @@ fn a_network_of_the_policy_is_reached_by_address_or_not_at_all() {
         let decision = routes.decide(&target_of_datagrams, Transport::Udp);
         assert_eq!(word(&decision), udp, "{target}, datagrams");
     }
+}
+
+fn with_ends(mut routes: Routes) -> Routes {
+    for end in ["100.127.0.9", "10.10.0.1", "10.20.1.1", "fd7a::1", INNER] {
+        routes.add_end(end.parse().expect("address"));
+    }
+    routes
+}
+
+#[test]
+fn the_tunnels_own_ends_are_reached_by_policy_or_not_at_all() {
+    for (target, tcp, udp) in [
+        ("100.127.0.9:7443", "address-refused", "address-refused"),
+        ("10.10.0.1:53", "address-refused", "address-refused"),
+        ("[fd7a::1]:7443", "address-refused", "address-refused"),
+        ("[::ffff:100.127.0.9]:7443", "address-refused", "address-refused"),
+        (
+            "[64:ff9b::100.127.0.9]:7443",
+            "address-refused",
+            "address-refused",
+        ),
+        // Policy has a name, or a network, for these.
+        ("100.127.0.1:443", "tunnel 100.127.0.1:443", "port-not-in-policy"),
+        ("10.20.1.1:53", "tunnel 10.20.1.1:53", "tunnel 10.20.1.1:53"),
+        // A neighbour of an end is none.
+        ("10.10.0.2:53", "upstream", "no-datagrams-through-proxy"),
+    ] {
+        let routes = with_ends(with_networks(TunnelWanted::Wanted));
+        assert_eq!(word(&decide(&routes, target)), tcp, "{target}");
+        let target_of_datagrams = Target::parse(target, None).expect(target);
+        let decision = routes.decide(&target_of_datagrams, Transport::Udp);
+        assert_eq!(word(&decision), udp, "{target}, datagrams");
+    }
+    let without_tunnel = with_ends(routes(TunnelWanted::Off));
+    assert_eq!(word(&decide(&without_tunnel, "10.10.0.1:53")), "direct");
+}
+
+#[test]
+fn a_name_that_resolves_to_an_end_of_the_tunnel_is_not_dialled_directly() {
+    let routes = with_ends(routes(TunnelWanted::Wanted));
+    let Decision::Go(Way::Direct(rule)) = decide(&routes, "rebound.example:7443") else {
+        panic!("direct")
+    };
+    for address in ["100.127.0.9", "::ffff:100.127.0.9", "10.10.0.1", "fd7a::1"] {
+        let address: IpAddr = address.parse().expect(address);
+        assert!(rule.check(address).is_err(), "{address}");
+    }
+    rule.check("10.10.0.2".parse().expect("address")).expect("no end");
 }
 
 #[test]

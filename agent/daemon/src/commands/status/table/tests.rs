@@ -81,6 +81,27 @@ fn the_carrier_and_the_path_are_shown_and_what_stands_in_the_way() {
 }
 
 #[test]
+fn a_tunnel_that_cannot_be_started_tries_no_way_and_says_why() {
+    let mut status = status();
+    let mut tunnel = TunnelStatus::new(
+        TunnelPhase::Down,
+        "2026-11-20T12:00:00Z".parse().unwrap(),
+        "namespace",
+    );
+    tunnel.obstacle = Some("the tunnel cannot be started: no namespace (allow it)".into());
+    status.tunnel = Some(tunnel.clone());
+    insta::assert_snapshot!(page(&status).lines().skip(3).take(3).collect::<Vec<_>>().join("\n"), @r"
+    tunnel       down for 3 min, no handshake yet
+                 TCP stack namespace
+                 ! the tunnel cannot be started: no namespace (allow it)
+    ");
+    // A started one that nothing answers does try.
+    tunnel.tcp_stack_reason = Some("the configuration fixes it".into());
+    status.tunnel = Some(tunnel);
+    assert!(page(&status).contains("each is tried in turn"));
+}
+
+#[test]
 fn what_is_wrong_stands_where_it_is_wrong() {
     let mut status = status();
     status.health = Health::Unhealthy;
