@@ -170,6 +170,8 @@ async fn a_roam_under_load_keeps_the_connection() {
         // Which of the later ones carried something depends on how much waits on the way.
         let carried = relays.iter().filter(|relay| relay.counts().0 > 0).count();
         assert!(carried > 1, "more than one relay carried a part");
+        // Counters are shown a moment later than what they count.
+        until("the connection is counted", || gateway.peers()[0].forwarded > 0).await;
         assert_eq!(
             gateway.peers()[0].forwarded,
             1,
