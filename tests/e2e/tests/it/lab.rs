@@ -1,13 +1,18 @@
 //! A network of its own for a device: a namespace, and a pair of links into it.
 //!
-//! It needs root, `ip`, and `nft` to block what a network may block. What it made is taken away when it ends.
+//! It needs root, `ip`, and `nft` to block what a network may block. What it made is taken away when it ends; what a killed run
+//! left is taken away by the next, whose addresses could be the same.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Networks that this process has made: each has names and addresses of its own.
 static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// Names of namespaces begin with it; the process and a number follow.
+const PREFIX: &str = "orfe-e2e-";
 
 /// See the module.
 pub(crate) struct Lab {
@@ -38,11 +43,12 @@ impl Lab {
                 return Err(format!("no `{program}` (Debian package {package})"));
             }
         }
+        clear_leftovers()?;
         let pid = std::process::id();
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let net = [198, 19, ((pid + number) % 251) as u8];
         let lab = Self {
-            namespace: format!("orfe-e2e-{pid}-{number}"),
+            namespace: format!("{PREFIX}{pid}-{number}"),
             outer: format!("oe{pid}-{number}h"),
             inner: format!("oe{pid}-{number}i"),
             host: Ipv4Addr::new(net[0], net[1], net[2], 1).into(),
@@ -129,16 +135,34 @@ impl Drop for Lab {
     }
 }
 
+/// Takes away the namespaces of processes that are no more, and with them the links into them.
+fn clear_leftovers() -> Result<(), String> {
+    for line in output(Command::new("ip").args(["netns", "list"]))?.lines() {
+        let Some(name) = line.split(' ').next().filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        let pid = name[PREFIX.len()..].split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(pid).exists() {
+            ip(&format!("netns delete {name}"))?;
+        }
+    }
+    Ok(())
+}
+
 fn ip(arguments: &str) -> Result<(), String> {
     run(Command::new("ip").args(arguments.split(' ')))
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
+    output(command).map(drop)
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
     let output = command
         .output()
         .map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!(
         "{command:?}: {}",

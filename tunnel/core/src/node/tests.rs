@@ -441,14 +441,15 @@ fn a_gateway_stays_silent_towards_a_peer_it_has_not_heard() {
     assert!(gateway.timeout().is_empty());
 }
 
+const THREE_OF_A_SOURCE: HandshakeLimits = HandshakeLimits {
+    per_second: 1000,
+    per_source: 1,
+    per_source_burst: 3,
+};
+
 #[test]
 fn one_source_cannot_use_up_the_handshakes_of_others() {
-    let limits = HandshakeLimits {
-        per_second: 1000,
-        per_source: 1,
-        per_source_burst: 3,
-    };
-    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, limits));
+    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, THREE_OF_A_SOURCE));
     device.dials(&gateway);
     gateway.knows(&device);
     let noisy = SocketAddr::from(([198, 51, 100, 9], 4242));
@@ -467,12 +468,7 @@ fn one_source_cannot_use_up_the_handshakes_of_others() {
 
 #[test]
 fn who_does_not_know_the_nodes_key_uses_up_nobodys_handshakes() {
-    let limits = HandshakeLimits {
-        per_second: 1000,
-        per_source: 1,
-        per_source_burst: 3,
-    };
-    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, limits));
+    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, THREE_OF_A_SOURCE));
     device.dials(&gateway);
     gateway.knows(&device);
     let forged = {

@@ -25,9 +25,9 @@ const SHARE: usize = 2;
 #[derive(Debug)]
 pub(super) struct Budget {
     free: usize,
-    /// Connections that may still come, and those that are here.
+    /// Connections that there may be at once, and how many of them may still come.
+    connections: usize,
     vacant: usize,
-    present: usize,
 }
 
 impl Budget {
@@ -35,8 +35,8 @@ impl Budget {
     pub(super) fn new(memory: usize, connections: usize) -> Self {
         Self {
             free: memory.max(connections * FLOOR),
+            connections,
             vacant: connections,
-            present: 0,
         }
     }
 
@@ -44,7 +44,6 @@ impl Budget {
     pub(super) fn admit(&mut self) -> Option<usize> {
         self.vacant = self.vacant.checked_sub(1)?;
         // Its own floor was kept back.
-        self.present += 1;
         let window = (self.spare() / FIRST_SHARE).clamp(FLOOR, FIRST);
         self.free -= window;
         Some(window)
@@ -64,13 +63,13 @@ impl Budget {
     pub(super) fn give_back(&mut self, window: usize) {
         self.free += window;
         self.vacant += 1;
-        self.present -= 1;
     }
 
     /// What nobody needs.
     fn spare(&self) -> usize {
+        let present = self.connections - self.vacant;
         self.free
-            .saturating_sub(self.vacant * FLOOR + self.present * CONNECTION)
+            .saturating_sub(self.vacant * FLOOR + present * CONNECTION)
     }
 }
 

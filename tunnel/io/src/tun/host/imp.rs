@@ -7,6 +7,8 @@ mod linux;
 mod macos;
 #[cfg(any(test, windows))]
 mod name_rule;
+#[cfg(any(target_os = "macos", windows))]
+mod no_bridges;
 #[cfg(any(all(test, unix), target_os = "macos"))]
 mod resolver;
 #[cfg(windows)]

@@ -13,13 +13,6 @@ pub(crate) const ACK: u8 = 0x10;
 
 /// What is known of a segment, which may be a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(target_os = "linux", test)),
-    expect(
-        dead_code,
-        reason = "ports and acknowledgements are for the kernel's TCP, which Linux alone has"
-    )
-)]
 pub(crate) struct TcpHeaders {
     pub(crate) is_v4: bool,
     /// Length of the packet as its IP header has it, which a large packet may leave out.

@@ -7,6 +7,7 @@ use std::path::Path;
 use route_manager::Route;
 use socket2::Socket;
 
+pub(in crate::tun::host) use super::no_bridges::*;
 use super::resolver;
 use crate::tun::device::Interface;
 use crate::tun::host::change::Change;
@@ -18,7 +19,6 @@ pub(in crate::tun::host) const DEVICE_NEEDS: &str = "it needs root. Userspace mo
 pub(in crate::tun::host) const DEVICE_HINT: &str =
     "run the agent as root; or choose `orfe run --tunnel userspace`";
 pub(in crate::tun::host) const DNS_REMEDY: &str = "Leave `dns` out, or remove what is in the way";
-pub(in crate::tun::host) const FORWARDING_REMEDY: &str = "Leave the bridges out";
 
 /// Where the system's resolver looks for the name servers of single domains (resolver(5)). It notices changes by itself.
 const RESOLVERS: &str = "/etc/resolver";
@@ -32,27 +32,6 @@ pub(in crate::tun::host) fn split_dns(
     resolver::split(Path::new(RESOLVERS), device, dns, journal)?;
     flush_names();
     Ok(())
-}
-
-pub(in crate::tun::host) fn allow_bridges(
-    _device: &str,
-    bridges: &[String],
-    _journal: &mut Journal,
-) -> Result<(), HostTunnelError> {
-    if bridges.is_empty() {
-        return Ok(());
-    }
-    Err(HostTunnelError::Forwarding {
-        reason: "macOS has no bridges of containers".to_owned(),
-    })
-}
-
-pub(in crate::tun::host) fn replace_bridges(
-    device: &str,
-    bridges: &[String],
-    journal: &mut Journal,
-) -> Result<(), HostTunnelError> {
-    allow_bridges(device, bridges, journal)
 }
 
 /// Takes a change back. That it is gone already is no error, and neither is one that only another system knows.

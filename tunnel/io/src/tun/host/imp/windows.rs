@@ -10,6 +10,7 @@ use route_manager::Route;
 
 pub(in crate::tun::host) use self::socket::bind_socket;
 use super::name_rule;
+pub(in crate::tun::host) use super::no_bridges::*;
 use crate::tun::host::change::Change;
 use crate::tun::host::journal::Journal;
 use crate::tun::host::program::run;
@@ -19,7 +20,6 @@ pub(in crate::tun::host) const DEVICE_NEEDS: &str =
     "it needs an administrator, and wintun.dll beside the program. Userspace mode needs neither";
 pub(in crate::tun::host) const DEVICE_HINT: &str = "run the agent as a service or an administrator, with the wintun.dll for this processor from https://www.wintun.net beside it; or choose `orfe run --tunnel userspace`";
 pub(in crate::tun::host) const DNS_REMEDY: &str = "Leave `dns` out";
-pub(in crate::tun::host) const FORWARDING_REMEDY: &str = "Leave the bridges out";
 
 /// Where the rules of a group policy stand, below `HKEY_LOCAL_MACHINE`. As soon as there is one of them, the system ignores the
 /// machine's own.
@@ -49,27 +49,6 @@ pub(in crate::tun::host) fn split_dns(
     }
     flush_names();
     Ok(())
-}
-
-pub(in crate::tun::host) fn allow_bridges(
-    _device: &str,
-    bridges: &[String],
-    _journal: &mut Journal,
-) -> Result<(), HostTunnelError> {
-    if bridges.is_empty() {
-        return Ok(());
-    }
-    Err(HostTunnelError::Forwarding {
-        reason: "Windows has no bridges of containers".to_owned(),
-    })
-}
-
-pub(in crate::tun::host) fn replace_bridges(
-    device: &str,
-    bridges: &[String],
-    journal: &mut Journal,
-) -> Result<(), HostTunnelError> {
-    allow_bridges(device, bridges, journal)
 }
 
 /// Takes a change back. That it is gone already is no error, and neither is one that only another system knows.
