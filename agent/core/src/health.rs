@@ -189,11 +189,13 @@ fn connected(observations: &Observations<'_>) -> Finding {
     let mut message = format!("{up} of {wanted} provisioners connected to Coder");
     let mut hint = None;
     for slot in observations.provisioners {
-        if matches!(
-            slot.state,
-            ProvisionerState::Rejected | ProvisionerState::Backoff | ProvisionerState::Reconnecting
-        ) {
-            outcome = CheckOutcome::Failed;
+        match slot.state {
+            ProvisionerState::Rejected | ProvisionerState::Backoff | ProvisionerState::Reconnecting => {
+                outcome = CheckOutcome::Failed;
+            }
+            // It runs and has something to complain of: a credential that Coder does not take is not on its way to work.
+            ProvisionerState::Up if slot.reason.is_some() => outcome = CheckOutcome::Failed,
+            _ => {}
         }
         if slot.state != ProvisionerState::Connected
             && let Some(reason) = &slot.reason
@@ -259,9 +261,11 @@ fn registry(observations: &Observations<'_>) -> Option<Finding> {
     }
     match observations.link {
         LinkState::Off => None,
-        LinkState::Connecting => Some(Finding::new(CheckOutcome::Pending, "connecting to the registry")),
+        LinkState::Connecting { after: None } => {
+            Some(Finding::new(CheckOutcome::Pending, "connecting to the registry"))
+        }
         LinkState::Connected => Some(Finding::new(CheckOutcome::Ok, "connected to the registry")),
-        LinkState::Waiting { reason, .. } => Some(
+        LinkState::Connecting { after: Some(reason) } | LinkState::Waiting { reason, .. } => Some(
             Finding::new(
                 CheckOutcome::Warning,
                 format!("not connected to the registry: {reason}"),

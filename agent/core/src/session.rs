@@ -79,7 +79,10 @@ impl fmt::Display for Closed {
 pub enum LinkState {
     /// There is no registry to link to.
     Off,
-    Connecting,
+    Connecting {
+        /// Why the try before this one failed, or the last session ended.
+        after: Option<String>,
+    },
     Connected,
     /// Not connected; the text says why, and the instant when it is tried again.
     Waiting {
@@ -93,7 +96,6 @@ enum State {
     Off,
     Waiting {
         until: Instant,
-        reason: Option<String>,
     },
     Connecting,
     Greeting {
@@ -115,6 +117,8 @@ pub struct Session {
     boot: BootId,
     agent_version: String,
     known: Revision,
+    /// Why there is no session, from the end of one try until another succeeds. `None` before the first has ended.
+    failed: Option<String>,
     refused: Option<(RefusedReason, String)>,
     /// The registry said, inside the Noise session, that this device was revoked.
     revoked: bool,
@@ -126,10 +130,7 @@ impl Session {
     #[must_use]
     pub fn new(enrolled: bool, boot: BootId, agent_version: String, known: Revision, now: Instant) -> Self {
         let state = if enrolled {
-            State::Waiting {
-                until: now,
-                reason: None,
-            }
+            State::Waiting { until: now }
         } else {
             State::Off
         };
@@ -139,6 +140,7 @@ impl Session {
             boot,
             agent_version,
             known,
+            failed: None,
             refused: None,
             revoked: false,
             commands: VecDeque::new(),
@@ -146,20 +148,17 @@ impl Session {
     }
 
     pub fn link(&self) -> LinkState {
-        match &self.state {
-            State::Off => LinkState::Off,
-            // The first attempt is only a moment away; there is nothing to explain yet.
-            State::Waiting { reason: None, .. } | State::Connecting | State::Greeting { .. } => {
-                LinkState::Connecting
-            }
-            State::Live { .. } => LinkState::Connected,
-            State::Waiting {
-                until,
-                reason: Some(reason),
-            } => LinkState::Waiting {
+        match (&self.state, &self.failed) {
+            (State::Off, _) => LinkState::Off,
+            (State::Live { .. }, _) => LinkState::Connected,
+            (State::Waiting { until }, Some(reason)) => LinkState::Waiting {
                 reason: reason.clone(),
                 until: *until,
             },
+            // A try can take half a minute; what is known from the one before stays in sight.
+            (State::Connecting | State::Greeting { .. } | State::Waiting { .. }, after) => {
+                LinkState::Connecting { after: after.clone() }
+            }
         }
     }
 
@@ -223,6 +222,7 @@ impl Session {
         // The first beat comes anywhere within the interval, so that a fleet that came back together does
         // not beat together.
         let next_beat = now + heartbeat.mul_f64(rng.random_range(0.0..=1.0));
+        self.failed = None;
         self.refused = None;
         self.revoked = false;
         self.state = State::Live {
@@ -274,10 +274,8 @@ impl Session {
             Some(ceiling) => ceiling.mul_f64(rng.random_range(0.5..=1.0)),
             None => self.backoff.next(rng),
         };
-        self.state = State::Waiting {
-            until: now + delay,
-            reason: Some(reason),
-        };
+        self.failed = Some(reason);
+        self.state = State::Waiting { until: now + delay };
     }
 
     /// Tells the registry, if it listens.
@@ -296,14 +294,14 @@ impl Session {
 
     /// The network or the clock says that waiting is pointless: try at once.
     pub fn hurry(&mut self, now: Instant) {
-        if let State::Waiting { until, .. } = &mut self.state {
+        if let State::Waiting { until } = &mut self.state {
             *until = now;
         }
     }
 
     pub fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng) {
         match &mut self.state {
-            State::Waiting { until, .. } if now >= *until => {
+            State::Waiting { until } if now >= *until => {
                 self.refused = None;
                 self.state = State::Connecting;
                 self.commands.push_back(SessionCommand::Connect);

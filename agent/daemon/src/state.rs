@@ -268,19 +268,21 @@ impl StateFolder {
 
     /// For what can be had again: a file that does not hold what it should is renamed, and counts as missing.
     fn read_or_set_aside<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
-        let Some(bytes) = self.read(name)? else {
-            return Ok(None);
+        let path = self.path.join(name);
+        let error = match private::read(&path, FILE_MAX).map(Zeroizing::new) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error @ PrivateFileError::TooLarge { .. }) => error.to_string(),
+            Err(error) => return Err(error.into()),
         };
-        match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => {
-                let (path, aside) = (self.path.join(name), self.path.join(format!("{name}.spoilt")));
-                tracing::warn!(file = %path.display(), %error, "unreadable; set aside as {}, and had anew", aside.display());
-                fs_err::rename(&path, &aside)
-                    .map_err(|error| Failure::new("a spoilt file cannot be set aside").because(error))?;
-                Ok(None)
-            }
-        }
+        let aside = self.path.join(format!("{name}.spoilt"));
+        tracing::warn!(file = %path.display(), error, "unreadable; set aside as {}, and had anew", aside.display());
+        fs_err::rename(&path, &aside)
+            .map_err(|error| Failure::new("a spoilt file cannot be set aside").because(error))?;
+        Ok(None)
     }
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
@@ -293,7 +295,7 @@ impl StateFolder {
         let path = self.path.join(name);
         Failure::new(format!("{} does not hold what it should", path.display()))
             .hint(format!(
-                "move it away and join again; nothing but Orfe writes into {}",
+                "move the whole folder {} away and join again with a new code; nothing but Orfe writes there",
                 self.path.display()
             ))
             .because(error)

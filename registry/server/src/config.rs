@@ -400,10 +400,7 @@ fn read_public(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let mut bytes = Vec::new();
     fs_err::File::open(path)
         .and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes))
-        .map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| ConfigError::Named { source })?;
     Ok(bytes)
 }
 

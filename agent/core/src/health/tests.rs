@@ -132,6 +132,31 @@ fn what_is_on_its_way_is_starting_and_the_registry_never_matters() {
         until: Instant::now(),
     };
     assert_eq!(judge(|o| o.link = lost).0, Health::Healthy);
+    let again = LinkState::Connecting {
+        after: Some("refused".into()),
+    };
+    let (health, checks) = judge(|o| o.link = again);
+    assert_eq!(health, Health::Healthy);
+    let registry = checks
+        .iter()
+        .find(|check| check.code.as_str() == "registry")
+        .unwrap();
+    assert_eq!(registry.message, "not connected to the registry: refused");
+}
+
+#[test]
+fn a_provisioner_that_never_connected_and_complains_is_not_on_its_way() {
+    let complaining = slot(
+        ProvisionerState::Up,
+        Some("Coder does not accept the credential (401)"),
+    );
+    let (health, checks) = judge(|o| o.provisioners = vec![complaining]);
+    assert_eq!(health, Health::Unhealthy);
+    let connected = checks
+        .iter()
+        .find(|check| check.outcome == CheckOutcome::Failed)
+        .unwrap();
+    assert!(connected.message.contains("(401)"), "{}", connected.message);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn it_connects_greets_and_beats() {
         bench.drain()[..],
         [SessionCommand::Send(FromAgent::Hello(_))]
     ));
-    assert_eq!(bench.session.link(), LinkState::Connecting);
+    assert_eq!(bench.session.link(), LinkState::Connecting { after: None });
     bench.hear(welcome(1000));
     assert_eq!(bench.session.link(), LinkState::Connected);
     for _ in 0..5 {
@@ -110,6 +110,13 @@ fn a_registry_that_never_greets_is_given_up() {
     bench.session.handle_connected(bench.now);
     assert_eq!(bench.run_to_timeout(), "no welcome from the registry");
     assert!(matches!(bench.session.link(), LinkState::Waiting { .. }));
+    // While it is tried again, what went wrong before stays in sight; a session makes an end of it.
+    bench.run_to_timeout();
+    let after = Some("the registry was silent for too long".to_owned());
+    assert_eq!(bench.session.link(), LinkState::Connecting { after });
+    bench.session.handle_connected(bench.now);
+    bench.hear(welcome(1000));
+    assert_eq!(bench.session.link(), LinkState::Connected);
 }
 
 #[test]

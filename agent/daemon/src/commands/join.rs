@@ -121,8 +121,16 @@ fn read_stdin() -> Result<Zeroizing<String>, Failure> {
     } else {
         input.read_to_string(&mut text)
     };
-    read.map_err(|error| Failure::new("cannot read the join code from standard input").because(error))?;
-    Ok(text)
+    let cannot = Failure::new("cannot read the join code from standard input")
+        .hint("give it the line that `orfe-registry join-code create` printed".to_owned())
+        .exit(Exit::Usage);
+    match read {
+        Ok(_) if text.trim().is_empty() => {
+            Err(cannot.because(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)))
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(cannot.because(error)),
+    }
 }
 
 fn wanted_name(given: Option<&str>) -> Result<DeviceName, Failure> {

@@ -102,7 +102,11 @@ pub(super) fn read(path: &Path, named: bool) -> Result<Raw, Failure> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let mut raw = parse(path, &text)?;
-            raw.count_paths_from(&folder_of(path)?);
+            raw.count_paths_from(&folder_of(path)?).map_err(|key| {
+                Failure::new(format!("`{key}` in the config file {} is empty", path.display()))
+                    .hint("name a path there, or leave the key out for its default".to_owned())
+                    .exit(Exit::Usage)
+            })?;
             Ok(raw)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Raw::default()),
@@ -119,14 +123,23 @@ fn folder_of(file: &Path) -> Result<PathBuf, Failure> {
 
 impl Raw {
     /// Paths in the file are relative to its folder: the same file means the same wherever a command was started from.
-    fn count_paths_from(&mut self, folder: &Path) {
-        for path in [&mut self.state, &mut self.control].into_iter().flatten() {
-            *path = folder.join(&*path);
+    /// An empty one is an error with its key's name: it would be the folder itself.
+    fn count_paths_from(&mut self, folder: &Path) -> Result<(), &'static str> {
+        let paths = [
+            ("state", &mut self.state),
+            ("control", &mut self.control),
+            ("provisioner.coder", &mut self.provisioner.coder),
+        ];
+        for (key, path) in paths {
+            let Some(path) = path else { continue };
+            if path.as_os_str().is_empty() {
+                return Err(key);
+            }
+            if key != "provisioner.coder" || !super::is_bare_name(path) {
+                *path = folder.join(&*path);
+            }
         }
-        let coder = self.provisioner.coder.as_mut();
-        if let Some(coder) = coder.filter(|coder| !super::is_bare_name(coder)) {
-            *coder = folder.join(&*coder);
-        }
+        Ok(())
     }
 }
 
@@ -181,6 +194,18 @@ mod tests {
         );
         assert!(complaint("[log]\nformat = \"xml\"\n").contains("line 2, column 10"));
         assert!(complaint("[provisioner]\ndrain_timeout_s = -1\n").contains("line 2, column 19"));
+    }
+
+    #[test]
+    fn an_empty_path_is_not_the_folder_of_the_file() {
+        for (text, key) in [
+            ("state = \"\"", "state"),
+            ("control = \"\"", "control"),
+            ("[provisioner]\ncoder = \"\"", "provisioner.coder"),
+        ] {
+            let mut raw = parse(Path::new("x"), text).unwrap();
+            assert_eq!(raw.count_paths_from(Path::new("/etc/orfe")), Err(key));
+        }
     }
 
     #[test]

@@ -88,6 +88,9 @@ fn what_can_be_had_again_is_set_aside_when_it_is_spoilt() {
         "it is set aside and said once"
     );
     assert!(!folder.path().join("children.json").exists());
+    let endless = vec![b' '; usize::try_from(FILE_MAX).unwrap() + 1];
+    private::write(&folder.path().join("desired.json"), &endless).unwrap();
+    assert_eq!(folder.desired().unwrap(), None);
     folder.forget_desired().unwrap();
     assert!(
         !folder.path().join("desired.json.spoilt").exists(),

@@ -18,6 +18,12 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// A file that the configuration names could not be read; the source names it.
+    #[error("a file that the configuration names could not be read")]
+    Named {
+        #[source]
+        source: std::io::Error,
+    },
     /// Lines and columns are counted from 1.
     #[error("{}:{line}:{column}: {message}", path.display())]
     Toml {
@@ -57,6 +63,10 @@ pub enum ConfigError {
     PolicyTwice { name: HostName, port: u16 },
 }
 
+/// For a file that the configuration names and that is not there.
+const NAMED_FILE: &str =
+    "make it, or mend the path in the configuration; it is relative to that file's folder";
+
 impl ConfigError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
@@ -64,12 +74,11 @@ impl ConfigError {
             Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 "name the file with `--config`, or leave the flag out to run with defaults"
             }
-            Self::Read { .. } => "see that this user may read the file",
+            Self::Named { source } if source.kind() == std::io::ErrorKind::NotFound => NAMED_FILE,
+            Self::Read { .. } | Self::Named { .. } => "see that this user may read the file",
             Self::Toml { .. } => "`orfe-registry config check --help` shows a whole example",
             Self::Value { hint, .. } => hint,
-            Self::Private(error) if error.is_not_found() => {
-                "make it, or mend the path in the configuration; it is relative to that file's folder"
-            }
+            Self::Private(error) if error.is_not_found() => NAMED_FILE,
             Self::Private(error) => return error.hint(),
             Self::Psk { .. } => "put the value of CODER_PROVISIONER_DAEMON_PSK there, on one line",
             Self::Pem { .. } => "a certificate in PEM begins with `-----BEGIN CERTIFICATE-----`",

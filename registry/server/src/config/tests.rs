@@ -164,6 +164,7 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
         coder("psk_file = \"empty\""),
         coder("psk_file = \"psk\"\nslots = 65"),
         coder("psk_file = \"psk\"\nca_file = \"psk\""),
+        coder("psk_file = \"psk\"\nca_file = \"missing\""),
         "[coder]\nurl = \"ftp://coder\"\npsk_file = \"psk\"".to_owned(),
         "dashboard = \"0.0.0.0:7480\"".to_owned(),
         "public_url = \"http://orfe.example.com\"".to_owned(),
@@ -189,6 +190,9 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
 
     FOLDER/psk holds no certificate in PEM
     hint: a certificate in PEM begins with `-----BEGIN CERTIFICATE-----`
+
+    a file that the configuration names could not be read
+    hint: make it, or mend the path in the configuration; it is relative to that file's folder
 
     FOLDER/registry.toml:2:7: the URL of Coder begins with `https://` or `http://`, and names a host
     hint: it is of the form https://coder.example.com

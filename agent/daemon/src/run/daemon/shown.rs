@@ -1,6 +1,7 @@
 //! What the daemon shows of itself: `orfe status`.
 
 use orfe_core::session::LinkState;
+use orfe_protocol::observed::ProvisionerStatus;
 
 use super::Daemon;
 use crate::config::{Config, TunnelMode};
@@ -9,6 +10,12 @@ use crate::control::status::{self, Device, Registry, Status};
 impl Daemon {
     pub(super) fn publish(&self) {
         let status = self.status_now();
+        let before = self
+            .status
+            .borrow()
+            .as_ref()
+            .map_or_else(Vec::new, |status| status.provisioners.clone());
+        log_changes(&before, &status.provisioners);
         self.status.send_if_modified(|published| {
             let changed = published.as_ref() != Some(&status);
             if changed {
@@ -22,7 +29,7 @@ impl Daemon {
         let observed = self.agent.observed();
         let (state, reason) = match self.agent.link() {
             LinkState::Off => ("off", None),
-            LinkState::Connecting => ("connecting", None),
+            LinkState::Connecting { after } => ("connecting", after),
             LinkState::Connected => ("connected", None),
             LinkState::Waiting { reason, .. } => ("waiting", Some(reason)),
         };
@@ -50,6 +57,21 @@ impl Daemon {
             desired: observed.desired,
             started_at: observed.started_at,
             pid: std::process::id(),
+        }
+    }
+}
+
+/// Logs each provisioner whose state, or the reason of it, is another than before.
+fn log_changes(before: &[ProvisionerStatus], now: &[ProvisionerStatus]) {
+    for slot in now {
+        let known = before.iter().find(|known| known.slot == slot.slot);
+        if known.is_some_and(|known| (known.state, &known.reason) == (slot.state, &slot.reason)) {
+            continue;
+        }
+        let (name, state) = (&slot.name, slot.state.as_str());
+        match &slot.reason {
+            Some(reason) => tracing::warn!(name, state, reason, "provisioner"),
+            None => tracing::info!(name, state, "provisioner"),
         }
     }
 }
