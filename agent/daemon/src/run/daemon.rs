@@ -197,10 +197,8 @@ impl Daemon {
                 tracing::info!(slot, pid, name = plan.name, "provisioner started");
                 Input::ChildSpawned { slot, pid }
             }
-            Err(reason) => {
-                tracing::error!(slot, reason, "provisioner cannot be started");
-                Input::ChildSpawnFailed { slot, reason }
-            }
+            // Logged with the change of the slot's state.
+            Err(reason) => Input::ChildSpawnFailed { slot, reason },
         };
         self.agent.handle(input, now());
     }

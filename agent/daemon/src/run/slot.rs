@@ -274,7 +274,8 @@ async fn listen(slot: u8, mut child: Child, mut log: LogFile, inputs: mpsc::Send
                 if let Err(error) = handle.kill_tree().await {
                     tracing::error!(slot, %error, "processes of the provisioner do not end");
                 }
-                tracing::info!(
+                // What it means for the slot is logged with the change of its state.
+                tracing::debug!(
                     slot,
                     code = status.code,
                     signal = status.signal,

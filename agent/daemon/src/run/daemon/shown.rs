@@ -69,9 +69,10 @@ fn log_changes(before: &[ProvisionerStatus], now: &[ProvisionerStatus]) {
             continue;
         }
         let (name, state) = (&slot.name, slot.state.as_str());
-        match &slot.reason {
-            Some(reason) => tracing::warn!(name, state, reason, "provisioner"),
-            None => tracing::info!(name, state, "provisioner"),
+        if let Some(reason) = &slot.reason {
+            tracing::warn!(name, state, reason, "provisioner");
+        } else {
+            tracing::info!(name, state, "provisioner");
         }
     }
 }
