@@ -55,6 +55,12 @@ pub(super) enum Command {
     },
     /// A UDP flow is over.
     FlowEnded { flow: Flow, attempt: u64 },
+    /// The kernel's TCP is there again, in a new namespace.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "there are no namespaces to be had again")
+    )]
+    Regain(Box<KernelStack>),
     /// The resolver was asked for a peer.
     Resolved {
         flow: Flow,
@@ -341,6 +347,7 @@ impl Front for GatewayFront {
                     self.forget_datagrams(&flow);
                 }
             }
+            Command::Regain(kernel) => ends.next_kernel = Some(kernel),
             Command::Resolved { flow, peer, answer } => {
                 self.questions -= 1;
                 if let Some(known) = self.peers.get_mut(&peer) {
@@ -396,7 +403,6 @@ impl Front for GatewayFront {
             connections: ends.stack.connections() + kernel.map_or(0, KernelStack::connections),
             buffered_bytes: ends.stack.buffered() + kernel.map_or(0, KernelStack::buffered),
         };
-        shown.loss = kernel.and_then(KernelStack::loss).cloned();
         if is_whole {
             for id in changed {
                 if let Some(peer) = self.peers.get_mut(&id) {
