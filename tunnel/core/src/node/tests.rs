@@ -1,6 +1,7 @@
 //! Two or more nodes in memory; the wire between them is a list of datagrams.
 
 mod batches;
+mod limits;
 mod rest;
 mod seen;
 mod shards;
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::allowed_ips::AllowedIp;
 use crate::batch::Batch;
-use crate::engine::{Admission, EngineParams, Opened, Tick};
+use crate::engine::{EngineParams, Opened, Proof, Tick};
 use crate::key::PresharedKey;
 
 const MTU: usize = 1280;
@@ -84,10 +85,13 @@ impl End {
     }
 
     fn receive(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.receive_at(Instant::now(), from, datagram)
+    }
+
+    fn receive_at(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
         let (mut batch, mut packets, mut out) = (Batch::new(), Batch::new(), Datagrams::new());
         batch.push(datagram, from);
-        self.node
-            .handle_datagrams(&batch, Instant::now(), &mut packets, &mut out);
+        self.node.handle_datagrams(&batch, now, &mut packets, &mut out);
         self.received
             .extend(packets.iter().map(|(packet, _)| packet.to_vec()));
         datagrams(&out)
@@ -441,118 +445,6 @@ fn a_gateway_stays_silent_towards_a_peer_it_has_not_heard() {
     assert!(gateway.timeout().is_empty());
 }
 
-const THREE_OF_A_SOURCE: HandshakeLimits = HandshakeLimits {
-    per_second: 1000,
-    per_source: 1,
-    per_source_burst: 3,
-};
-
-#[test]
-fn one_source_cannot_use_up_the_handshakes_of_others() {
-    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, THREE_OF_A_SOURCE));
-    device.dials(&gateway);
-    gateway.knows(&device);
-    let noisy = SocketAddr::from(([198, 51, 100, 9], 4242));
-    let mut stranger = End::new(3);
-    stranger.dials(&gateway);
-    let (_, initiation) = stranger.timeout().remove(0);
-    for _ in 0..50 {
-        assert!(gateway.receive(noisy, &initiation).is_empty());
-    }
-    assert_eq!(gateway.node.drops().unknown_peer, 3);
-    assert_eq!(gateway.node.drops().limited, 47);
-    let flight = device.timeout();
-    settle(&mut device, &mut gateway, flight);
-    assert!(gateway.stats_of(&device).last_handshake.is_some());
-}
-
-#[test]
-fn who_does_not_know_the_nodes_key_uses_up_nobodys_handshakes() {
-    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, THREE_OF_A_SOURCE));
-    device.dials(&gateway);
-    gateway.knows(&device);
-    let forged = {
-        let mut forged = vec![0x55; 148];
-        forged[..4].copy_from_slice(&1u32.to_le_bytes());
-        forged
-    };
-    // From the device's own address: a neighbour behind the same NAT, or one that writes what address it likes.
-    for _ in 0..200 {
-        assert!(gateway.receive(device.address, &forged).is_empty());
-    }
-    assert_eq!(gateway.node.drops().rejected_handshake, 200);
-    assert_eq!(gateway.node.drops().limited, 0);
-    let flight = device.timeout();
-    settle(&mut device, &mut gateway, flight);
-    assert!(gateway.stats_of(&device).last_handshake.is_some());
-}
-
-#[test]
-fn a_busy_node_asks_for_a_cookie_that_is_good_for_one_address_and_port() {
-    let limits = HandshakeLimits {
-        per_second: 1,
-        ..HandshakeLimits::default()
-    };
-    let (mut device, mut gateway) = (End::new(1), End::with_limits(2, limits));
-    device.dials(&gateway);
-    gateway.knows(&device);
-    let first = device.timeout().remove(0).1;
-    assert_eq!(
-        gateway.receive(device.address, &first)[0].1[0],
-        2,
-        "the first is answered"
-    );
-
-    let initiate_again = |device: &mut End, gateway: &End| {
-        let mut out = Datagrams::new();
-        device
-            .node
-            .rehandshake(&gateway.key.public_key(), Instant::now(), &mut out);
-        datagrams(&out).remove(0).1
-    };
-    let second = initiate_again(&mut device, &gateway);
-    let cookie = gateway.receive(device.address, &second).remove(0).1;
-    assert_eq!((cookie[0], cookie.len()), (3, 64));
-    device.receive(gateway.address, &cookie);
-    let third = initiate_again(&mut device, &gateway);
-    let other_port = SocketAddr::new(device.address.ip(), 1);
-    assert_eq!(
-        gateway.receive(other_port, &third)[0].1[0],
-        3,
-        "another port needs another cookie"
-    );
-    assert_eq!(
-        gateway.receive(device.address, &third)[0].1[0],
-        2,
-        "the cookie opens the door"
-    );
-}
-
-#[test]
-fn more_handshakes_than_the_engines_own_limit_pass() {
-    let (mut device, mut gateway) = connected();
-    for _ in 0..40 {
-        let mut out = Datagrams::new();
-        device
-            .node
-            .rehandshake(&gateway.key.public_key(), Instant::now(), &mut out);
-        let flight = datagrams(&out);
-        gateway.events();
-        settle(&mut device, &mut gateway, flight);
-        assert_eq!(gateway.events().len(), 1);
-    }
-}
-
-#[test]
-fn limits_are_refilled_without_peers() {
-    let mut gateway = End::new(2);
-    let start = Instant::now();
-    let (first, _) = gateway.node.poll_timeout().unwrap();
-    gateway.timeout_at(first);
-    let (second, _) = gateway.node.poll_timeout().unwrap();
-    assert!(second > first && second <= start + Duration::from_secs(2));
-}
-
 #[test]
 fn a_kept_session_is_renewed_after_two_minutes_without_data() {
     let (mut device, gateway) = connected();
@@ -766,17 +658,15 @@ struct Fake<const KIND: bool>;
 impl<const KIND: bool> Engine for Fake<KIND> {
     type Gate = ();
 
-    fn gate(_: &PrivateKey, _: u32) {}
+    fn gate(_: &PrivateKey) {}
 
-    fn admit((): &(), _: SocketAddr, _: &[u8], _: &mut [u8]) -> Admission {
-        Admission::Rejected
+    fn prove((): &(), _: SocketAddr, _: &[u8], _: &mut [u8]) -> Proof {
+        Proof::Nothing
     }
 
     fn identify((): &(), _: &[u8]) -> Option<PublicKey> {
         None
     }
-
-    fn refill((): &()) {}
 
     fn new((): &(), _: &EngineParams<'_>) -> Self {
         Self
