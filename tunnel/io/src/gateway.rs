@@ -256,6 +256,7 @@ impl Gateway {
                     Arc::clone(&desired),
                     Arc::clone(&counters),
                     forwarders,
+                    Instant::now(),
                 )
             })?;
             threads.push(ShardThread { netstack, desired });
