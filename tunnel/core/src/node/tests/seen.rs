@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::engine::BoringtunEngine;
+use crate::engine::{BoringtunEngine, EngineParams, Opened, Proof, Tick};
 
 thread_local! {
     /// Initiations whose peer was asked for by a curve operation of its own.
