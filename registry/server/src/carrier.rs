@@ -10,8 +10,8 @@
 use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -24,10 +24,10 @@ use axum::routing::get;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use orfe_protocol::{TUNNEL_PATH, TUNNEL_SUBPROTOCOL};
 use orfe_tunnel::carrier::{Carried, DATAGRAM_MAX, carry, towards_gateway};
+use orfe_tunnel_core::{Rate, SourceLimiter};
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{Rate, SourceLimit};
 use crate::listener::Source;
 use crate::shared::Shared;
 
@@ -66,7 +66,7 @@ const WRITE_BUFFER: usize = 16 * 1024;
 struct Carriers {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
-    opened: SourceLimit,
+    opened: Mutex<SourceLimiter>,
     /// Number of the next connection's source address.
     next: AtomicU32,
 }
@@ -76,7 +76,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let carriers = Carriers {
         shared,
         permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        opened: SourceLimit::new(OPENED),
+        opened: Mutex::new(SourceLimiter::new(OPENED, Instant::now())),
         next: AtomicU32::new(0),
     };
     Router::new()
@@ -109,7 +109,10 @@ async fn upgrade(
         return (StatusCode::UPGRADE_REQUIRED, "no common subprotocol\n").into_response();
     }
     let overloaded = |what: &'static str| (StatusCode::SERVICE_UNAVAILABLE, what).into_response();
-    if !carriers.opened.take(source.ip(), Instant::now()) {
+    let is_granted = (carriers.opened.lock())
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(source.ip(), Instant::now());
+    if !is_granted {
         return overloaded("too many connections from this address\n");
     }
     let Ok(permit) = carriers.permits.clone().try_acquire_owned() else {

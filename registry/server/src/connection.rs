@@ -24,6 +24,7 @@ use orfe_protocol::id::{DeviceId, Revision};
 use orfe_protocol::message::{FromRegistry, GoodbyeReason};
 use orfe_protocol::name::DeviceName;
 use orfe_protocol::observed::ObservedState;
+use orfe_tunnel_core::{Bucket, Rate};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
@@ -32,7 +33,6 @@ use self::handle::Command;
 pub use self::handle::SessionHandle;
 use crate::desired::Plan;
 use crate::enrolment;
-use crate::limits::{Bucket, Rate};
 use crate::session::{Closing, Output, Session};
 use crate::shared::Shared;
 
@@ -59,7 +59,7 @@ pub(crate) async fn serve(socket: WebSocket, source: IpAddr, shared: Arc<Shared>
         plan: shared.plan.clone(),
         handle,
         inbox,
-        bucket: Bucket::new(MESSAGES, Instant::now()),
+        bucket: Bucket::full(MESSAGES, Instant::now()),
         progress_at: tokio::time::Instant::now(),
         standing: None,
         goodbye: None,
@@ -133,7 +133,7 @@ impl Connection {
                 return Err(unreadable(error));
             }
             Some(Ok(message)) => {
-                if !self.bucket.take(Instant::now()) {
+                if !self.bucket.take(MESSAGES, Instant::now()) {
                     return Err(Ended::Close(Closing::TOO_MANY));
                 }
                 match message {

@@ -2,6 +2,7 @@
 //! the other side has earned.
 
 use std::net::IpAddr;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -21,7 +22,10 @@ pub(crate) async fn claim(
     key: NoisePublicKey,
     claim: &Claim,
 ) -> Result<Claimed, Refused> {
-    if !shared.claims.take(source, Instant::now()) {
+    let is_granted = (shared.claims.lock())
+        .unwrap_or_else(PoisonError::into_inner)
+        .take(source, Instant::now());
+    if !is_granted {
         tracing::warn!(%source, "too many claims from one address");
         return Err(refused(
             RefusedReason::Unavailable,

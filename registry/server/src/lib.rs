@@ -30,7 +30,6 @@ mod elapsed;
 mod enrolment;
 mod gateway;
 mod joining;
-mod limits;
 mod listener;
 mod people;
 mod policy;

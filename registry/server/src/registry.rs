@@ -13,12 +13,13 @@ mod listeners;
 mod plan;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use orfe_store::Store;
 use orfe_tunnel::Shards;
+use orfe_tunnel_core::{Rate, SourceLimiter};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,7 +35,6 @@ use crate::desired::{Digester, Plan};
 use crate::fleet::{Fleet, Patience};
 use crate::gateway::{self, GatewayRole, GatewayTask};
 use crate::joining::Joining;
-use crate::limits::{Rate, SourceLimit};
 use crate::listener;
 use crate::people::People;
 use crate::recorder::Recorder;
@@ -258,6 +258,10 @@ fn share(
     gateway: Option<Arc<GatewayRole>>,
 ) -> Shared {
     let session = &config.session;
+    let claims = Rate {
+        per_second: session.claims_per_second,
+        burst: session.claims_at_once,
+    };
     Shared {
         store,
         fleet,
@@ -268,10 +272,7 @@ fn share(
         people: People::default(),
         joining: Joining::default(),
         recorder: Recorder::default(),
-        claims: SourceLimit::new(Rate {
-            per_second: session.claims_per_second,
-            burst: session.claims_at_once,
-        }),
+        claims: Mutex::new(SourceLimiter::new(claims, Instant::now())),
         sessions: Arc::new(Semaphore::new(session.sessions_max)),
         sessions_max: session.sessions_max,
         heartbeat_base: session.heartbeat,

@@ -1,11 +1,12 @@
 //! What the registry's tasks have in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use orfe_protocol::key::NoisePrivateKey;
 use orfe_store::Store;
+use orfe_tunnel_core::SourceLimiter;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,7 +15,6 @@ use crate::desired::{Digester, Plan};
 use crate::fleet::Fleet;
 use crate::gateway::{GatewayRole, Guests};
 use crate::joining::Joining;
-use crate::limits::SourceLimit;
 use crate::people::People;
 use crate::recorder::Recorder;
 
@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     pub(crate) people: People,
     pub(crate) joining: Joining,
     pub(crate) recorder: Recorder,
-    pub(crate) claims: SourceLimit,
+    pub(crate) claims: Mutex<SourceLimiter>,
     /// One permit for each session that may stand.
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) sessions_max: usize,

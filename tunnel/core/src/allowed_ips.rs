@@ -11,7 +11,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// A network that a peer may use inside the tunnel, with its host bits cleared.
+/// A network, with its host bits cleared. `WireGuard`'s word for those that a peer may use inside the tunnel; policy, routes and
+/// exceptions name networks of the same kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AllowedIp {
     address: IpAddr,
@@ -46,6 +47,16 @@ impl AllowedIp {
         Self {
             address,
             prefix: max_prefix(address),
+        }
+    }
+
+    /// Whether the address is in the network. One of the other family is not, also where it stands for one that is.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => other.to_bits() & mask4(self.prefix) == own.to_bits(),
+            (IpAddr::V6(own), IpAddr::V6(other)) => other.to_bits() & mask6(self.prefix) == own.to_bits(),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
 
@@ -228,6 +239,28 @@ mod tests {
         table.remove("10.0.0.0/24".parse().unwrap(), 1);
         assert_eq!(table.lookup(address), None);
         assert!(table.lengths4.is_empty());
+    }
+
+    #[test]
+    fn the_prefix_decides() {
+        for (network, address, inside) in [
+            ("10.20.0.0/16", "10.20.255.1", true),
+            ("10.20.3.4/16", "10.20.0.0", true),
+            ("10.20.0.0/16", "10.21.0.0", false),
+            ("10.20.0.0/16", "::ffff:10.20.0.1", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("192.0.2.1/32", "192.0.2.1", true),
+            ("192.0.2.1/32", "192.0.2.0", false),
+            ("fd00:1::/32", "fd00:1:ffff::1", true),
+            ("fd00:1::/32", "fd00:2::1", false),
+            ("::/0", "fd00::1", true),
+            ("fd00::1/128", "fd00::1", true),
+        ] {
+            let parsed: AllowedIp = network.parse().unwrap();
+            let address = address.parse().unwrap();
+            assert_eq!(parsed.contains(address), inside, "{address} in {network}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The Noise engine of one peer, behind a trait so that another implementation can take its place.
 //!
 //! An [`Engine`] holds the sessions with one peer and turns packets into datagrams and back. What all engines of a node
-//! share (limits, keys for the anonymous part of a handshake) is its [`Engine::Gate`].
+//! share (cookies, keys for the anonymous part of a handshake) is its [`Engine::Gate`].
 //! Results are lengths of what was written to the start of the given buffer, never slices, so that callers keep their buffers.
 
 mod boringtun;
@@ -24,15 +24,16 @@ pub struct EngineParams<'a> {
     pub index: u32,
 }
 
-/// Whether a handshake initiation may cost a curve operation.
+/// What a handshake message shows before it costs a curve operation.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It may: its MAC was made for this node, and its sender's address is proved if the node is busy.
-    Granted,
-    /// The node is busy: a cookie reply of this length was written, to be sent back.
-    Cookie(usize),
-    /// Not for this node, or malformed.
-    Rejected,
+pub enum Proof {
+    /// Its sender knows this node's public key, and got a cookie at the address and port that it sends from.
+    Address,
+    /// Its sender knows this node's public key. A cookie reply of this length was written, to be sent back if the sender is to
+    /// prove its address.
+    Key(usize),
+    /// Nothing: not for this node, or malformed.
+    Nothing,
 }
 
 /// What became of a datagram.
@@ -64,18 +65,15 @@ pub trait Engine: Send + Sized {
     /// What all engines of one node share.
     type Gate: Send;
 
-    /// The gate of a node that takes `handshakes_per_second` initiations before it asks for cookies.
-    fn gate(private_key: &PrivateKey, handshakes_per_second: u32) -> Self::Gate;
+    /// The gate of a node.
+    fn gate(private_key: &PrivateKey) -> Self::Gate;
 
-    /// Verifies what a handshake initiation shows without any curve: its form, its MAC, and when the node is busy its cookie.
-    fn admit(gate: &Self::Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Admission;
+    /// Verifies what an initiation or response shows without any curve: its form, its MAC, and its cookie.
+    fn prove(gate: &Self::Gate, source: SocketAddr, handshake: &[u8], out: &mut [u8]) -> Proof;
 
-    /// The static key in an initiation that was admitted; one curve operation. `None` when it is forged. The key's owner is
+    /// The static key in an initiation that was proved; one curve operation. `None` when it is forged. The key's owner is
     /// proved only by [`Engine::open`].
     fn identify(gate: &Self::Gate, initiation: &[u8]) -> Option<PublicKey>;
-
-    /// To be called once a second, whether there are peers or not.
-    fn refill(gate: &Self::Gate);
 
     /// An engine without sessions.
     fn new(gate: &Self::Gate, params: &EngineParams<'_>) -> Self;
@@ -84,7 +82,7 @@ pub trait Engine: Send + Sized {
     fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize>;
 
     /// Takes a datagram of this peer. After [`Opened::Reply`], [`Engine::next_queued`] gives what had waited for the session.
-    /// One of another peer is rejected and changes nothing, be it an initiation that was admitted.
+    /// One of another peer is rejected and changes nothing, be it an initiation that was proved.
     fn open(&mut self, source: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Opened;
 
     /// Encrypts the next packet that waited for a session.

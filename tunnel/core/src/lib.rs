@@ -28,16 +28,18 @@ mod message;
 mod node;
 pub mod packet;
 pub mod path;
+mod rate;
 mod shard;
 
 pub use allowed_ips::{AllowedIp, ParseAllowedIpError};
 pub use batch::Batch;
 pub use datagrams::{Datagrams, MAX_RUN_BYTES, MAX_RUN_DATAGRAMS, Run};
-pub use engine::{Admission, BoringtunEngine, Engine, EngineParams, Opened, Tick};
+pub use engine::{BoringtunEngine, Engine, EngineParams, Opened, Proof, Tick};
 pub use key::{ParseKeyError, PresharedKey, PrivateKey, PublicKey};
 pub use limit::HandshakeLimits;
 pub use node::{
     Event, Node, NodeConfig, NodeDrops, Outbound, PeerConfig, PeerDrops, PeerError, PeerId, PeerStats,
     REJECT_AFTER_TIME, SILENT_AFTER_TIME,
 };
+pub use rate::{Bucket, Rate, SourceLimiter};
 pub use shard::{MAX_SHARDS, Shard, Stray};

@@ -1,20 +1,38 @@
-//! Limits on handshake work, beside the engine's own cookie mechanism.
+//! Limits on handshake work.
 //!
-//! An initiation costs the receiver about 40 µs of curve arithmetic before its sender is known, so a node spends them
-//! sparingly. First comes its MAC, which costs a microsecond and shows that the sender knows this node's key, and the engine's count
-//! for the whole node, above which senders must prove their address by a cookie. Then a token bucket for each source address (an
-//! IPv6 source is its /64), so that one noisy source cannot use up what belongs to all. What shows no such key takes no tokens.
+//! A handshake message costs the receiver 40 µs of curve arithmetic and more before its sender is known, so a node spends
+//! them sparingly. First comes its MAC, which costs a microsecond and shows that the sender knows this node's key; what shows no
+//! such key takes no tokens. But the key is no secret, and who knows it can write any source address. So there are two kinds of
+//! tokens, as in `WireGuard` (paper, section 5.3), which counts for a source only what proved that it comes from there:
+//!
+//! ```text
+//!   MAC good ─► cookie good for this address and port? ─ yes ─► a token of those who proved this address? ─ no ─► dropped
+//!                         │ no                                              └ yes ─────────────────────────────► taken
+//!                         ▼
+//!               a token of all, and one of those who claim this address? ─ yes ─► taken
+//!                         └ no ─► a cookie, sent to the address; who is there comes back with it, at its next try (5 s)
+//! ```
+//!
+//! Whoever writes others' addresses uses up what is there for claims, and everybody else needs one try more. What it cannot use
+//! up is what is there for proofs: for that it has to read what is sent to the address. Sources are counted by
+//! [`SourceLimiter`], an IPv6 one by its /64.
+//!
+//! Bounds: claims cost at most `per_second`. Proofs cost at most `per_source` for each address that the attacker really has; 4096 of
+//! them that are busy all the time make new sources share one bucket, and would have to send 200 000 proofs a second for it with
+//! the limits that are the default.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::rate::{Bucket, Rate, SourceLimiter};
 
 /// How many handshakes a node works on.
 #[derive(Debug, Clone, Copy)]
 pub struct HandshakeLimits {
-    /// Initiations each second over all sources, above which a sender must echo a cookie. 1 400 is a quarter of a core.
+    /// Initiations and responses each second over all sources, above which a sender must echo a cookie. 1 400 is a quarter of
+    /// a core.
     pub per_second: u32,
-    /// Initiations and responses each second from one source address. Many devices may share one address behind NAT.
+    /// Those each second that claim one source address, and as many that proved it. Many devices may share one address behind NAT.
     pub per_source: u32,
     /// How many of those may come at once.
     pub per_source_burst: u32,
@@ -45,88 +63,56 @@ impl Default for HandshakeLimits {
     }
 }
 
-/// Sources remembered at once: about 300 KiB. Beyond it all new sources share one bucket until some are idle.
-const MAX_SOURCES: usize = 4096;
-
+/// What is left of a node's [`HandshakeLimits`].
 #[derive(Debug)]
-pub(crate) struct SourceLimiter {
-    rate: f64,
-    burst: f64,
-    buckets: HashMap<IpAddr, Bucket>,
-    overflow: Bucket,
+pub(crate) struct HandshakeLimiter {
+    rate: Rate,
+    all: Bucket,
+    claimed: SourceLimiter,
+    proved: SourceLimiter,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl SourceLimiter {
+impl HandshakeLimiter {
     pub(crate) fn new(limits: &HandshakeLimits, now: Instant) -> Self {
-        let burst = f64::from(limits.per_source_burst.max(1));
-        Self {
-            rate: f64::from(limits.per_source),
-            burst,
-            buckets: HashMap::new(),
-            overflow: Bucket {
-                tokens: burst,
-                at: now,
-            },
-        }
-    }
-
-    /// Takes one token of `source`; false when it has none left.
-    pub(crate) fn admit(&mut self, source: IpAddr, now: Instant) -> bool {
-        let (rate, burst) = (self.rate, self.burst);
-        let source = network(source);
-        if self.buckets.len() >= MAX_SOURCES && !self.buckets.contains_key(&source) {
-            return self.overflow.take(rate, burst, now);
-        }
-        self.buckets
-            .entry(source)
-            .or_insert(Bucket {
-                tokens: burst,
-                at: now,
-            })
-            .take(rate, burst, now)
-    }
-
-    /// Forgets sources whose bucket is full again. To be called about once a second.
-    pub(crate) fn forget_idle(&mut self, now: Instant) {
-        let (rate, burst) = (self.rate, self.burst);
-        self.buckets
-            .retain(|_, bucket| bucket.filled(rate, burst, now) < burst);
-    }
-}
-
-impl Bucket {
-    fn filled(&self, rate: f64, burst: f64, now: Instant) -> f64 {
-        let elapsed: Duration = now.saturating_duration_since(self.at);
-        elapsed.as_secs_f64().mul_add(rate, self.tokens).min(burst)
-    }
-
-    fn take(&mut self, rate: f64, burst: f64, now: Instant) -> bool {
-        let filled = self.filled(rate, burst, now);
-        let granted = filled >= 1.0;
-        *self = Self {
-            tokens: if granted { filled - 1.0 } else { filled },
-            at: now.max(self.at),
+        let per_second = f64::from(limits.per_second.max(1));
+        let rate = Rate {
+            per_second,
+            burst: per_second,
         };
-        granted
+        let of_a_source = Rate {
+            per_second: f64::from(limits.per_source),
+            burst: f64::from(limits.per_source_burst.max(1)),
+        };
+        Self {
+            rate,
+            all: Bucket::full(rate, now),
+            claimed: SourceLimiter::new(of_a_source, now),
+            proved: SourceLimiter::new(of_a_source, now),
+        }
     }
-}
 
-/// One host commands a whole /64 of IPv6 addresses, so that is what counts as a source.
-fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    /// Takes what a message costs that names `source` as its own address. False: ask for a cookie.
+    pub(crate) fn take_claimed(&mut self, source: IpAddr, now: Instant) -> bool {
+        // A source keeps its token when it is refused for the sake of all.
+        self.all.has_one(self.rate, now) && self.claimed.take(source, now) && self.all.take(self.rate, now)
+    }
+
+    /// Takes what a message costs that comes from `source`, as its cookie proves. False: drop it.
+    pub(crate) fn take_proved(&mut self, source: IpAddr, now: Instant) -> bool {
+        let is_granted = self.proved.take(source, now);
+        if is_granted {
+            // It is not refused for the sake of all, but what it costs is not there for claims.
+            self.all.take(self.rate, now);
+        }
+        is_granted
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
     use super::*;
 
     const LIMITS: HandshakeLimits = HandshakeLimits {
@@ -136,44 +122,30 @@ mod tests {
     };
 
     #[test]
-    fn a_source_has_its_burst_then_its_rate_and_others_keep_theirs() {
+    fn claims_of_an_address_leave_what_proofs_of_it_have() {
         let start = Instant::now();
-        let mut limiter = SourceLimiter::new(&LIMITS, start);
-        let noisy = "192.0.2.1".parse().unwrap();
-        let admitted = (0..100).filter(|_| limiter.admit(noisy, start)).count();
-        assert_eq!(admitted, 5);
-        assert!(limiter.admit("192.0.2.2".parse().unwrap(), start));
+        let mut limiter = HandshakeLimiter::new(&LIMITS, start);
+        let source = "192.0.2.1".parse().unwrap();
+        assert_eq!((0..50).filter(|_| limiter.take_claimed(source, start)).count(), 5);
+        assert_eq!((0..50).filter(|_| limiter.take_proved(source, start)).count(), 5);
+        let soon = start + Duration::from_millis(201);
+        assert_eq!((0..50).filter(|_| limiter.take_proved(source, soon)).count(), 2);
+    }
+
+    #[test]
+    fn claims_of_all_addresses_are_bounded_and_proofs_are_beyond_that() {
+        let start = Instant::now();
+        let mut limiter = HandshakeLimiter::new(&LIMITS, start);
+        let source = |number: u32| IpAddr::V4(Ipv4Addr::from_bits(number));
+        let claims = (0..100_000).filter(|number| limiter.take_claimed(source(*number), start));
+        assert_eq!(claims.count(), 100);
+        assert!(limiter.take_proved(source(7), start));
+        // Proofs are counted where claims are, too.
         let later = start + Duration::from_secs(1);
-        assert_eq!(
-            (0..100).filter(|_| limiter.admit(noisy, later)).count(),
-            5,
-            "no more than the burst is saved up"
-        );
-        let soon = later + Duration::from_millis(201);
-        assert_eq!((0..100).filter(|_| limiter.admit(noisy, soon)).count(), 2);
-    }
-
-    #[test]
-    fn addresses_of_one_v6_network_are_one_source() {
-        let start = Instant::now();
-        let mut limiter = SourceLimiter::new(&LIMITS, start);
-        let admitted = (0..100u16)
-            .filter(|host| limiter.admit(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, *host).into(), start))
-            .count();
-        assert_eq!(admitted, 5);
-        assert!(limiter.admit("2001:db8:0:1::1".parse().unwrap(), start));
-    }
-
-    #[test]
-    fn many_sources_cost_bounded_memory_and_idle_ones_are_forgotten() {
-        let start = Instant::now();
-        let mut limiter = SourceLimiter::new(&LIMITS, start);
-        let admitted = (0..10_000u32)
-            .filter(|host| limiter.admit(IpAddr::V4((*host).into()), start))
-            .count();
-        assert_eq!(limiter.buckets.len(), MAX_SOURCES);
-        assert_eq!(admitted, MAX_SOURCES + 5, "the rest shares one bucket");
-        limiter.forget_idle(start + Duration::from_secs(2));
-        assert!(limiter.buckets.is_empty());
+        for number in 0..60 {
+            assert!(limiter.take_proved(source(number), later));
+        }
+        let claims = (0..1_000).filter(|number| limiter.take_claimed(source(*number), later));
+        assert_eq!(claims.count(), 40);
     }
 }

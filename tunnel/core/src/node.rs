@@ -41,7 +41,7 @@ use crate::allowed_ips::AllowedIps;
 use crate::datagrams::Datagrams;
 use crate::engine::{BoringtunEngine, Engine};
 use crate::key::{PrivateKey, PublicKey};
-use crate::limit::{HandshakeLimits, SourceLimiter};
+use crate::limit::{HandshakeLimiter, HandshakeLimits};
 use crate::shard::{Shard, Stray};
 
 /// Age at which a session carries no more packets (`WireGuard` paper, section 6.1).
@@ -130,7 +130,7 @@ pub struct NodeDrops {
     pub rejected_handshake: u64,
     /// A handshake with a static key that is no peer's.
     pub unknown_peer: u64,
-    /// A handshake beyond the limits; answered by a cookie or by nothing.
+    /// A handshake message beyond the limits; answered by a cookie or by nothing.
     pub limited: u64,
     /// An inner packet to an address that no peer has.
     pub no_route: u64,
@@ -176,7 +176,7 @@ pub struct Node<E: Engine = BoringtunEngine> {
     /// Largest inner packet that was ever taken: one of that size may still wait for a session.
     largest: usize,
     gate: E::Gate,
-    sources: SourceLimiter,
+    limiter: HandshakeLimiter,
     peers: HashMap<PeerId, Peer<E>, BuildHasherDefault<IdHasher>>,
     by_key: HashMap<PublicKey, PeerId>,
     allowed_ips: AllowedIps<PeerId>,
@@ -190,7 +190,6 @@ pub struct Node<E: Engine = BoringtunEngine> {
     drops: NodeDrops,
     rng: StdRng,
     next_tick: Instant,
-    next_refill: Instant,
     last_activity: Instant,
 }
 
@@ -222,8 +221,8 @@ impl<E: Engine> Node<E> {
             limits: config.limits,
             segment_mtu: config.mtu,
             largest: config.mtu,
-            gate: E::gate(&config.private_key, config.limits.per_second),
-            sources: SourceLimiter::new(&config.limits, now),
+            gate: E::gate(&config.private_key),
+            limiter: HandshakeLimiter::new(&config.limits, now),
             peers: HashMap::default(),
             by_key: HashMap::new(),
             allowed_ips: AllowedIps::new(),
@@ -234,7 +233,6 @@ impl<E: Engine> Node<E> {
             drops: NodeDrops::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
             next_tick: now,
-            next_refill: now,
             last_activity: now,
             private_key: config.private_key,
         }

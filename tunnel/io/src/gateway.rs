@@ -20,7 +20,7 @@
 //! The TCP stack is the kernel's own where this process may have private network namespaces, one for each thread, which is found
 //! out by trying ([`choice`]); else smoltcp. What is let in, and when, is the same for both: with the kernel's, a SYN
 //! that is held here is given to a namespace that meets nothing else (see `netstack::kernel`). When a namespace is lost, its
-//! connections are over, smoltcp has the new ones, and [`GatewayView::tcp_stack`] says so.
+//! connections are over, smoltcp has the new ones until another is made ([`regain`]), and [`GatewayView::tcp_stack`] says so.
 //!
 //! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
 //! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
@@ -38,6 +38,11 @@ mod landing;
 mod landing;
 mod packet;
 mod policy;
+#[cfg(target_os = "linux")]
+mod regain;
+#[cfg(not(target_os = "linux"))]
+#[path = "gateway/no_regain.rs"]
+mod regain;
 mod segment;
 mod shards;
 mod stats;
@@ -55,6 +60,7 @@ use orfe_tunnel_core::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::choice::Lost;
 pub use self::choice::{GatewayStack, GatewayTcp};
 #[doc(hidden)]
 pub use self::dns::fuzzing;
@@ -64,12 +70,13 @@ pub use self::policy::{
     Access, Destination, DnsPolicy, ParsePortsError, ParseUpstreamError, Policy, PolicyEntry, PolicyError,
     PolicyPort, Ports, Rule, Upstream, Via,
 };
+use self::regain::Keeper;
 use self::shards::ShardThread;
 pub use self::shards::{GatewayView, Shards};
 pub use self::stats::{GatewayStats, PeerDropCounts, PeerStats};
 use self::upstream::Forwarders;
 use crate::client::{TcpStack, TunnelConfig};
-use crate::netstack::{Exchange, Link, Loss, Netstack, StackConfig};
+use crate::netstack::{Exchange, Link, Netstack, StackConfig};
 use crate::udp::{UdpOptions, UdpPort};
 
 /// Connections at once. With several threads each may have half of them, because busy peers may happen to be of one thread;
@@ -161,8 +168,8 @@ struct Desired {
 struct Shown {
     peers: HashMap<PublicKey, PeerStats>,
     total: GatewayStats,
-    /// Set once its namespace is lost.
-    loss: Option<Loss>,
+    /// Set while its namespace is lost.
+    lost: Option<Lost>,
 }
 
 impl Gateway {
@@ -235,7 +242,12 @@ impl Gateway {
             let netstack = Netstack::start_on(&name, udp, link, kernel, node, &stack, |handle| {
                 let forwarders = Forwarders::new(handle, runtime.clone(), tracker.clone(), stop.clone());
                 if let Some(arriving) = arriving {
-                    arriving.attend(&forwarders);
+                    let keeper = Keeper {
+                        helper: tcp.helper.clone(),
+                        stack: stack.clone(),
+                        shown: Arc::clone(&counters),
+                    };
+                    forwarders.keep(keeper, arriving);
                 }
                 let own = stack.addresses.clone();
                 GatewayFront::new(
@@ -244,6 +256,7 @@ impl Gateway {
                     Arc::clone(&desired),
                     Arc::clone(&counters),
                     forwarders,
+                    Instant::now(),
                 )
             })?;
             threads.push(ShardThread { netstack, desired });

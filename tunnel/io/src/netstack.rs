@@ -59,8 +59,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
 pub(crate) use self::exchange::{Exchange, Link};
 #[cfg(target_os = "linux")]
-pub(crate) use self::kernel::Arrivals;
-pub(crate) use self::kernel::{KernelStack, Loss, Number};
+pub(crate) use self::kernel::{Arrivals, Loss};
+pub(crate) use self::kernel::{KernelStack, Number};
 pub(crate) use self::nodes::Nodes;
 use self::round::{KERNEL, Round, UDP, WAKE};
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
@@ -119,6 +119,8 @@ pub(crate) struct Ends {
     pub(crate) stack: Stack,
     /// The kernel's TCP, where there is one.
     pub(crate) kernel: Option<KernelStack>,
+    /// What takes its place in this round, for the connections that are still to come.
+    pub(crate) next_kernel: Option<Box<KernelStack>>,
     /// Datagrams to be sent in this round.
     pub(crate) out: Datagrams,
     /// UDP is to be bound to a fresh port in this round.
@@ -225,6 +227,7 @@ impl<C: Send + 'static> Netstack<C> {
             node: node.into(),
             stack: Stack::new(stack, Arc::clone(&wake), now)?,
             kernel,
+            next_kernel: None,
             out: Datagrams::new(),
             rebind: false,
         };

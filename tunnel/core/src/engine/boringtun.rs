@@ -1,8 +1,9 @@
 //! [`Engine`] by `boringtun::noise`.
 //!
-//! What its use here takes care of: every `Tunn` gets a limiter without a limit, because its own would count each handshake
-//! a second time and refuse the eleventh; the limit is the gate's, asked before the curve. The gate binds cookies to
-//! address and port by handing the library a keyed digest of both in place of the address.
+//! What its use here takes care of: every `Tunn` gets a limiter without a limit, because its own would refuse the eleventh
+//! handshake. The gate's is at its limit always, so that it looks at every cookie and writes one where there is none; what is counted is the
+//! node's, and asked before the curve. The gate binds cookies to address and port by handing the library a keyed digest of
+//! both in place of the address.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -15,7 +16,7 @@ use ::boringtun::noise::rate_limiter::RateLimiter;
 use ::boringtun::noise::{Packet, Tunn, TunnResult};
 use ::boringtun::x25519;
 
-use super::{Admission, Engine, EngineParams, Opened, Tick};
+use super::{Engine, EngineParams, Opened, Proof, Tick};
 use crate::key::{PrivateKey, PublicKey};
 
 /// Sessions with one peer, by boringtun.
@@ -29,11 +30,11 @@ impl fmt::Debug for BoringtunEngine {
     }
 }
 
-/// Verification of initiations before their peer is known.
+/// Verification of handshakes before their peer is known.
 pub struct Gate {
     private_key: x25519::StaticSecret,
     public_key: x25519::PublicKey,
-    limiter: RateLimiter,
+    cookies: RateLimiter,
     unlimited: Arc<RateLimiter>,
     digest: [RandomState; 2],
 }
@@ -55,24 +56,24 @@ impl Gate {
 impl Engine for BoringtunEngine {
     type Gate = Gate;
 
-    fn gate(private_key: &PrivateKey, handshakes_per_second: u32) -> Gate {
+    fn gate(private_key: &PrivateKey) -> Gate {
         let private_key = private_key.to_x25519();
         let public_key = x25519::PublicKey::from(&private_key);
         Gate {
             private_key,
             public_key,
-            limiter: RateLimiter::new(&public_key, u64::from(handshakes_per_second)),
+            cookies: RateLimiter::new(&public_key, 0),
             unlimited: Arc::new(RateLimiter::new(&public_key, u64::MAX)),
             digest: [RandomState::new(), RandomState::new()],
         }
     }
 
-    fn admit(gate: &Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Admission {
+    fn prove(gate: &Gate, source: SocketAddr, handshake: &[u8], out: &mut [u8]) -> Proof {
         let source = gate.cookie_source(source);
-        match gate.limiter.verify_packet(Some(source), initiation, out) {
-            Ok(Packet::HandshakeInit(_)) => Admission::Granted,
-            Err(TunnResult::WriteToNetwork(cookie)) => Admission::Cookie(cookie.len()),
-            _ => Admission::Rejected,
+        match gate.cookies.verify_packet(Some(source), handshake, out) {
+            Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => Proof::Address,
+            Err(TunnResult::WriteToNetwork(cookie)) => Proof::Key(cookie.len()),
+            _ => Proof::Nothing,
         }
     }
 
@@ -82,10 +83,6 @@ impl Engine for BoringtunEngine {
         };
         let half = parse_handshake_anon(&gate.private_key, &gate.public_key, &init).ok()?;
         Some(PublicKey::from(half.peer_static_public))
-    }
-
-    fn refill(gate: &Gate) {
-        gate.limiter.reset_count();
     }
 
     fn new(gate: &Gate, params: &EngineParams<'_>) -> Self {

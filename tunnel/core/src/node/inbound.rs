@@ -1,7 +1,7 @@
 //! Datagrams from the network.
 //!
-//! Checks come in the order of their cost: length and type, index lookup, then for handshakes the MAC and cookie, the source's
-//! tokens, one curve operation that names the peer, and only for a known peer the rest.
+//! Checks come in the order of their cost: length and type, index lookup, then for handshakes the MAC and cookie, the
+//! limits (see `limit`), one curve operation that names the peer, and only for a known peer the rest.
 //!
 //! The engine repeats that curve operation when it is given the initiation, for its state cannot be handed over. Whoever was
 //! at the source when its newest session was proved, as everyone who renews a session, is spared the first one: the
@@ -16,7 +16,7 @@ use super::peer::{MIN_OUT, Peer};
 use super::{Event, Node, PeerId, push_event};
 use crate::batch::Batch;
 use crate::datagrams::Datagrams;
-use crate::engine::{Admission, Engine, Opened};
+use crate::engine::{Engine, Opened, Proof};
 use crate::key::PublicKey;
 use crate::message::Message;
 use crate::packet;
@@ -133,22 +133,7 @@ impl<E: Engine> Node<E> {
     }
 
     fn handle_initiation(&mut self, datagram: &[u8], source: SocketAddr, now: Instant, out: &mut Datagrams) {
-        match E::admit(&self.gate, source, datagram, out.reserve(MIN_OUT)) {
-            Admission::Granted => {}
-            Admission::Cookie(len) => {
-                self.drops.limited += 1;
-                out.commit(len, source);
-                return;
-            }
-            Admission::Rejected => {
-                self.drops.rejected_handshake += 1;
-                return;
-            }
-        }
-        // Behind the MAC, which costs a microsecond: what anybody can write without knowing this node's key must not use up
-        // what those at the same address may ask for.
-        if !self.sources.admit(source.ip(), now) {
-            self.drops.limited += 1;
+        if !self.may_cost_a_curve(datagram, source, now, out) {
             return;
         }
         if self.answer_whom_we_saw(datagram, source, now, out) {
@@ -169,6 +154,31 @@ impl<E: Engine> Node<E> {
         } else {
             self.drops.unknown_peer += 1;
         }
+    }
+
+    /// Whether a handshake message may go on to the curve; if not, its sender is asked for its address where that helps.
+    fn may_cost_a_curve(
+        &mut self,
+        datagram: &[u8],
+        source: SocketAddr,
+        now: Instant,
+        out: &mut Datagrams,
+    ) -> bool {
+        let (is_granted, cookie) = match E::prove(&self.gate, source, datagram, out.reserve(MIN_OUT)) {
+            Proof::Address => (self.limiter.take_proved(source.ip(), now), None),
+            Proof::Key(len) => (self.limiter.take_claimed(source.ip(), now), Some(len)),
+            Proof::Nothing => {
+                self.drops.rejected_handshake += 1;
+                return false;
+            }
+        };
+        if !is_granted {
+            self.drops.limited += 1;
+            if let Some(len) = cookie {
+                out.commit(len, source);
+            }
+        }
+        is_granted
     }
 
     /// Answers an initiation if it is from the peer that was seen at `source` last; else nobody counts as seen there.
@@ -235,14 +245,16 @@ impl<E: Engine> Node<E> {
         out: &mut Datagrams,
     ) {
         let id = PeerId(index >> 8);
-        let Some(peer) = self.peers.get_mut(&id) else {
+        if !self.peers.contains_key(&id) {
             self.drops.unknown_index += 1;
             return;
-        };
-        if !self.sources.admit(source.ip(), now) {
-            self.drops.limited += 1;
+        }
+        if !self.may_cost_a_curve(datagram, source, now, out) {
             return;
         }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let Some(engine) = peer.engine_if_any() else {
             peer.dropped.rejected += 1;
             return;

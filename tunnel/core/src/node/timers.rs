@@ -31,8 +31,6 @@ const IDLE_TICK: Duration = Duration::from_secs(2);
 /// How long after the last packet or handshake a node counts as busy. Longer, and the keepalives of an idle machine would
 /// keep it busy: the idle tick is good enough for all of them.
 const BUSY_FOR: Duration = Duration::from_secs(2);
-/// Interval at which handshake limits are refilled.
-const REFILL: Duration = Duration::from_secs(1);
 
 impl<E: Engine> Node<E> {
     /// When [`Node::handle_timeout`] is to be called at the latest, and why.
@@ -51,13 +49,9 @@ impl<E: Engine> Node<E> {
             .filter_map(|peer| peer.next_attempt)
             .min();
         let keepalive = self.peers.values().filter_map(Peer::keepalive_at).min();
-        let tick = if self.peers.is_empty() {
-            self.next_refill
-        } else {
-            self.next_tick
-        };
+        let tick = (!self.peers.is_empty()).then_some(self.next_tick);
         [
-            Some((tick, "protocol timers")),
+            tick.map(|at| (at, "protocol timers")),
             delayed.map(|at| (at, "handshake retry")),
             attempt.map(|at| (at, "handshake")),
             keepalive.map(|at| (at, "keepalive")),
@@ -69,11 +63,6 @@ impl<E: Engine> Node<E> {
 
     /// Does what is due: keepalives, handshakes, expiry.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Datagrams) {
-        if now >= self.next_refill {
-            E::refill(&self.gate);
-            self.sources.forget_idle(now);
-            self.next_refill = now + REFILL;
-        }
         if now >= self.next_tick {
             self.tick_engines(now, out);
             let busy = now.saturating_duration_since(self.last_activity) < BUSY_FOR;

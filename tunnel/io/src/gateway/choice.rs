@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::GatewayStartError;
 use super::landing::{self, Landed};
 use crate::client::TcpStack;
-use crate::netstack::{Loss, StackConfig};
+use crate::netstack::StackConfig;
 
 /// Which TCP stack a gateway is to have.
 #[derive(Debug, Clone)]
@@ -40,17 +41,17 @@ impl GatewayStack {
         }
     }
 
-    /// What it is once some of so many threads have lost their namespaces.
-    pub(super) fn after(&self, losses: &[Loss], threads: usize) -> Self {
-        let Some(Loss { reason }) = losses.first() else {
+    /// What it is while so many of its threads have no namespace any more.
+    pub(super) fn without(&self, lost: &[Lost], threads: usize, now: Instant) -> Self {
+        let Some(first) = lost.first() else {
             return self.clone();
         };
-        let hint = Some("restart the registry: it makes a new one");
-        let lost = losses.len();
+        let hint = first.refused.as_ref().and_then(|refused| refused.hint);
+        let lost = lost.len();
         if lost < threads {
             let reason = format!(
-                "{lost} of {threads} private network namespaces are lost, and their new connections have smoltcp: the device \
-                 cannot be read ({reason})"
+                "{lost} of {threads} private network namespaces are lost, and their new connections have smoltcp: {}",
+                first.story(now)
             );
             return Self {
                 reason: reason.into(),
@@ -58,7 +59,7 @@ impl GatewayStack {
                 ..self.clone()
             };
         }
-        let reason = format!("the private network namespace is lost: its device cannot be read ({reason})");
+        let reason = format!("the private network namespace is lost: {}", first.story(now));
         Self::smoltcp(reason, hint)
     }
 
@@ -74,8 +75,34 @@ impl GatewayStack {
     }
 }
 
+/// A namespace that is lost and not yet made anew.
+#[derive(Debug, Clone)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "it is made where there are namespaces, and in tests")
+)]
+pub(super) struct Lost {
+    /// What the system says when its device is read.
+    pub(super) reason: Arc<str>,
+    /// Why the latest try to make it anew failed, if there was one.
+    pub(super) refused: Option<NoNamespace>,
+    pub(super) next_try: Instant,
+}
+
+impl Lost {
+    fn story(&self, now: Instant) -> String {
+        let Self { reason, refused, .. } = self;
+        let seconds = self.next_try.saturating_duration_since(now).as_secs() + 1;
+        let refused = refused.as_ref().map_or_else(
+            || "a new one is".to_owned(),
+            |NoNamespace { reason, .. }| format!("a new one was refused ({reason}) and is"),
+        );
+        format!("its device cannot be read ({reason}); {refused} tried within {seconds} s")
+    }
+}
+
 /// Why there is no namespace.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NoNamespace {
     pub(super) reason: String,
     pub(super) hint: Option<&'static str>,
@@ -120,6 +147,8 @@ pub(super) fn choose(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -130,18 +159,36 @@ mod tests {
             hint: None,
             congestion_control: Some("bbr".into()),
         };
-        assert_eq!(chosen.after(&[], 2), chosen);
-        let loss = Loss {
+        let now = Instant::now();
+        assert_eq!(chosen.without(&[], 2, now), chosen);
+        let mut lost = Lost {
             reason: "File descriptor in bad state".into(),
+            refused: None,
+            next_try: now + Duration::from_secs(9),
         };
-        let half = chosen.after(std::slice::from_ref(&loss), 2);
+        let half = chosen.without(std::slice::from_ref(&lost), 2, now);
         assert_eq!(
             (half.name, half.congestion_control.as_deref()),
             ("namespace", Some("bbr"))
         );
-        assert!(half.reason.contains("1 of 2") && half.hint.is_some(), "{half:?}");
-        let none = chosen.after(&[loss.clone(), loss], 2);
+        assert!(half.reason.contains("1 of 2"), "{}", half.reason);
+        let none = chosen.without(&[lost.clone(), lost.clone()], 2, now);
         assert_eq!((none.name, none.congestion_control), ("smoltcp", None));
-        assert!(none.reason.contains("bad state"), "{}", none.reason);
+        assert_eq!(
+            (&*none.reason, none.hint),
+            (
+                "the private network namespace is lost: its device cannot be read (File descriptor in bad state); a new one is \
+                 tried within 10 s",
+                None
+            )
+        );
+        lost.refused = Some(NoNamespace {
+            reason: "making a namespace was refused".to_owned(),
+            hint: Some("allow it"),
+        });
+        let refused = chosen.without(&[lost], 1, now);
+        assert_eq!(refused.hint, Some("allow it"));
+        let end = "a new one was refused (making a namespace was refused) and is tried within 10 s";
+        assert!(refused.reason.ends_with(end), "{}", refused.reason);
     }
 }

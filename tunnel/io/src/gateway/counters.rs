@@ -1,16 +1,12 @@
 //! What the gateway counts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::PublicKey;
 
 use super::policy::Access;
 use super::{PeerDropCounts, PeerStats};
 use crate::netstack::Ends;
-
-/// Resets each second for what belongs to no connection. Beyond it such packets are dropped without an answer.
-const MAX_RESETS_PER_SECOND: u32 = 1000;
 
 /// A peer as the front counts for it; what its node knows is added in [`Peer::stats`].
 #[derive(Debug)]
@@ -76,46 +72,5 @@ impl Peer {
             dropped: drops.total(),
             drops,
         })
-    }
-}
-
-/// Counts resets, and what else tells a peer that something is refused, in windows of one second.
-#[derive(Debug, Default)]
-pub(super) struct Resets {
-    window: Option<Instant>,
-    count: u32,
-}
-
-impl Resets {
-    /// Takes one; false when the second's share is used up.
-    pub(super) fn admit(&mut self, now: Instant) -> bool {
-        if self
-            .window
-            .is_none_or(|start| now.saturating_duration_since(start) >= Duration::from_secs(1))
-        {
-            *self = Self {
-                window: Some(now),
-                count: 0,
-            };
-        }
-        self.count += 1;
-        self.count <= MAX_RESETS_PER_SECOND
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resets_are_bounded_in_each_second() {
-        let (mut resets, start) = (Resets::default(), Instant::now());
-        let admitted = |resets: &mut Resets, at| (0..3000).filter(|_| resets.admit(at)).count();
-        assert_eq!(admitted(&mut resets, start), MAX_RESETS_PER_SECOND as usize);
-        assert_eq!(admitted(&mut resets, start + Duration::from_millis(900)), 0);
-        assert_eq!(
-            admitted(&mut resets, start + Duration::from_secs(1)),
-            MAX_RESETS_PER_SECOND as usize
-        );
     }
 }

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use orfe_tunnel_core::{Batch, Event, PeerConfig, PeerId, PublicKey, Shard};
+use orfe_tunnel_core::{Batch, Bucket, Event, PeerConfig, PeerId, PublicKey, Rate, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::counters::{Peer, Resets};
+use super::counters::Peer;
 use super::packet::Inner;
 use super::policy::{Access, DNS_PORT, Policy, Service, Target, Transport};
 use super::segment::Segment;
@@ -31,6 +31,12 @@ const MAX_FLOWS: usize = 4096;
 /// Questions at once that the resolver is asked, for one peer and for all. Beyond, questions are dropped and asked again.
 const MAX_QUESTIONS_PER_PEER: usize = 32;
 const MAX_QUESTIONS: usize = 512;
+/// Resets for what belongs to no connection, and what else tells a peer that something is refused. Beyond it such packets are
+/// dropped without an answer.
+const RESETS: Rate = Rate {
+    per_second: 1000.0,
+    burst: 1000.0,
+};
 /// How often every peer is shown anew, changed or not: what the node alone counts (forged datagrams) changes nothing here.
 const SHOW_ALL: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,12 @@ pub(super) enum Command {
     },
     /// A UDP flow is over.
     FlowEnded { flow: Flow, attempt: u64 },
+    /// The kernel's TCP is there again, in a new namespace.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "there are no namespaces to be had again")
+    )]
+    Regain(Box<KernelStack>),
     /// The resolver was asked for a peer.
     Resolved {
         flow: Flow,
@@ -81,7 +93,7 @@ pub(super) struct GatewayFront {
     dialling: usize,
     questions: usize,
     attempts: u64,
-    resets: Resets,
+    resets: Bucket,
     /// Packets made here, for the tunnel.
     answers: Batch<()>,
     /// Peers that changed since they were shown.
@@ -124,6 +136,7 @@ impl GatewayFront {
         desired: Arc<Mutex<Desired>>,
         shown: Arc<Mutex<Shown>>,
         forwarders: Forwarders,
+        now: Instant,
     ) -> Self {
         Self {
             own,
@@ -140,7 +153,7 @@ impl GatewayFront {
             dialling: 0,
             questions: 0,
             attempts: 0,
-            resets: Resets::default(),
+            resets: Bucket::full(RESETS, now),
             answers: Batch::new(),
             changed: Vec::new(),
             shown_all: None,
@@ -341,6 +354,7 @@ impl Front for GatewayFront {
                     self.forget_datagrams(&flow);
                 }
             }
+            Command::Regain(kernel) => ends.next_kernel = Some(kernel),
             Command::Resolved { flow, peer, answer } => {
                 self.questions -= 1;
                 if let Some(known) = self.peers.get_mut(&peer) {
@@ -396,7 +410,6 @@ impl Front for GatewayFront {
             connections: ends.stack.connections() + kernel.map_or(0, KernelStack::connections),
             buffered_bytes: ends.stack.buffered() + kernel.map_or(0, KernelStack::buffered),
         };
-        shown.loss = kernel.and_then(KernelStack::loss).cloned();
         if is_whole {
             for id in changed {
                 if let Some(peer) = self.peers.get_mut(&id) {

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 
 use super::choice::NoNamespace;
-use super::upstream::Forwarders;
 use crate::namespace::{Landings, NamespaceError};
-use crate::netstack::{Arrivals, KernelStack, StackConfig};
+use crate::netstack::{Arrivals, KernelStack, Loss, StackConfig};
 
 /// The kernel's TCP for one thread.
 #[derive(Debug)]
@@ -63,10 +63,14 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    /// Has them accepted from now on, until the stack ends.
-    pub(super) fn attend(self, forwarders: &Forwarders) {
-        for listener in self.listeners {
-            forwarders.attend(Arc::clone(&self.arrivals).serve(listener));
-        }
+    /// Has them accepted until the stack ends. How it lost its device, if that is why.
+    pub(super) async fn attend(self) -> Option<Loss> {
+        join_all(
+            self.listeners
+                .iter()
+                .map(|listener| self.arrivals.serve(listener)),
+        )
+        .await;
+        self.arrivals.loss().cloned()
     }
 }

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use super::choice::NoNamespace;
-use super::upstream::Forwarders;
 use crate::netstack::{KernelStack, StackConfig};
 
 /// There is none.
@@ -30,10 +29,4 @@ impl Landed {
 
 /// There is none.
 #[derive(Debug)]
-pub(super) struct Arriving(Infallible);
-
-impl Arriving {
-    pub(super) fn attend(self, _forwarders: &Forwarders) {
-        match self.0 {}
-    }
-}
+pub(super) struct Arriving(pub(super) Infallible);

@@ -320,12 +320,11 @@ impl Destination {
                 port: destination.port(),
             }),
             Self::Network(network) => {
-                let (address, prefix) = (destination.ip(), network.prefix());
-                let inside = address.is_ipv4() == network.address().is_ipv4()
-                    && AllowedIp::new(address, prefix).is_ok_and(|of| of == *network);
+                let address = destination.ip();
                 // A wide network such as 0.0.0.0/0 does not name the gateway's own machine by accident.
-                let is_named = !is_this_host(address) || (prefix >= 8 && is_this_host(network.address()));
-                (inside && is_named).then_some(Upstream::Address(destination))
+                let is_named =
+                    !is_this_host(address) || (network.prefix() >= 8 && is_this_host(network.address()));
+                (network.contains(address) && is_named).then_some(Upstream::Address(destination))
             }
         }
     }

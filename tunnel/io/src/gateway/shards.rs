@@ -6,6 +6,7 @@
 
 use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use orfe_tunnel_core::{MAX_SHARDS, PublicKey};
 
@@ -135,8 +136,8 @@ impl GatewayView {
 
     /// The TCP stack that new connections get at this moment, and why.
     pub fn tcp_stack(&self) -> GatewayStack {
-        let losses: Vec<_> = self.shown().filter_map(|shown| shown.loss.clone()).collect();
-        self.stack.after(&losses, self.threads.len())
+        let lost: Vec<_> = self.shown().filter_map(|shown| shown.lost.clone()).collect();
+        self.stack.without(&lost, self.threads.len(), Instant::now())
     }
 
     /// Counters of the gateway as a whole.

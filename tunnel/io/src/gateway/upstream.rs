@@ -21,7 +21,9 @@ use super::datagrams::{self, DatagramFlow};
 use super::dns;
 use super::dns::Question;
 use super::front::Command;
+use super::landing::Arriving;
 use super::policy::{Access, Policy, Upstream};
+use super::regain::Keeper;
 use crate::netstack::{Accepted, Flow, Handle};
 use crate::proxy::splice::between;
 
@@ -102,13 +104,9 @@ impl Forwarders {
         });
     }
 
-    /// Starts a task that ends with the gateway, and not before.
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(dead_code, reason = "the kernel's stack alone has something to attend to")
-    )]
-    pub(super) fn attend(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn(task);
+    /// Keeps the thread's namespace from now on.
+    pub(super) fn keep(&self, keeper: Keeper, arriving: Arriving) {
+        self.spawn(keeper.keep(arriving, self.handle.clone()));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> CancellationToken {

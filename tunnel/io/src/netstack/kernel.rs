@@ -27,7 +27,8 @@
 //! together. When the thread ends, it resets every connection first, so that both ends hear of it.
 //!
 //! There is no process behind it that could die. Its device can be taken away by who goes into the namespace, as root: then
-//! every connection is over at once, a peer hears that at its next packet, and new ones are smoltcp's (see [`Loss`]).
+//! every connection is over at once, a peer hears that at its next packet, and new ones are smoltcp's (see [`Loss`]) until
+//! another namespace takes the place of this one (`gateway::regain`).
 
 mod arrivals;
 mod memory;
@@ -111,8 +112,6 @@ pub(crate) struct Loss {
 pub(crate) struct KernelStack {
     device: TunDevice,
     has_v6: bool,
-    /// Set when the device is gone.
-    loss: Option<Loss>,
     table: Table,
     arrivals: Arc<Arrivals>,
     places: Places,
@@ -138,7 +137,6 @@ impl KernelStack {
         let stack = Self {
             device: TunDevice::from_fd(landing.tun, true)?,
             has_v6: listeners.len() > 1,
-            loss: None,
             table: Table::default(),
             arrivals: Arc::default(),
             places: Places::new(max_connections, |_| ()),
@@ -159,7 +157,7 @@ impl KernelStack {
     /// Whether it can carry this connection: not where the system has no IPv6 and it is one of IPv6, and none any more when the
     /// device is gone. smoltcp has those.
     pub(crate) fn can_carry(&self, flow: &Flow) -> bool {
-        self.loss.is_none() && (flow.local.is_ipv4() || self.has_v6)
+        self.arrivals.loss().is_none() && (flow.local.is_ipv4() || self.has_v6)
     }
 
     /// Lets in `syn`, the first packet of `flow`; `reply` gets the stream once the handshake is complete. `None` when there is
@@ -232,11 +230,6 @@ impl KernelStack {
         self.memory.held()
     }
 
-    /// Whether it has lost its device, and can carry nothing any more.
-    pub(crate) fn loss(&self) -> Option<&Loss> {
-        self.loss.as_ref()
-    }
-
     /// Looks at the memory that the connections hold when it is time for that, and keeps it within its bound.
     pub(super) fn bound_memory(&mut self, now: Instant) {
         if self.memory.is_due(now) {
@@ -271,7 +264,7 @@ impl KernelStack {
                     taken += len;
                 }
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock && self.loss.is_none() {
+                    if error.kind() != io::ErrorKind::WouldBlock {
                         self.lose(&error);
                     }
                     self.readable = false;
@@ -282,15 +275,18 @@ impl KernelStack {
 
     /// The device is gone, and with it everything that the kernel could say to peers: whose connection is over is answered with
     /// a reset when it sends something.
-    fn lose(&mut self, error: &io::Error) {
+    pub(super) fn lose(&mut self, error: &io::Error) {
+        let loss = Loss {
+            reason: error.to_string().into(),
+        };
+        if !self.arrivals.lose(loss) {
+            return;
+        }
         tracing::error!(
             %error,
             connections = self.connections(),
-            "the device of the private network namespace is gone: its connections are over, new ones have smoltcp until the restart"
+            "the device of the private network namespace is gone: its connections are over, new ones have smoltcp until there is a new one"
         );
-        self.loss = Some(Loss {
-            reason: error.to_string().into(),
-        });
         self.reset_all();
         self.table.end_all();
     }

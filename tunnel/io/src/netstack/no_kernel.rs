@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use mio::{Registry, Token};
@@ -16,13 +15,6 @@ use super::nodes::Nodes;
 /// There is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Number(Infallible);
-
-/// There is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "it is made where there are namespaces, and in tests")]
-pub(crate) struct Loss {
-    pub(crate) reason: Arc<str>,
-}
 
 /// There is none.
 #[derive(Debug)]
@@ -74,15 +66,15 @@ impl KernelStack {
         match self.none {}
     }
 
-    pub(crate) fn loss(&self) -> Option<&Loss> {
-        match self.none {}
-    }
-
     pub(super) fn bound_memory(&mut self, _now: Instant) {
         match self.none {}
     }
 
     pub(super) fn register(&self, _registry: &Registry, _token: Token) -> io::Result<()> {
+        match self.none {}
+    }
+
+    pub(super) fn lose(&mut self, _error: &io::Error) {
         match self.none {}
     }
 

@@ -10,7 +10,7 @@ use mio::{Events, Poll, Token};
 use orfe_tunnel_core::{Batch, PeerId};
 use tokio::sync::mpsc;
 
-use super::{Ends, Front, Link, Wake};
+use super::{Ends, Front, KernelStack, Link, Wake};
 use crate::udp::{ReceiveBuffers, Sent, UdpPort};
 
 pub(super) const WAKE: Token = Token(0);
@@ -110,6 +110,9 @@ impl<F: Front> Round<F> {
             self.front.handle_command(command, &mut self.ends, now);
             is_changed = true;
         }
+        if let Some(kernel) = self.ends.next_kernel.take() {
+            self.change_kernel(*kernel);
+        }
         self.ingress(now);
         if let Some(kernel) = &mut self.ends.kernel {
             kernel.flush();
@@ -160,6 +163,14 @@ impl<F: Front> Round<F> {
         self.readable = true;
         self.blocked = false;
         self.udp.local_addr()
+    }
+
+    /// Lets the kernel's TCP in another namespace have the connections from now on. What is left of the old one is over.
+    fn change_kernel(&mut self, mut kernel: KernelStack) {
+        if let Err(error) = kernel.register(self.poll.registry(), KERNEL) {
+            kernel.lose(&error);
+        }
+        self.ends.kernel = Some(kernel);
     }
 
     /// UDP to the stack.

@@ -14,15 +14,15 @@
 
 mod address;
 mod lookup;
-mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use orfe_tunnel_core::AllowedIp;
+
 pub(super) use self::address::AddressRule;
 pub(super) use self::lookup::Lookup;
-pub use self::network::{Network, ParseNetworkError};
 use super::refusal::Refusal;
 use super::target::{Host, Target, TargetError};
 use super::upstream::UpstreamProxy;
@@ -63,7 +63,7 @@ struct PolicyName {
 
 #[derive(Debug, Clone)]
 struct PolicyNetwork {
-    network: Network,
+    network: AllowedIp,
     /// Empty for all.
     ports: BTreeSet<u16>,
     /// Empty for none.
@@ -164,7 +164,7 @@ impl Routes {
     /// be asked for there; no UDP ports stand for none.
     pub fn add_network(
         &mut self,
-        network: Network,
+        network: AllowedIp,
         ports: impl IntoIterator<Item = u16>,
         udp_ports: impl IntoIterator<Item = u16>,
     ) {

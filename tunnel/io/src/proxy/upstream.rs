@@ -8,13 +8,13 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use data_encoding::BASE64;
+use orfe_tunnel_core::AllowedIp;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
-use super::routes::Network;
 use super::target::{Host, Target, TargetError, split_port};
 
 /// An HTTP proxy that stands between this machine and the rest.
@@ -56,7 +56,7 @@ enum Exception {
         address: IpAddr,
         port: Option<u16>,
     },
-    Network(Network),
+    Network(AllowedIp),
 }
 
 impl UpstreamProxy {

@@ -278,10 +278,7 @@ fn check(config: &HostTunnelConfig) -> Result<(), HostTunnelError> {
         .and_then(|stats| stats.endpoint)
         .map(|endpoint| endpoint.ip());
     if let Some(endpoint) = endpoint
-        && let Some(network) = config
-            .networks
-            .iter()
-            .find(|network| AllowedIp::new(endpoint, network.prefix()).is_ok_and(|own| own == **network))
+        && let Some(network) = config.networks.iter().find(|network| network.contains(endpoint))
     {
         return Err(HostTunnelError::Loop {
             network: *network,

@@ -117,11 +117,7 @@ pub(super) fn networks(desired: &Desired, outer: &[IpAddr]) -> (Vec<AllowedIp>, 
                 .iter()
                 .any(|own| *network == AllowedIp::host(*own))
         })
-        .partition(|network| !outer.iter().any(|address| contains(*network, *address)))
-}
-
-fn contains(network: AllowedIp, address: IpAddr) -> bool {
-    AllowedIp::new(address, network.prefix()).is_ok_and(|other| other == network)
+        .partition(|network| !outer.iter().any(|address| network.contains(*address)))
 }
 
 /// What a person is told about networks that are not routed.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::engine::BoringtunEngine;
+use crate::engine::{BoringtunEngine, EngineParams, Opened, Proof, Tick};
 
 thread_local! {
     /// Initiations whose peer was asked for by a curve operation of its own.
@@ -16,21 +16,17 @@ struct Watched(BoringtunEngine);
 impl Engine for Watched {
     type Gate = <BoringtunEngine as Engine>::Gate;
 
-    fn gate(private_key: &PrivateKey, handshakes_per_second: u32) -> Self::Gate {
-        BoringtunEngine::gate(private_key, handshakes_per_second)
+    fn gate(private_key: &PrivateKey) -> Self::Gate {
+        BoringtunEngine::gate(private_key)
     }
 
-    fn admit(gate: &Self::Gate, source: SocketAddr, initiation: &[u8], out: &mut [u8]) -> Admission {
-        BoringtunEngine::admit(gate, source, initiation, out)
+    fn prove(gate: &Self::Gate, source: SocketAddr, handshake: &[u8], out: &mut [u8]) -> Proof {
+        BoringtunEngine::prove(gate, source, handshake, out)
     }
 
     fn identify(gate: &Self::Gate, initiation: &[u8]) -> Option<PublicKey> {
         ASKED.with(|asked| asked.set(asked.get() + 1));
         BoringtunEngine::identify(gate, initiation)
-    }
-
-    fn refill(gate: &Self::Gate) {
-        BoringtunEngine::refill(gate);
     }
 
     fn new(gate: &Self::Gate, params: &EngineParams<'_>) -> Self {

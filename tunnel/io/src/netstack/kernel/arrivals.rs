@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::net::sockopt::{
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::Number;
+use super::{Loss, Number};
 use crate::kernel_stream::{KernelSocket, KernelStream};
 use crate::netstack::Accepted;
 use crate::places::Place;
@@ -43,6 +43,8 @@ pub(crate) struct Arrivals {
     by_number: Mutex<HashMap<Number, Arrival>>,
     /// None come any more.
     ended: CancellationToken,
+    /// Why, if the device is gone.
+    loss: OnceLock<Loss>,
 }
 
 #[derive(Debug)]
@@ -58,13 +60,25 @@ enum Arrival {
 
 impl Arrivals {
     /// Accepts until the end.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        self.ended.run_until_cancelled(self.accept(&listener)).await;
+    pub(crate) async fn serve(&self, listener: &TcpListener) {
+        self.ended.run_until_cancelled(self.accept(listener)).await;
     }
 
-    /// Ends the tasks that accept.
+    /// Ends those that accept.
     pub(super) fn end(&self) {
         self.ended.cancel();
+    }
+
+    /// Ends them because the device is gone. False when that was known.
+    pub(super) fn lose(&self, loss: Loss) -> bool {
+        let is_first = self.loss.set(loss).is_ok();
+        self.end();
+        is_first
+    }
+
+    /// Whether the device is gone.
+    pub(crate) fn loss(&self) -> Option<&Loss> {
+        self.loss.get()
     }
 
     async fn accept(&self, listener: &TcpListener) {

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::network::Network;
+use orfe_tunnel_core::AllowedIp;
+
 use crate::proxy::refusal::Refusal;
 use crate::proxy::target::Host;
 
@@ -18,7 +19,7 @@ pub(in crate::proxy) struct AddressRule {
     /// Inner addresses, which are never dialled from outside the tunnel.
     pub(in crate::proxy) inner: BTreeSet<IpAddr>,
     /// Networks behind the tunnel, likewise.
-    pub(in crate::proxy) networks: Arc<[Network]>,
+    pub(in crate::proxy) networks: Arc<[AllowedIp]>,
 }
 
 impl AddressRule {
