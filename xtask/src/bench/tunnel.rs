@@ -151,8 +151,8 @@ async fn measure_all(args: &Args) -> Result<Outcome> {
 /// configuration comes later in the minute seems slow.
 fn free_ports_soon(lab: &Lab) -> Result<()> {
     for side in Side::BOTH {
-        lab.sysctl(side, "ipv4/tcp_tw_reuse", "1")?;
-        lab.sysctl(side, "ipv4/ip_local_port_range", "10000 65535")?;
+        lab.at(side).sysctl("ipv4/tcp_tw_reuse", "1")?;
+        lab.at(side).sysctl("ipv4/ip_local_port_range", "10000 65535")?;
     }
     Ok(())
 }
@@ -162,12 +162,12 @@ fn set_congestion_control(lab: &Lab, asked: Option<&str>) -> Result<String> {
     const NAME: &str = "ipv4/tcp_congestion_control";
     if let Some(name) = asked {
         for side in Side::BOTH {
-            lab.sysctl(side, NAME, name).with_context(|| {
+            lab.at(side).sysctl(NAME, name).with_context(|| {
                 format!("congestion control {name}; hint: see tcp_available_congestion_control")
             })?;
         }
     }
-    Ok(lab.read_sysctl(Side::Near, NAME)?)
+    Ok(lab.at(Side::Near).read_sysctl(NAME)?)
 }
 
 struct Session {

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use orfe_test_support::lab::ends::tcp_of;
+use orfe_test_support::lab::namespace;
 use orfe_test_support::lab::program::Program;
 use serde_json::json;
 
@@ -88,8 +89,8 @@ fn wireguard_go_is_at_the_other_end() {
 
 #[test]
 fn containers_of_a_bridge_use_the_tunnel_and_a_killed_process_leaves_nothing_after_the_next_start() {
-    if !lab::has("nft", "--version") {
-        crate::announce("SKIPPED: containers behind a bridge: no `nft` (Debian package nftables)");
+    if let Some(reason) = namespace::obstacle(&[("nft", "nftables")]) {
+        crate::announce(&format!("SKIPPED: containers behind a bridge: {reason}"));
         return;
     }
     let Some(lab) = Lab::new("host", 3) else { return };

@@ -190,7 +190,7 @@ fn resent(bench: &Bench, running: &Running, side: Side, way: &Way) -> Option<u64
             .into_iter()
             .find_map(proc::resent_segments),
         _ => {
-            let text = bench.lab.read_proc_net(side, "snmp").ok()?;
+            let text = bench.lab.at(side).read_proc_net("snmp").ok()?;
             proc::parse_resent(&text)
         }
     }
