@@ -30,15 +30,24 @@ fn what_was_found_once_stays_mended() {
 }
 
 #[test]
-fn every_target_of_the_corpus_is_fuzzed() {
-    let manifest =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/Cargo.toml")).unwrap();
+fn every_target_is_fuzzed_and_no_other() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
     for (name, _) in TARGETS {
         assert!(
             manifest.contains(&format!("name = \"{name}\"")),
             "{name} is missing"
         );
     }
+    // `cargo xtask test` takes its list from this folder.
+    let mut files: Vec<String> = std::fs::read_dir(fuzz.join("fuzz_targets"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let mut names = TARGETS.map(|(name, _)| format!("{name}.rs"));
+    names.sort();
+    assert_eq!(files, names);
 }
 
 /// The corpus again and again: whatever an input leaves behind would add up.

@@ -11,22 +11,20 @@
 //! Needs root, `ip`, `setpriv` and `/dev/net/tun`; [`obstacle`] says which of them is missing.
 
 pub mod ends;
+pub mod namespace;
 pub mod program;
 pub mod wg;
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
+pub use self::namespace::LabError;
+use self::namespace::{Namespace, Number};
 use crate::wait::{TimedOut, wait_for};
 
-/// Where locks on numbers of labs are kept. Namespaces belong to the whole machine, and so does this.
-const LOCKS: &str = "/run/orfe-lab";
-/// Labs of one prefix at once.
-const MAX_LABS: u8 = 32;
 /// How long a server may take to listen.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// An ordinary user that owns nothing: `nobody`, `nogroup`.
@@ -82,142 +80,66 @@ pub enum User {
     Ordinary,
 }
 
-/// A lab could not be made or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum LabError {
-    /// A lock could not be made.
-    #[error("cannot lock {}", path.display())]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// All numbers are taken.
-    #[error("all {MAX_LABS} labs are in use; hint: see which processes hold the locks in {LOCKS}")]
-    Full,
-    /// A command could not be started.
-    #[error("cannot run {command}")]
-    Start {
-        /// The command line.
-        command: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A command failed.
-    #[error("{command} failed: {message}")]
-    Command {
-        /// The command line.
-        command: String,
-        /// What it said.
-        message: String,
-    },
-}
-
 /// Why no lab can be made here, if so.
 pub fn obstacle() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("not root (network namespaces are made)".to_owned());
-    }
-    if !Path::new("/dev/net/tun").exists() {
-        return Some("no /dev/net/tun".to_owned());
-    }
-    for (program, package) in [("ip", "iproute2"), ("setpriv", "util-linux")] {
-        let runs = Command::new(program)
-            .arg("-V")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if !runs.is_ok_and(|status| status.success()) {
-            return Some(format!("no `{program}` (Debian package {package})"));
-        }
-    }
-    None
+    let device = Path::new("/dev/net/tun").exists();
+    namespace::obstacle(&[("setpriv", "util-linux")])
+        .or_else(|| (!device).then(|| "no /dev/net/tun".to_owned()))
 }
 
 /// Two namespaces and the wire; see the module.
 #[derive(Debug)]
 pub struct Lab {
+    near: Namespace,
+    far: Namespace,
     prefix: String,
-    number: u8,
-    /// Held while the lab is in use; the system lets go of it however the process ends.
-    _lock: File,
+    /// The last to go: until then nobody else may use the names.
+    number: Number,
 }
 
 impl Lab {
     /// A lab with the lowest free number under `prefix` (at most 8 letters). Clears what killed runs left under numbers that
     /// nobody uses.
     pub fn new(prefix: &str) -> Result<Self, LabError> {
-        let lab = Self::claim(prefix)?;
-        for side in Side::BOTH {
-            run(ip().args(["netns", "add", &lab.namespace(side)]))?;
-        }
-        let (near, far) = (lab.namespace(Side::Near), lab.namespace(Side::Far));
-        run(ip()
-            .args(["link", "add", "wire", "netns", &near, "type", "veth"])
-            .args(["peer", "name", "wire", "netns", &far]))?;
+        let name = |number: u8, side: Side| format!("{prefix}-{number}-{}", side.name());
+        let number = Number::claim(prefix, |number| {
+            for side in Side::BOTH {
+                Namespace::clear(&name(number, side));
+                forget_socket(&device(prefix, number, side));
+            }
+        })?;
+        let lab = Self {
+            near: Namespace::add(name(number.value(), Side::Near))?,
+            far: Namespace::add(name(number.value(), Side::Far))?,
+            prefix: prefix.to_owned(),
+            number,
+        };
+        lab.near.join("wire", &lab.far, "wire")?;
         for side in Side::BOTH {
             lab.ip(side, &format!("address add {}/24 dev wire", side.wire()))?;
             lab.ip(side, &format!("address add {}/64 dev wire nodad", side.wire_v6()))?;
-            lab.ip(side, "link set wire up")?;
-            lab.ip(side, "link set lo up")?;
         }
         Ok(lab)
     }
 
-    fn claim(prefix: &str) -> Result<Self, LabError> {
-        let locks = Path::new(LOCKS);
-        fs::create_dir_all(locks).map_err(|source| LabError::Lock {
-            path: locks.to_owned(),
-            source,
-        })?;
-        let mut own = None;
-        for number in 0..MAX_LABS {
-            let path = locks.join(format!("{prefix}-{number}"));
-            // Above the first free number only those are of interest that were used once.
-            if own.is_some() && !path.exists() {
-                continue;
-            }
-            let lock = File::create(&path).map_err(|source| LabError::Lock {
-                path: path.clone(),
-                source,
-            })?;
-            match lock.try_lock() {
-                Ok(()) => {
-                    let lab = Self {
-                        prefix: prefix.to_owned(),
-                        number,
-                        _lock: lock,
-                    };
-                    // Any but the first is dropped at once, which clears it.
-                    if own.is_none() {
-                        lab.clear();
-                        own = Some(lab);
-                    }
-                }
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(source)) => return Err(LabError::Lock { path, source }),
-            }
+    /// The side's namespace.
+    pub const fn at(&self, side: Side) -> &Namespace {
+        match side {
+            Side::Near => &self.near,
+            Side::Far => &self.far,
         }
-        own.ok_or(LabError::Full)
-    }
-
-    /// The name of the side's namespace, as `ip netns` knows it.
-    pub fn namespace(&self, side: Side) -> String {
-        format!("{}-{}-{}", self.prefix, self.number, side.name())
     }
 
     /// A name for the side's tunnel device that no other lab has: control sockets of WireGuard programs are named after
     /// their devices, and lie in one folder for the whole machine.
     pub fn device(&self, side: Side) -> String {
-        format!("{}{}{}", self.prefix, self.number, &side.name()[..1])
+        device(&self.prefix, self.number.value(), side)
     }
 
     /// A command that runs `program` in the side's namespace as `user`, and dies with the calling thread. Its pid is the
     /// program's own.
     pub fn command(&self, side: Side, user: User, program: &Path) -> Command {
-        let mut command = ip();
-        command.args(["netns", "exec", &self.namespace(side)]);
+        let mut command = self.at(side).command();
         if user == User::Ordinary {
             command.args(["sh", "-c", WITH_TUN, "sh"]);
         }
@@ -231,29 +153,7 @@ impl Lab {
 
     /// Runs `ip` with `arguments` (split at spaces) in the side's namespace.
     pub fn ip(&self, side: Side, arguments: &str) -> Result<(), LabError> {
-        run(ip()
-            .args(["-n", &self.namespace(side)])
-            .args(arguments.split(' ')))
-        .map(drop)
-    }
-
-    /// Writes `value` to a file below `/proc/sys/net` as the side's namespace sees it.
-    pub fn sysctl(&self, side: Side, name: &str, value: &str) -> Result<(), LabError> {
-        let write = format!("echo {value} > /proc/sys/net/{name}");
-        run(ip().args(["netns", "exec", &self.namespace(side), "sh", "-c", &write])).map(drop)
-    }
-
-    /// Reads a file below `/proc/sys/net` as the side's namespace sees it.
-    pub fn read_sysctl(&self, side: Side, name: &str) -> Result<String, LabError> {
-        let path = format!("/proc/sys/net/{name}");
-        let text = run(ip().args(["netns", "exec", &self.namespace(side), "cat", &path]))?;
-        Ok(text.trim().to_owned())
-    }
-
-    /// Reads a file below `/proc/net` as the side's namespace sees it.
-    pub fn read_proc_net(&self, side: Side, name: &str) -> Result<String, LabError> {
-        let path = format!("/proc/net/{name}");
-        run(ip().args(["netns", "exec", &self.namespace(side), "cat", &path]))
+        self.at(side).ip(arguments)
     }
 
     /// Waits until something listens at this TCP port of the side.
@@ -261,7 +161,7 @@ impl Lab {
         let needle = format!(":{port:04X} ");
         let what = format!("a listener at port {port} of the {side:?} machine");
         wait_for(&what, LISTENER_PATIENCE, || {
-            let tables = ["tcp", "tcp6"].map(|table| self.read_proc_net(side, table).unwrap_or_default());
+            let tables = ["tcp", "tcp6"].map(|table| self.at(side).read_proc_net(table).unwrap_or_default());
             // The local address is the second column, and a state of 0A means that it listens.
             let listens = tables.iter().flat_map(|table| table.lines()).any(|line| {
                 let mut columns = line.split_whitespace();
@@ -278,55 +178,23 @@ impl Lab {
         })
         .await
     }
-
-    /// Takes away what there is under this lab's names.
-    fn clear(&self) {
-        for side in Side::BOTH {
-            let namespace = self.namespace(side);
-            if Path::new("/run/netns").join(&namespace).exists() {
-                let pids = run(ip().args(["netns", "pids", &namespace])).unwrap_or_default();
-                for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-                    // It may have ended since.
-                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                    }
-                }
-                // The wire goes with the namespaces. What stays is cleared by the next lab with this number.
-                let _ = run(ip().args(["netns", "delete", &namespace]));
-            }
-            let _ = fs::remove_file(wg::socket(&self.device(side)));
-        }
-    }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.clear();
+        for side in Side::BOTH {
+            forget_socket(&self.device(side));
+        }
     }
 }
 
-fn ip() -> Command {
-    let mut command = Command::new("ip");
-    command.stdin(Stdio::null());
-    command
+fn device(prefix: &str, number: u8, side: Side) -> String {
+    format!("{prefix}{number}{}", &side.name()[..1])
 }
 
-/// Runs a command to its end; what it printed.
-fn run(command: &mut Command) -> Result<String, LabError> {
-    let line = || format!("{command:?}").replace('"', "");
-    let line = line();
-    let output = command.output().map_err(|source| LabError::Start {
-        command: line.clone(),
-        source,
-    })?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(LabError::Command {
-            command: line,
-            message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
-    }
+/// A killed program leaves its control socket.
+fn forget_socket(device: &str) {
+    let _ = fs::remove_file(wg::socket(device));
 }
 
 #[cfg(test)]
@@ -341,7 +209,7 @@ mod tests {
         }
         let lab = Lab::new("olabtest").unwrap();
         let other = Lab::new("olabtest").unwrap();
-        assert_ne!(lab.namespace(Side::Near), other.namespace(Side::Near));
+        assert_ne!(lab.at(Side::Near).name(), other.at(Side::Near).name());
         // bash's own TCP: refused means that packets went there and back.
         let mut command = lab.command(Side::Near, User::Ordinary, Path::new("bash"));
         let probe = format!(
@@ -353,7 +221,7 @@ mod tests {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("refused"), "{message}");
 
-        let namespaces: Vec<String> = Side::BOTH.map(|side| lab.namespace(side)).to_vec();
+        let namespaces = Side::BOTH.map(|side| lab.at(side).name().to_owned());
         drop(lab);
         for namespace in namespaces {
             assert!(!Path::new("/run/netns").join(namespace).exists());

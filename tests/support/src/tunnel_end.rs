@@ -6,12 +6,13 @@
 //!  "peers": [{"public_key": "BASE64", "endpoint": "10.99.0.2:51820", "allowed_ips": ["10.98.0.2/32"], "keepalive": 25}]}
 //! ```
 //!
-//! Modes `smoltcp` and `namespace` have no device of the host and take `"proxy": {"listen": "127.0.0.1:0", "names": {"far.example": {"address":
+//! Mode `userspace` has no device of the host and takes `"proxy": {"listen": "127.0.0.1:0", "names": {"far.example": {"address":
 //! "10.98.0.2", "ports": [5201]}}}`; mode `gateway` takes `"policy": [{"name": "far.example", "address": "10.98.0.2", "ports":
-//! {"5201": "127.0.0.1:5201"}}]`.
+//! {"5201": "127.0.0.1:5201"}}]`. Both have the TCP stack that `"tcp_stack"` names: `auto` unless it is `namespace` or `smoltcp`.
 //!
-//! When ready: `{"ready": true, "public_key": "BASE64", "listen": "0.0.0.0:51820", "proxy": null}`, where a proxy is `{"address":
-//! "127.0.0.1:4711", "user": "…", "password": "…"}`. An error is one line on standard error and exit code 1.
+//! When ready: `{"ready": true, "public_key": "BASE64", "listen": "0.0.0.0:51820", "proxy": null, "tcp": null}`. A proxy is `{"address":
+//! "127.0.0.1:4711", "user": "…", "password": "…"}`; `tcp` is what the end got, where that is not the host's: `{"stack": "namespace",
+//! "reason": "…", "congestion_control": "bbr"}`. An error is one line on standard error and exit code 1.
 
 mod config;
 mod gateway;
@@ -21,7 +22,7 @@ mod userspace;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use orfe_tunnel::TcpStack;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -38,7 +39,12 @@ pub async fn run() -> ExitCode {
     match end().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "tunnel-end: {error}");
+            let causes = std::iter::successors(error.source(), |error| error.source());
+            let words: Vec<String> = [error.to_string()]
+                .into_iter()
+                .chain(causes.map(ToString::to_string))
+                .collect();
+            let _ = writeln!(std::io::stderr(), "tunnel-end: {}", words.join(": "));
             ExitCode::FAILURE
         }
     }
@@ -51,23 +57,21 @@ async fn end() -> Result<()> {
     match config.mode {
         Mode::Tun => {
             let end = tun::start(&config)?;
-            ready(&config, end.local_addr()?, None)?;
+            ready(&config, end.local_addr()?, &Value::Null, &Value::Null)?;
             ended().await?;
             end.stop().await;
         }
-        Mode::Smoltcp | Mode::Namespace => {
-            let tcp_stack = match config.mode {
-                Mode::Namespace => TcpStack::Namespace,
-                _ => TcpStack::Smoltcp,
-            };
-            let end = userspace::start(&config, tcp_stack).await?;
-            ready(&config, end.local_addr(), Some(&end.describe()))?;
+        Mode::Userspace => {
+            let end = userspace::start(&config).await?;
+            ready(&config, end.local_addr(), &end.proxy(), &end.tcp())?;
             ended().await?;
             end.stop().await;
         }
         Mode::Gateway => {
             let end = gateway::start(&config)?;
-            ready(&config, end.local_addr(), None)?;
+            let stack = end.view().tcp_stack();
+            let tcp = tcp(stack.name, &stack.reason, stack.congestion_control.as_deref());
+            ready(&config, end.local_addr(), &Value::Null, &tcp)?;
             ended().await?;
             end.shutdown().await;
         }
@@ -75,17 +79,23 @@ async fn end() -> Result<()> {
     Ok(())
 }
 
-fn ready(config: &Config, listen: std::net::SocketAddr, proxy: Option<&serde_json::Value>) -> Result<()> {
-    let line = serde_json::json!({
+fn ready(config: &Config, listen: std::net::SocketAddr, proxy: &Value, tcp: &Value) -> Result<()> {
+    let line = json!({
         "ready": true,
         "public_key": config.private_key()?.public_key().to_string(),
         "listen": listen.to_string(),
         "proxy": proxy,
+        "tcp": tcp,
     });
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}")?;
     output.flush()?;
     Ok(())
+}
+
+/// Which TCP an end got, and why.
+fn tcp(stack: &str, reason: &str, congestion_control: Option<&str>) -> Value {
+    json!({ "stack": stack, "reason": reason, "congestion_control": congestion_control })
 }
 
 /// Waits until standard input is closed or SIGTERM comes.

@@ -1,4 +1,4 @@
-//! What a gateway's threads carry: several devices at once, over loopback, with one thread and with more.
+//! What a gateway's threads carry: several devices at once, over loopback, with one thread and with more, on each TCP stack.
 //!
 //! ```text
 //!   tunnel-load ─► proxy, tunnel-end (smoltcp) ═══ UDP, loopback ═══► gateway, N threads ─► tunnel-load serve
@@ -8,39 +8,32 @@
 //! Every part is a process of its own, so that the gateway's CPU time is its own; nothing needs root. Devices are spread
 //! evenly over the threads, by drawing their keys until they are: in a fleet that evenness comes from its size.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+mod site;
 
-use anyhow::{Context as _, Result};
-use orfe_test_support::lab::ends::proxy_of;
-use orfe_test_support::lab::program::Program;
-use orfe_test_support::load::{Direction, Job, ProxySpec, Work};
-use orfe_tunnel_core::{PrivateKey, PublicKey, Shard};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::Result;
+use orfe_test_support::lab::ends::{Tcp, TcpStack};
+use orfe_test_support::load::Direction;
 use serde_json::{Map, Value, json};
 
-use super::proc::Process;
+use self::site::{Figure, Site};
 use crate::demo::artifacts::Programs;
 
 const END: &str = "tunnel-end";
 const LOAD: &str = "tunnel-load";
 const PROGRAMS: [&str; 2] = [END, LOAD];
 
-/// How long a program may take to be ready, or to read a counter.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Not counted, at the beginning of a flow.
-const WARM_UP: Duration = Duration::from_secs(1);
-/// The port that devices ask for.
-const SERVICE: u16 = 5201;
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Devices, each with one stream
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     devices: u8,
-    /// The gateway's threads; one row each
+    /// The gateway's TCP stacks
+    #[arg(long, num_args = 1.., default_values_t = [TcpStack::Namespace, TcpStack::Smoltcp])]
+    tcp_stacks: Vec<TcpStack>,
+    /// The gateway's threads; one row each, for each stack and direction
     #[arg(long, num_args = 1.., default_values_t = [1, 2, 4], value_parser = clap::value_parser!(u8).range(1..=4))]
     threads: Vec<u8>,
     /// Seconds of each flow
@@ -60,328 +53,159 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
 }
 
-/// One flow of all devices.
+/// What a row is about.
 #[derive(Debug, Clone, Copy)]
-struct Figure {
-    gbit_s: f64,
-    /// Of the gateway alone.
-    cpu_s_per_gb: f64,
-    cores: f64,
-    rss_mib: f64,
+struct Case {
+    tcp_stack: TcpStack,
+    threads: u8,
+    direction: Direction,
 }
 
-/// Measures a row for each number of threads and direction.
+/// A case with what came out of each round.
+#[derive(Debug)]
+struct Row {
+    case: Case,
+    rounds: Vec<Figure>,
+    /// What the gateway got.
+    tcp: Option<Tcp>,
+    /// Why there is no figure of some round.
+    missing: Option<String>,
+}
+
+/// Measures a row for each stack, number of threads and direction.
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
     let programs = args.built.programs(&PROGRAMS).await?;
-    let cases: Vec<(u8, Direction)> = args
-        .threads
-        .iter()
-        .flat_map(|threads| [(*threads, Direction::Up), (*threads, Direction::Down)])
-        .collect();
-    let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); cases.len()];
+    let mut rows: Vec<Row> = cases(&args).map(Row::new).collect();
     for _ in 0..args.rounds {
-        for (case, (threads, direction)) in cases.iter().enumerate() {
-            let mut site = Site::start(&programs, args.devices, *threads).await?;
-            figures[case].push(site.flow(*direction, Duration::from_secs(args.seconds)).await?);
-            site.stop().await;
+        for row in &mut rows {
+            row.measure(&programs, &args).await;
         }
     }
-    let medians: Vec<Figure> = figures.iter_mut().filter_map(|rounds| median(rounds)).collect();
     Ok(Outcome {
-        rows: rows(&args, &cases, &medians),
-        text: table(&args, &cases, &medians),
+        rows: rows.iter().map(|row| row.json(&args)).collect(),
+        text: table(&args, &rows),
     })
 }
 
-/// The round whose rate is the median.
-fn median(rounds: &mut [Figure]) -> Option<Figure> {
-    rounds.sort_by(|a, b| a.gbit_s.total_cmp(&b.gbit_s));
-    rounds.get(rounds.len() / 2).copied()
+/// All cases; the stacks of one case side by side.
+fn cases(args: &Args) -> impl Iterator<Item = Case> {
+    let each = args
+        .threads
+        .iter()
+        .flat_map(|threads| [Direction::Up, Direction::Down].map(|direction| (*threads, direction)));
+    each.flat_map(|(threads, direction)| {
+        args.tcp_stacks.iter().map(move |tcp_stack| Case {
+            tcp_stack: *tcp_stack,
+            threads,
+            direction,
+        })
+    })
 }
 
-fn rows(args: &Args, cases: &[(u8, Direction)], figures: &[Figure]) -> Vec<Map<String, Value>> {
-    let row = |((threads, direction), figure): (&(u8, Direction), &Figure)| {
-        Map::from_iter([
-            (
-                "config".to_owned(),
-                json!("gateway on smoltcp, devices on smoltcp, loopback"),
-            ),
-            ("threads".to_owned(), json!(threads)),
-            ("devices".to_owned(), json!(args.devices)),
-            ("direction".to_owned(), json!(direction)),
-            ("gbit_s".to_owned(), json!(figure.gbit_s)),
-            ("cpu_s_per_gb".to_owned(), json!(figure.cpu_s_per_gb)),
-            ("cores".to_owned(), json!(figure.cores)),
-            ("rss_mib".to_owned(), json!(figure.rss_mib)),
-            ("rounds".to_owned(), json!(args.rounds)),
-        ])
-    };
-    cases.iter().zip(figures).map(row).collect()
+impl Row {
+    fn new(case: Case) -> Self {
+        Self {
+            case,
+            rounds: Vec::new(),
+            tcp: None,
+            missing: None,
+        }
+    }
+
+    /// One round more. What fails is a row that says so: not every machine lets a gateway have the kernel's TCP.
+    async fn measure(&mut self, programs: &Programs, args: &Args) {
+        match self.one(programs, args).await {
+            Ok(figure) => self.rounds.push(figure),
+            Err(error) => self.missing = Some(format!("{error:#}")),
+        }
+    }
+
+    async fn one(&mut self, programs: &Programs, args: &Args) -> Result<Figure> {
+        let mut site = Site::start(programs, args.devices, self.case).await?;
+        self.tcp = Some(site.tcp.clone());
+        let figure = site
+            .flow(self.case.direction, Duration::from_secs(args.seconds))
+            .await;
+        site.stop().await;
+        figure
+    }
+
+    /// The stack that the gateway got, or was to get.
+    fn tcp_stack(&self) -> &str {
+        self.tcp
+            .as_ref()
+            .map_or(self.case.tcp_stack.as_str(), |tcp| &tcp.stack)
+    }
+
+    /// The round whose rate is the median.
+    fn median(&self) -> Option<Figure> {
+        let mut rounds = self.rounds.clone();
+        rounds.sort_by(|a, b| a.gbit_s.total_cmp(&b.gbit_s));
+        rounds.get(rounds.len() / 2).copied()
+    }
+
+    fn json(&self, args: &Args) -> Map<String, Value> {
+        let Case {
+            threads, direction, ..
+        } = self.case;
+        let tcp_stack = self.tcp_stack();
+        let mut row = Map::new();
+        let mut put = |name: &str, value: Value| row.insert(name.to_owned(), value);
+        put(
+            "config",
+            format!("gateway on {tcp_stack}, devices on smoltcp, loopback").into(),
+        );
+        put("tcp_stack", tcp_stack.into());
+        if let Some(tcp) = &self.tcp {
+            put("congestion_control", tcp.congestion_control.as_deref().into());
+        }
+        put("threads", threads.into());
+        put("devices", args.devices.into());
+        put("direction", json!(direction));
+        put("rounds", self.rounds.len().into());
+        if let Some(figure) = self.median() {
+            put("gbit_s", figure.gbit_s.into());
+            put("cpu_s_per_gb", figure.cpu_s_per_gb.into());
+            put("cores", figure.cores.into());
+            put("rss_mib", figure.rss_mib.into());
+        }
+        if let Some(reason) = &self.missing {
+            put("missing", reason.as_str().into());
+        }
+        row
+    }
 }
 
-fn table(args: &Args, cases: &[(u8, Direction)], figures: &[Figure]) -> String {
+fn table(args: &Args, rows: &[Row]) -> String {
     let mut text = format!(
-        "  {} devices, one stream each; the gateway's CPU and memory\n  threads  direction   Gbit/s  CPU-s/GB  cores  RSS MiB\n",
+        "  {} devices, one stream each; the gateway's CPU and memory\n  threads  way   gateway's TCP   Gbit/s  CPU-s/GB  cores  RSS MiB\n",
         args.devices
     );
-    for ((threads, direction), figure) in cases.iter().zip(figures) {
-        let direction = match direction {
+    for row in rows {
+        let direction = match row.case.direction {
             Direction::Up => "up",
             Direction::Down => "down",
         };
         // Writing to a string does not fail.
-        let _ = writeln!(
+        let _ = write!(
             text,
-            "  {threads:>7}  {direction:<9}  {:>7.2}  {:>8.2}  {:>5.2}  {:>7.1}",
-            figure.gbit_s, figure.cpu_s_per_gb, figure.cores, figure.rss_mib
+            "  {:>7}  {direction:<4}  {:<13}  ",
+            row.case.threads,
+            row.tcp_stack()
         );
+        let _ = match row.median() {
+            Some(figure) => writeln!(
+                text,
+                "{:>7.2}  {:>8.2}  {:>5.2}  {:>7.1}",
+                figure.gbit_s, figure.cpu_s_per_gb, figure.cores, figure.rss_mib
+            ),
+            None => writeln!(text, "not measured"),
+        };
+    }
+    let mut said: Vec<&str> = rows.iter().filter_map(|row| row.missing.as_deref()).collect();
+    said.dedup();
+    for reason in said {
+        let _ = writeln!(text, "  not measured: {reason}");
     }
     text
-}
-
-/// A gateway with its devices, and a server behind it for each.
-struct Site {
-    gateway: Program,
-    devices: Vec<Device>,
-    load: PathBuf,
-    folder: tempfile::TempDir,
-}
-
-/// A device, and the server that it speaks to.
-struct Device {
-    end: Program,
-    proxy: ProxySpec,
-    server: Program,
-    name: String,
-}
-
-impl Site {
-    async fn start(programs: &Programs, devices: u8, threads: u8) -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a folder for logs")?;
-        let (end, load) = (programs.path(END)?, programs.path(LOAD)?);
-        let mut servers = Vec::new();
-        for number in 0..devices {
-            servers.push(serve(load, number, folder.path()).await?);
-        }
-        let keys = spread_keys(devices, threads);
-        let mut gateway = Program::start(Command::new(end), "gateway", folder.path())?;
-        let key = PrivateKey::generate();
-        let config = gateway_config(&key, threads, &keys, &servers);
-        let ready = gateway
-            .ask(&config.to_string(), PATIENCE)
-            .await
-            .context("the gateway does not start")?;
-        let endpoint = ready["listen"]
-            .as_str()
-            .context("the gateway does not say where it is")?
-            .to_owned();
-        let mut site = Self {
-            gateway,
-            devices: Vec::new(),
-            load: load.to_owned(),
-            folder,
-        };
-        for ((number, own), (server, _)) in (0..devices).zip(&keys).zip(servers) {
-            let config = device_config(number, own, key.public_key(), &endpoint);
-            let mut program =
-                Program::start(Command::new(end), &format!("device-{number}"), site.folder.path())?;
-            let ready = program
-                .ask(&config.to_string(), PATIENCE)
-                .await
-                .context("a device does not start")?;
-            let proxy = proxy_of(&ready)?.context("a device has no proxy")?;
-            site.devices.push(Device {
-                end: program,
-                proxy,
-                server,
-                name: name(number),
-            });
-        }
-        Ok(site)
-    }
-
-    /// As much as goes on one stream of each device, counted by the receivers.
-    async fn flow(&mut self, direction: Direction, time: Duration) -> Result<Figure> {
-        let gateway = Process(self.gateway.pid().context("the gateway has ended")?);
-        let mut drivers = Vec::new();
-        for device in &self.devices {
-            drivers.push(drive(&self.load, device, direction, self.folder.path()).await?);
-        }
-        tokio::time::sleep(WARM_UP).await;
-        let (bytes, before, begun) = (
-            self.received(&mut drivers, direction).await?,
-            gateway.read()?,
-            Instant::now(),
-        );
-        tokio::time::sleep(time).await;
-        let (later, after, elapsed) = (
-            self.received(&mut drivers, direction).await?,
-            gateway.read()?,
-            begun.elapsed(),
-        );
-        for driver in drivers {
-            driver.kill().await;
-        }
-        let bytes = later.saturating_sub(bytes) as f64;
-        let cpu_s = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1e9;
-        Ok(Figure {
-            gbit_s: bytes * 8.0 / 1e9 / elapsed.as_secs_f64(),
-            cpu_s_per_gb: cpu_s / (bytes / 1e9),
-            cores: cpu_s / elapsed.as_secs_f64(),
-            rss_mib: after.peak_rss_bytes as f64 / 1024.0 / 1024.0,
-        })
-    }
-
-    /// Bytes that have arrived so far, of all devices together.
-    async fn received(&mut self, drivers: &mut [Program], direction: Direction) -> Result<u64> {
-        let receivers = match direction {
-            Direction::Up => self
-                .devices
-                .iter_mut()
-                .map(|device| &mut device.server)
-                .collect::<Vec<_>>(),
-            Direction::Down => drivers.iter_mut().collect(),
-        };
-        let mut sum = 0;
-        for receiver in receivers {
-            let answer = receiver.ask("count", PATIENCE).await?;
-            sum += answer["received"]
-                .as_u64()
-                .with_context(|| format!("no counter in {answer}"))?;
-        }
-        Ok(sum)
-    }
-
-    async fn stop(self) {
-        for device in self.devices {
-            device.end.stop().await;
-            device.server.stop().await;
-        }
-        self.gateway.stop().await;
-    }
-}
-
-/// A server of the load, and where it listens.
-async fn serve(load: &Path, number: u8, logs: &Path) -> Result<(Program, SocketAddr)> {
-    let mut command = Command::new(load);
-    command.args(["serve", "127.0.0.1:0"]);
-    let mut program = Program::start(command, &format!("server-{number}"), logs)?;
-    let said = program.hear(PATIENCE).await?;
-    let address = said["listening"]
-        .as_str()
-        .with_context(|| format!("no address in {said}"))?;
-    Ok((program, address.parse()?))
-}
-
-/// A stream of `device` that carries as much as goes.
-async fn drive(load: &Path, device: &Device, direction: Direction, logs: &Path) -> Result<Program> {
-    let mut command = Command::new(load);
-    command.arg("drive");
-    let mut program = Program::start(command, &format!("load-{}", device.name), logs)?;
-    let job = Job {
-        to: format!("{}:{SERVICE}", device.name),
-        proxy: Some(device.proxy.clone()),
-        work: Work::Flow {
-            streams: 1,
-            direction,
-        },
-    };
-    program.ask(&serde_json::to_string(&job)?, PATIENCE).await?;
-    Ok(program)
-}
-
-/// Keys of devices that are spread evenly over the gateway's threads.
-fn spread_keys(devices: u8, threads: u8) -> Vec<PrivateKey> {
-    let of_thread = |thread: u8| {
-        let owner = Shard::new(thread, threads);
-        // A key in `threads` fits.
-        std::iter::repeat_with(PrivateKey::generate)
-            .find(|key| owner.is_none_or(|owner| owner.owns(&key.public_key())))
-    };
-    (0..devices)
-        .filter_map(|number| of_thread(number % threads))
-        .collect()
-}
-
-fn gateway_config(
-    key: &PrivateKey,
-    threads: u8,
-    devices: &[PrivateKey],
-    servers: &[(Program, SocketAddr)],
-) -> Value {
-    let peer = |(number, device): (u8, &PrivateKey)| {
-        json!({
-            "public_key": device.public_key().to_string(),
-            "allowed_ips": [format!("{}/32", inner(number))],
-        })
-    };
-    let entry = |(number, (_, address)): (u8, &(Program, SocketAddr))| {
-        json!({
-            "name": name(number),
-            "address": behind(number).to_string(),
-            "ports": { SERVICE.to_string(): address },
-        })
-    };
-    json!({
-        "mode": "gateway",
-        "private_key": *key.to_base64(),
-        "listen": "127.0.0.1:0",
-        "addresses": ["10.98.255.1/16"],
-        "threads": threads,
-        "peers": (0..).zip(devices).map(peer).collect::<Vec<_>>(),
-        "policy": (0..).zip(servers).map(entry).collect::<Vec<_>>(),
-    })
-}
-
-fn device_config(number: u8, own: &PrivateKey, gateway: PublicKey, endpoint: &str) -> Value {
-    json!({
-        "mode": "smoltcp",
-        "private_key": *own.to_base64(),
-        "listen": "127.0.0.1:0",
-        "addresses": [format!("{}/16", inner(number))],
-        "peers": [{
-            "public_key": gateway.to_string(),
-            "endpoint": endpoint,
-            "allowed_ips": ["10.97.0.0/16"],
-            "keepalive": 25,
-        }],
-        "proxy": {
-            "listen": "127.0.0.1:0",
-            "names": { name(number): { "address": behind(number).to_string(), "ports": [SERVICE] } },
-        },
-    })
-}
-
-/// What the service of the device with this number is called.
-fn name(number: u8) -> String {
-    format!("service-{number}.example")
-}
-
-/// The device's address inside.
-const fn inner(number: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 98, 0, number + 1))
-}
-
-/// The address that its service has inside.
-const fn behind(number: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 97, 0, number + 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_thread_gets_its_share_of_the_devices() {
-        for threads in 1..=4 {
-            let keys = spread_keys(8, threads);
-            assert_eq!(keys.len(), 8);
-            for thread in 0..threads {
-                let shard = Shard::new(thread, threads).unwrap();
-                let owned = keys.iter().filter(|key| shard.owns(&key.public_key())).count();
-                let expected = (0..8).filter(|number| number % threads == thread).count();
-                assert_eq!(owned, expected, "thread {thread} of {threads}");
-            }
-        }
-    }
 }

@@ -95,7 +95,7 @@ fn list() -> Result<()> {
             .to_possible_value()
             .context("a configuration has no name")?;
         let help = value.get_help().map(ToString::to_string).unwrap_or_default();
-        writeln!(out, "{:<22} {help}", config.name())?;
+        writeln!(out, "{:<29}{help}", config.name())?;
     }
     Ok(())
 }
@@ -151,8 +151,8 @@ async fn measure_all(args: &Args) -> Result<Outcome> {
 /// configuration comes later in the minute seems slow.
 fn free_ports_soon(lab: &Lab) -> Result<()> {
     for side in Side::BOTH {
-        lab.sysctl(side, "ipv4/tcp_tw_reuse", "1")?;
-        lab.sysctl(side, "ipv4/ip_local_port_range", "10000 65535")?;
+        lab.at(side).sysctl("ipv4/tcp_tw_reuse", "1")?;
+        lab.at(side).sysctl("ipv4/ip_local_port_range", "10000 65535")?;
     }
     Ok(())
 }
@@ -162,12 +162,12 @@ fn set_congestion_control(lab: &Lab, asked: Option<&str>) -> Result<String> {
     const NAME: &str = "ipv4/tcp_congestion_control";
     if let Some(name) = asked {
         for side in Side::BOTH {
-            lab.sysctl(side, NAME, name).with_context(|| {
+            lab.at(side).sysctl(NAME, name).with_context(|| {
                 format!("congestion control {name}; hint: see tcp_available_congestion_control")
             })?;
         }
     }
-    Ok(lab.read_sysctl(Side::Near, NAME)?)
+    Ok(lab.at(Side::Near).read_sysctl(NAME)?)
 }
 
 struct Session {
@@ -196,7 +196,7 @@ impl Session {
         if !poor_paths {
             return;
         }
-        for config in Config::ON_POOR_PATHS.into_iter().filter(&chosen) {
+        for config in self.pace.on_poor_paths.iter().copied().filter(&chosen) {
             for path in PoorPath::ALL {
                 self.poor_path(config, path).await;
             }
@@ -260,7 +260,7 @@ impl Session {
             let outcome = outcome.unwrap_or_else(|_| bail_late());
             match outcome {
                 Ok(figures) => {
-                    let congestion_control = self.congestion_control_of(config, *case);
+                    let congestion_control = self.congestion_control_of(&running, *case);
                     self.rows.add(config, *case, congestion_control, figures);
                 }
                 Err(error) => {
@@ -306,19 +306,20 @@ impl Session {
         }
     }
 
-    /// Whose congestion control decides over a row. smoltcp has its own.
-    fn congestion_control_of(&self, config: Config, case: Case) -> Option<String> {
+    /// The congestion control that decides over a row: the sender's. smoltcp has its own.
+    fn congestion_control_of(&self, running: &Running, case: Case) -> Option<String> {
         let Case::Flow { direction, .. } = case else {
             return None;
         };
-        let own = match (config.tcp_stack(), direction) {
-            (Some("smoltcp"), Direction::Up) => "smoltcp",
-            (_, Direction::Down) if config.is_far_smoltcp() => "smoltcp",
-            // It asks for it, and gets it where the kernel has it.
-            (Some("namespace"), Direction::Up) => "bbr if available",
-            _ => &self.congestion_control,
+        let sender = match direction {
+            Direction::Up => Side::Near,
+            Direction::Down => Side::Far,
         };
-        Some(own.to_owned())
+        let own = match running.tcp(sender) {
+            Some(tcp) => tcp.congestion_control.as_ref().unwrap_or(&tcp.stack),
+            None => &self.congestion_control,
+        };
+        Some(own.clone())
     }
 }
 

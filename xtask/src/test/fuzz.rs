@@ -20,13 +20,6 @@ const SECONDS: u32 = 15;
 /// A target that needs more memory than this has found something.
 const MEMORY_MIB: u32 = 512;
 const FOLDER: &str = "tests/fuzz";
-const TARGETS: [&str; 5] = [
-    "proxy_http",
-    "proxy_socks",
-    "core_datagram",
-    "core_node",
-    "gateway_dns",
-];
 
 /// How long a search without libFuzzer may take beyond its time, in seconds: it is compiled first, and one that hangs has found
 /// something.
@@ -56,10 +49,10 @@ pub(super) async fn run(environment: &Environment) -> Result<Tally> {
             "{reason}: inputs near the corpus instead, without coverage"
         ));
     }
-    for target in TARGETS {
+    for target in targets()? {
         let found_nothing = match obstacle {
-            None => fuzz(environment, target).await?,
-            Some(_) => mutate(environment, target).await?,
+            None => fuzz(environment, &target).await?,
+            Some(_) => mutate(environment, &target).await?,
         };
         if found_nothing {
             tally.passed += 1;
@@ -68,6 +61,23 @@ pub(super) async fn run(environment: &Environment) -> Result<Tally> {
         }
     }
     Ok(tally)
+}
+
+/// Every target by its name: each is a file of the workspace of fuzzing.
+fn targets() -> Result<Vec<String>> {
+    let folder = cargo::workspace_root()?.join(FOLDER).join("fuzz_targets");
+    let files = std::fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))?;
+    let mut names = Vec::new();
+    for file in files {
+        names.extend(
+            file?
+                .path()
+                .file_stem()
+                .map(|name| name.to_string_lossy().into_owned()),
+        );
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Whether a search with the ordinary compiler found nothing.

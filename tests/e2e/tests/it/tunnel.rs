@@ -24,7 +24,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orfe_test_support::lab::ends::{self, EndSpec, Keys, RunningEnd, SERVICE, SERVICE_NAME};
+use orfe_test_support::lab::ends::{self, EndSpec, Keys, Mode, RunningEnd, SERVICE, SERVICE_NAME, TcpStack};
 use orfe_test_support::lab::program::Program;
 use orfe_test_support::lab::{self, Lab, Side, User, wg};
 use orfe_test_support::load::client::EchoReport;
@@ -34,8 +34,18 @@ use tempfile::TempDir;
 
 use crate::programs;
 
-/// The device's TCP stacks, as the driver's modes are called.
-const STACKS: [&str; 3] = ["tun", "namespace", "smoltcp"];
+/// The device's TCP stacks, with the mode that has them.
+const STACKS: [Mode; 3] = [
+    Mode::Tun,
+    Mode::Userspace(TcpStack::Namespace),
+    Mode::Userspace(TcpStack::Smoltcp),
+];
+
+/// The gateway on each of the TCP stacks that it may have.
+const GATEWAYS: [Mode; 2] = [
+    Mode::Gateway(TcpStack::Namespace),
+    Mode::Gateway(TcpStack::Smoltcp),
+];
 
 /// Bound on waits that are expected to be short. A test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,7 +72,7 @@ fn wireguard_go(what: &str) -> Option<PathBuf> {
 #[derive(Debug, Clone, Copy)]
 enum Kind<'a> {
     /// Orfe, in this mode of its driver.
-    Orfe(&'a str),
+    Orfe(Mode),
     /// wireguard-go, here.
     WireguardGo(&'a Path),
 }
@@ -211,10 +221,15 @@ async fn start_end(
     };
     let started = match kind {
         Kind::WireguardGo(_) => tokio::task::block_in_place(|| spec.start_wireguard(lab, &["-f"])),
-        Kind::Orfe("tun") => spec.start_orfe(lab, "tun", User::Root).await,
+        Kind::Orfe(Mode::Tun) => spec.start_orfe(lab, Mode::Tun, User::Root).await,
         Kind::Orfe(mode) => spec.start_orfe(lab, mode, User::Ordinary).await,
     };
-    started.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
+    let end = started.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    if let Kind::Orfe(Mode::Userspace(stack) | Mode::Gateway(stack)) = kind {
+        let got = end.tcp.as_ref().map(|tcp| tcp.stack.as_str());
+        assert_eq!(got, Some(stack.as_str()));
+    }
+    end
 }
 
 async fn start_relay(lab: &Lab, arguments: &[&str], folder: &Path) -> (Program, SocketAddr) {

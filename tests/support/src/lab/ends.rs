@@ -9,7 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use orfe_tunnel_core::PrivateKey;
+use serde::Deserialize;
 use serde_json::{Value, json};
+
+pub use orfe_tunnel::TcpStack;
 
 use super::program::Program;
 use super::wg::{self, Interface};
@@ -101,6 +104,36 @@ impl Keys {
     }
 }
 
+/// What Orfe's driver is told to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A TUN device of its machine.
+    Tun,
+    /// No device: this TCP stack, behind a local proxy.
+    Userspace(TcpStack),
+    /// The cluster's end, with a policy, on this TCP stack.
+    Gateway(TcpStack),
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tun => f.write_str("tun"),
+            Self::Userspace(stack) => stack.fmt(f),
+            Self::Gateway(stack) => write!(f, "gateway on {stack}"),
+        }
+    }
+}
+
+/// Which TCP an end says that it got.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Tcp {
+    /// `namespace` or `smoltcp`.
+    pub stack: String,
+    /// What the kernel granted; none where smoltcp has its own.
+    pub congestion_control: Option<String>,
+}
+
 /// A running end.
 #[derive(Debug)]
 pub struct RunningEnd {
@@ -108,6 +141,8 @@ pub struct RunningEnd {
     pub program: Program,
     /// Its local proxy, when it has no device.
     pub proxy: Option<ProxySpec>,
+    /// Its TCP, where that is not its machine's.
+    pub tcp: Option<Tcp>,
 }
 
 /// What an end needs to be started.
@@ -174,11 +209,15 @@ impl EndSpec<'_> {
             &format!("address add {}/64 dev {device} nodad", inner_v6(self.side)),
         )?;
         lab.ip(self.side, &format!("link set {device} mtu {MTU} up"))?;
-        Ok(RunningEnd { program, proxy: None })
+        Ok(RunningEnd {
+            program,
+            proxy: None,
+            tcp: None,
+        })
     }
 
     /// Starts Orfe's driver in `mode` as `user`, and waits until it is ready.
-    pub async fn start_orfe(&self, lab: &Lab, mode: &str, user: User) -> Result<RunningEnd, EndError> {
+    pub async fn start_orfe(&self, lab: &Lab, mode: Mode, user: User) -> Result<RunningEnd, EndError> {
         let command = lab.command(self.side, user, self.program);
         let mut program =
             Program::start(command, self.side.name(), self.logs).map_err(|error| self.failed(error))?;
@@ -188,12 +227,12 @@ impl EndSpec<'_> {
             .await
             .map_err(|error| self.failed(error))?;
         let proxy = proxy_of(&ready).map_err(|error| self.failed(error))?;
-        Ok(RunningEnd { program, proxy })
+        let tcp = tcp_of(&ready).map_err(|error| self.failed(error))?;
+        Ok(RunningEnd { program, proxy, tcp })
     }
 
-    fn orfe_config(&self, lab: &Lab, mode: &str) -> Value {
+    fn orfe_config(&self, lab: &Lab, mode: Mode) -> Value {
         let mut config = json!({
-            "mode": mode,
             "private_key": *self.keys.of(self.side).to_base64(),
             "listen": SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), if self.is_near() { 0 } else { PORT }),
             "addresses": [format!("{}/24", inner(self.side)), format!("{}/64", inner_v6(self.side))],
@@ -207,8 +246,10 @@ impl EndSpec<'_> {
             }],
         });
         match mode {
-            "tun" => {}
-            "gateway" => {
+            Mode::Tun => config["mode"] = json!("tun"),
+            Mode::Gateway(stack) => {
+                config["mode"] = json!("gateway");
+                config["tcp_stack"] = json!(stack.as_str());
                 // The address of the far machine is the policy's; the gateway itself has another.
                 config["addresses"] = json!([format!("{GATEWAY}/24")]);
                 config["policy"] = json!([{
@@ -217,7 +258,9 @@ impl EndSpec<'_> {
                     "ports": { SERVICE.to_string(): SocketAddr::new(Ipv4Addr::LOCALHOST.into(), SERVICE) },
                 }]);
             }
-            _ => {
+            Mode::Userspace(stack) => {
+                config["mode"] = json!("userspace");
+                config["tcp_stack"] = json!(stack.as_str());
                 config["proxy"] = json!({
                     "listen": "127.0.0.1:0",
                     "names": { SERVICE_NAME: { "address": inner(Side::Far).to_string(), "ports": [SERVICE] } },
@@ -245,4 +288,9 @@ pub fn proxy_of(ready: &Value) -> io::Result<Option<ProxySpec>> {
         user: text("user")?,
         password: text("password")?,
     }))
+}
+
+/// The TCP that a ready end says that it got, if that is not its machine's.
+pub fn tcp_of(ready: &Value) -> io::Result<Option<Tcp>> {
+    Ok(Option::deserialize(&ready["tcp"])?)
 }

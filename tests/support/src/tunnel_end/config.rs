@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use orfe_tunnel::{AllowedIp, PrivateKey};
+use orfe_tunnel::{AllowedIp, PrivateKey, TcpStack};
 use orfe_tunnel_core::{HandshakeLimits, Node, NodeConfig, PeerConfig};
 use serde::Deserialize;
 
@@ -36,7 +36,10 @@ pub struct Config {
     pub offload: bool,
     /// The other ends; the first is the gateway of a device.
     pub peers: Vec<Peer>,
-    /// The local proxy, in the modes without a device.
+    /// The TCP stack, in the modes without a device; `auto` unless it says so.
+    #[serde(default)]
+    tcp_stack: Option<String>,
+    /// The local proxy of mode `userspace`.
     #[serde(default)]
     pub proxy: Option<LocalProxy>,
     /// What a gateway lets its peers reach.
@@ -102,12 +105,10 @@ pub struct Host {
 pub enum Mode {
     /// A TUN device on the host.
     Tun,
-    /// No device: smoltcp's TCP, behind a local proxy.
-    Smoltcp,
+    /// No device: TCP of its own, behind a local proxy.
+    Userspace,
     /// The cluster's end, with a policy.
     Gateway,
-    /// No device: the kernel's TCP in a private network namespace behind a local proxy.
-    Namespace,
 }
 
 /// Another end.
@@ -154,6 +155,15 @@ impl Config {
     /// Our key.
     pub fn private_key(&self) -> Result<PrivateKey> {
         Ok(self.private_key.parse()?)
+    }
+
+    /// The TCP stack that is asked for.
+    pub fn tcp_stack(&self) -> Result<TcpStack> {
+        Ok(self
+            .tcp_stack
+            .as_deref()
+            .unwrap_or(TcpStack::Auto.as_str())
+            .parse()?)
     }
 
     /// Our inner addresses with their prefix lengths.

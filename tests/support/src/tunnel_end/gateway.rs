@@ -1,6 +1,9 @@
 //! Mode `gateway`: the cluster's end, with the policy that its configuration names.
 
-use orfe_tunnel::{Gateway, GatewayConfig, GatewayPeer, Policy, PolicyEntry, PolicyPort, Shards, Upstream};
+use orfe_tunnel::{
+    Gateway, GatewayConfig, GatewayPeer, GatewayTcp, Policy, PolicyEntry, PolicyPort, Shards, TunnelConfig,
+    Upstream,
+};
 
 use super::{Config, Result};
 
@@ -26,7 +29,11 @@ pub(super) fn start(config: &Config) -> Result<Gateway> {
         mtu: config.mtu.into(),
     };
     let shards = config.threads.map_or_else(Shards::default, Shards::new);
-    let gateway = Gateway::start_sharded(gateway_config, policy, shards)?;
+    let tcp = GatewayTcp {
+        stack: config.tcp_stack()?,
+        helper: TunnelConfig::this_program(),
+    };
+    let gateway = Gateway::start_on(gateway_config, policy, shards, &tcp)?;
     let peers: Result<Vec<GatewayPeer>> = config
         .peers
         .iter()

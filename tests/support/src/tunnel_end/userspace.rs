@@ -1,10 +1,10 @@
-//! Modes without a device of the host: connections are made through a local proxy, as on a person's machine.
+//! Mode `userspace`, without a device of the host: connections are made through a local proxy, as on a person's machine.
 
 use std::sync::Arc;
 
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::proxy::{Limits, Proxy, ProxyConfig, Routes, TunnelWanted, USER};
-use orfe_tunnel::{TcpStack, Tunnel, TunnelConfig, TunnelPeer};
+use orfe_tunnel::{Tunnel, TunnelConfig, TunnelPeer};
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
 use secrecy::SecretString;
@@ -27,7 +27,7 @@ pub(super) struct Userspace {
 }
 
 /// Starts the tunnel to the first peer, and the proxy that `config` describes.
-pub(super) async fn start(config: &Config, tcp_stack: TcpStack) -> Result<Userspace> {
+pub(super) async fn start(config: &Config) -> Result<Userspace> {
     let peer = config.peers.first().ok_or("no peer")?;
     let allowed_ips: Result<Vec<_>> = peer.allowed_ips.iter().map(|text| Ok(text.parse()?)).collect();
     let tunnel = Tunnel::start(TunnelConfig {
@@ -42,7 +42,7 @@ pub(super) async fn start(config: &Config, tcp_stack: TcpStack) -> Result<Usersp
         },
         mtu: config.mtu.into(),
         bind: config.listen,
-        tcp_stack,
+        tcp_stack: config.tcp_stack()?,
         helper: TunnelConfig::this_program(),
     })?;
     let described = config.proxy.as_ref().ok_or("this mode needs a proxy")?;
@@ -77,13 +77,24 @@ impl Userspace {
         self.tunnel.local_addr()
     }
 
-    /// What is added to the line that says that all is ready.
-    pub(super) fn describe(&self) -> Value {
+    /// The way to the proxy, for the line that says that all is ready.
+    pub(super) fn proxy(&self) -> Value {
         json!({
             "address": self.proxy.local_addr().to_string(),
             "user": USER,
             "password": self.credential,
         })
+    }
+
+    /// Which TCP it got, for the same line.
+    pub(super) fn tcp(&self) -> Value {
+        let status = self.tunnel.status();
+        let status = status.borrow();
+        super::tcp(
+            status.stack,
+            &status.stack_reason,
+            status.congestion_control.as_deref(),
+        )
     }
 
     pub(super) async fn stop(self) {

@@ -7,7 +7,12 @@ mod lab;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
 
+use orfe_test_support::lab::ends::tcp_of;
+use orfe_test_support::lab::namespace;
+use orfe_test_support::lab::program::Program;
 use serde_json::json;
 
 use self::lab::{End, Keys, Lab, Outer, WireguardGo};
@@ -84,8 +89,8 @@ fn wireguard_go_is_at_the_other_end() {
 
 #[test]
 fn containers_of_a_bridge_use_the_tunnel_and_a_killed_process_leaves_nothing_after_the_next_start() {
-    if !lab::has("nft", "--version") {
-        crate::announce("SKIPPED: containers behind a bridge: no `nft` (Debian package nftables)");
+    if let Some(reason) = namespace::obstacle(&[("nft", "nftables")]) {
+        crate::announce(&format!("SKIPPED: containers behind a bridge: {reason}"));
         return;
     }
     let Some(lab) = Lab::new("host", 3) else { return };
@@ -145,6 +150,44 @@ fn a_network_that_contains_the_gateway_is_refused() {
     config["host"] = json!({"networks": ["10.99.0.0/16"], "state": folder.path().join("state")});
     let said = End::refused(&lab, 0, &config);
     assert!(said.contains("contains the gateway's own address"), "{said}");
+}
+
+#[tokio::test]
+async fn a_gateway_says_which_tcp_it_got() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = async |tcp_stack: &str| {
+        let config = json!({
+            "mode": "gateway",
+            "private_key": Keys::new().private,
+            "listen": "127.0.0.1:0",
+            "addresses": ["10.98.0.254/24"],
+            "peers": [],
+            "tcp_stack": tcp_stack,
+        });
+        let command = Command::new(env!("CARGO_BIN_EXE_tunnel-end"));
+        let mut end = Program::start(command, tcp_stack, folder.path()).unwrap();
+        end.ask(&config.to_string(), Duration::from_secs(20)).await
+    };
+    let fixed = tcp_of(&start("smoltcp").await.unwrap()).unwrap().unwrap();
+    assert_eq!(
+        (fixed.stack.as_str(), fixed.congestion_control),
+        ("smoltcp", None)
+    );
+    // What this machine allows is told by the other one, which is refused where there is no namespace.
+    let auto = tcp_of(&start("auto").await.unwrap()).unwrap().unwrap();
+    match start("namespace").await {
+        Ok(ready) => {
+            let fixed = tcp_of(&ready).unwrap().unwrap();
+            assert_eq!((&*fixed.stack, &*auto.stack), ("namespace", "namespace"));
+            assert!(fixed.congestion_control.is_some(), "{ready}");
+        }
+        Err(refused) => {
+            assert!(refused.to_string().contains("namespace"), "{refused}");
+            assert_eq!(auto.stack, "smoltcp");
+        }
+    }
+    let odd = start("bsd").await.unwrap_err().to_string();
+    assert!(odd.contains("a TCP stack is `auto`"), "{odd}");
 }
 
 fn way_config(lab: &Lab, way: Way, number: usize, own: &Keys, other: &Keys) -> serde_json::Value {

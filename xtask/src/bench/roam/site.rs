@@ -161,14 +161,7 @@ impl Site {
 
     /// Lets nothing out of the device that fits one of these expressions of nftables.
     pub(super) fn block(&self, expressions: &[&str]) -> Result<()> {
-        self.nft("add table inet block")?;
-        self.nft("add chain inet block out { type filter hook output priority 0 ; }")?;
-        for expression in expressions {
-            self.nft(&format!(
-                "add rule inet block out oifname != lo {expression} drop"
-            ))?;
-        }
-        Ok(())
+        Ok(self.lab.at(Side::Near).block(expressions)?)
     }
 
     /// Lets everything out again, once the carrier is what the change left, and waits until the first rung is in use.
@@ -178,16 +171,11 @@ impl Site {
             carrier(status).as_deref() == Some(expected)
         })
         .await?;
-        self.nft("delete table inet block")?;
+        self.lab.at(Side::Near).unblock()?;
         self.wait("the tunnel over UDP again", CLIMB, |status| {
             carrier(status).as_deref() == Some("udp")
         })
         .await
-    }
-
-    fn nft(&self, rule: &str) -> Result<()> {
-        let mut command = self.lab.command(Side::Near, User::Root, Path::new("nft"));
-        succeed(command.args(rule.split(' ')))
     }
 
     /// Kills registry and gateway and starts others on the same folder and ports.
@@ -203,7 +191,10 @@ impl Site {
 
     /// How the kernel's TCP in the device's namespaces controls congestion.
     pub(super) fn congestion_control(&self) -> Result<String> {
-        Ok(self.lab.read_sysctl(Side::Near, "ipv4/tcp_congestion_control")?)
+        Ok(self
+            .lab
+            .at(Side::Near)
+            .read_sysctl("ipv4/tcp_congestion_control")?)
     }
 
     /// What the device says of itself.

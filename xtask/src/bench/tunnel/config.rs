@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use orfe_test_support::lab::ends::{Mode, TcpStack};
 
 /// A pair of ends. The near one is the device's, and is what a row is about; the far one is the gateway's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -23,9 +24,12 @@ pub(crate) enum Config {
     OrfeNamespace,
     /// Orfe's private namespace, as an ordinary user, to Orfe on a TUN device
     OrfeNamespaceToTun,
-    /// Orfe's private namespace to Orfe's gateway, both as an ordinary user
+    /// Orfe's private namespace to Orfe's gateway on the kernel's TCP, both as an ordinary user
     #[value(name = "orfe-namespace-to-gw")]
     OrfeNamespaceToGateway,
+    /// Orfe's private namespace to Orfe's gateway on smoltcp, both as an ordinary user
+    #[value(name = "orfe-namespace-to-gw-smoltcp")]
+    OrfeNamespaceToGatewaySmoltcp,
     /// Orfe's smoltcp, as an ordinary user, to the newest wireguard-go
     OrfeSmoltcp,
     /// Orfe's smoltcp, as an ordinary user, to Orfe on a TUN device
@@ -43,24 +47,24 @@ pub(super) enum End {
     WireguardGo,
     Boringtun,
     /// Orfe, in this mode of its driver.
-    Orfe(&'static str),
+    Orfe(Mode),
     Onetun,
 }
 
 impl End {
     /// Whether it needs no right and gets none.
     pub(super) fn is_ordinary(self) -> bool {
-        self.is_userspace() || self == Self::Orfe("gateway")
+        self.is_userspace() || matches!(self, Self::Orfe(Mode::Gateway(_)))
     }
 
     /// Whether traffic is sent through a local proxy (or, onetun, a local port) instead of a device.
     pub(super) fn is_userspace(self) -> bool {
-        matches!(self, Self::Orfe("namespace" | "smoltcp") | Self::Onetun)
+        matches!(self, Self::Orfe(Mode::Userspace(_)) | Self::Onetun)
     }
 }
 
 impl Config {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Veth,
         Self::WireguardGoDebian,
         Self::WireguardGo,
@@ -70,16 +74,20 @@ impl Config {
         Self::OrfeNamespace,
         Self::OrfeNamespaceToTun,
         Self::OrfeNamespaceToGateway,
+        Self::OrfeNamespaceToGatewaySmoltcp,
         Self::OrfeSmoltcp,
         Self::OrfeSmoltcpToTun,
         Self::Onetun,
     ];
-    /// Those that are measured on poor paths, too: what a person would choose between.
-    pub(super) const ON_POOR_PATHS: [Self; 4] = [
+    /// Those that are measured on poor paths, too: what a person would choose between, and then the gateway's stacks,
+    /// which decide over what comes down.
+    pub(super) const ON_POOR_PATHS: [Self; 6] = [
         Self::WireguardGo,
         Self::OrfeTun,
         Self::OrfeNamespace,
         Self::OrfeSmoltcp,
+        Self::OrfeNamespaceToGateway,
+        Self::OrfeNamespaceToGatewaySmoltcp,
     ];
 
     /// As `--only` takes it and as rows say it.
@@ -94,6 +102,7 @@ impl Config {
             Self::OrfeNamespace => "orfe-namespace",
             Self::OrfeNamespaceToTun => "orfe-namespace-to-tun",
             Self::OrfeNamespaceToGateway => "orfe-namespace-to-gw",
+            Self::OrfeNamespaceToGatewaySmoltcp => "orfe-namespace-to-gw-smoltcp",
             Self::OrfeSmoltcp => "orfe-smoltcp",
             Self::OrfeSmoltcpToTun => "orfe-smoltcp-to-tun",
             Self::Onetun => "onetun",
@@ -102,18 +111,24 @@ impl Config {
 
     /// The near end and the far one.
     pub(super) const fn ends(self) -> (End, End) {
+        const TUN: End = End::Orfe(Mode::Tun);
+        const NAMESPACE: End = End::Orfe(Mode::Userspace(TcpStack::Namespace));
+        const SMOLTCP: End = End::Orfe(Mode::Userspace(TcpStack::Smoltcp));
+        const GATEWAY: End = End::Orfe(Mode::Gateway(TcpStack::Namespace));
+        const GATEWAY_SMOLTCP: End = End::Orfe(Mode::Gateway(TcpStack::Smoltcp));
         match self {
             Self::Veth => (End::Wire, End::Wire),
             Self::WireguardGoDebian => (End::WireguardGoDebian, End::WireguardGoDebian),
             Self::WireguardGo => (End::WireguardGo, End::WireguardGo),
             Self::Boringtun => (End::Boringtun, End::Boringtun),
-            Self::OrfeTun => (End::Orfe("tun"), End::Orfe("tun")),
-            Self::OrfeTunToGo => (End::Orfe("tun"), End::WireguardGo),
-            Self::OrfeNamespace => (End::Orfe("namespace"), End::WireguardGo),
-            Self::OrfeNamespaceToTun => (End::Orfe("namespace"), End::Orfe("tun")),
-            Self::OrfeNamespaceToGateway => (End::Orfe("namespace"), End::Orfe("gateway")),
-            Self::OrfeSmoltcp => (End::Orfe("smoltcp"), End::WireguardGo),
-            Self::OrfeSmoltcpToTun => (End::Orfe("smoltcp"), End::Orfe("tun")),
+            Self::OrfeTun => (TUN, TUN),
+            Self::OrfeTunToGo => (TUN, End::WireguardGo),
+            Self::OrfeNamespace => (NAMESPACE, End::WireguardGo),
+            Self::OrfeNamespaceToTun => (NAMESPACE, TUN),
+            Self::OrfeNamespaceToGateway => (NAMESPACE, GATEWAY),
+            Self::OrfeNamespaceToGatewaySmoltcp => (NAMESPACE, GATEWAY_SMOLTCP),
+            Self::OrfeSmoltcp => (SMOLTCP, End::WireguardGo),
+            Self::OrfeSmoltcpToTun => (SMOLTCP, TUN),
             Self::Onetun => (End::Onetun, End::WireguardGo),
         }
     }
@@ -127,15 +142,18 @@ impl Config {
         }
     }
 
-    /// Whether the far end has a TCP of its own, the gateway's smoltcp.
-    pub(super) fn is_far_smoltcp(self) -> bool {
-        self.ends().1 == End::Orfe("gateway")
+    /// The TCP stack of a far end that is a gateway.
+    pub(super) fn far_tcp_stack(self) -> Option<&'static str> {
+        match self.ends().1 {
+            End::Orfe(Mode::Gateway(stack)) => Some(stack.as_str()),
+            _ => None,
+        }
     }
 
     /// Whose TCP the near end's connections end in, where it is not the machine's.
     pub(super) fn tcp_stack(self) -> Option<&'static str> {
         match self.ends().0 {
-            End::Orfe(mode @ ("namespace" | "smoltcp")) => Some(mode),
+            End::Orfe(Mode::Userspace(stack)) => Some(stack.as_str()),
             End::Onetun => Some("smoltcp"),
             _ => None,
         }
@@ -177,6 +195,8 @@ pub(super) struct Pace {
     pub(super) flow: Duration,
     /// The same on a poor path, the start-up of TCP not counted.
     pub(super) poor_flow: Duration,
+    /// What is measured on poor paths, out of [`Config::ON_POOR_PATHS`].
+    pub(super) on_poor_paths: &'static [Config],
     /// Before a poor path is measured.
     pub(super) poor_warm_up: Duration,
     /// Echo requests, 10 ms apart.
@@ -192,6 +212,8 @@ impl Pace {
         rounds: 1,
         flow: Duration::from_secs(1),
         poor_flow: Duration::from_secs(2),
+        // What a person chooses between: there is no time for more.
+        on_poor_paths: Config::ON_POOR_PATHS.split_at(4).0,
         poor_warm_up: Duration::from_secs(1),
         pings: 100,
         connects: Duration::from_secs(1),
@@ -201,6 +223,7 @@ impl Pace {
         rounds: 3,
         flow: Duration::from_secs(6),
         poor_flow: Duration::from_secs(12),
+        on_poor_paths: &Config::ON_POOR_PATHS,
         poor_warm_up: Duration::from_secs(2),
         pings: 200,
         connects: Duration::from_secs(4),

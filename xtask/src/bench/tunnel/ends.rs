@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
-use orfe_test_support::lab::ends::{self, EndSpec, Keys, RunningEnd};
+use orfe_test_support::lab::ends::{self, EndSpec, Keys, RunningEnd, Tcp};
 use orfe_test_support::lab::program::Program;
 use orfe_test_support::lab::{Lab, Side, User};
 use orfe_test_support::load::ProxySpec;
@@ -37,8 +37,6 @@ pub(super) struct Running {
     pub(super) near: Option<RunningEnd>,
     pub(super) far: Option<RunningEnd>,
     relay: Option<Program>,
-    /// Whether the far end sends by a TCP of its own.
-    pub(super) is_far_smoltcp: bool,
     /// From the start of the near end's program to the first answer through it.
     pub(super) first_answer_ms: Option<f64>,
 }
@@ -62,7 +60,6 @@ impl Running {
             near: None,
             far: None,
             relay: None,
-            is_far_smoltcp: config.is_far_smoltcp(),
             first_answer_ms: None,
         };
         match running.start_all(bench, config, path).await {
@@ -118,13 +115,21 @@ impl Running {
         })
     }
 
+    fn end(&self, side: Side) -> Option<&RunningEnd> {
+        match side {
+            Side::Near => self.near.as_ref(),
+            Side::Far => self.far.as_ref(),
+        }
+    }
+
     /// The process of the side's end.
     pub(super) fn pid(&self, side: Side) -> Option<u32> {
-        let end = match side {
-            Side::Near => &self.near,
-            Side::Far => &self.far,
-        };
-        end.as_ref()?.program.pid()
+        self.end(side)?.program.pid()
+    }
+
+    /// The TCP of the side's end, where it has one of its own and says so.
+    pub(super) fn tcp(&self, side: Side) -> Option<&Tcp> {
+        self.end(side)?.tcp.as_ref()
     }
 
     /// Ends all of it.
@@ -196,7 +201,14 @@ fn start_onetun(bench: &Bench, spec: &EndSpec<'_>) -> Result<RunningEnd> {
         .env("ONETUN_MTU", ends::MTU.to_string())
         .env("ONETUN_LOG", "error");
     let program = Program::start(command, "onetun", &bench.logs).context("cannot start onetun")?;
-    Ok(RunningEnd { program, proxy: None })
+    Ok(RunningEnd {
+        program,
+        proxy: None,
+        tcp: Some(Tcp {
+            stack: "smoltcp".to_owned(),
+            congestion_control: None,
+        }),
+    })
 }
 
 /// A relay on the far machine, before its end.

@@ -183,13 +183,14 @@ fn readings(pids: [Option<u32>; 2]) -> Result<[Option<Reading>; 2]> {
 fn resent(bench: &Bench, running: &Running, side: Side, way: &Way) -> Option<u64> {
     match (side, way) {
         (Side::Near, Way::Port(_)) => None,
-        (Side::Far, _) if running.is_far_smoltcp => None,
+        // smoltcp does not say; a gateway's namespaces have no process in them, through which they could be read.
+        (Side::Far, _) if running.tcp(Side::Far).is_some() => None,
         // In a namespace of its own, with a helper in it, or none: smoltcp does not say.
         (Side::Near, Way::Proxy(_)) => proc::children(running.pid(Side::Near)?)
             .into_iter()
             .find_map(proc::resent_segments),
         _ => {
-            let text = bench.lab.read_proc_net(side, "snmp").ok()?;
+            let text = bench.lab.at(side).read_proc_net("snmp").ok()?;
             proc::parse_resent(&text)
         }
     }

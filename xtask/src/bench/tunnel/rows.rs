@@ -71,6 +71,9 @@ impl Row {
         if let Some(stack) = self.config.tcp_stack() {
             put("tcp_stack", stack.into());
         }
+        if let Some(stack) = self.config.far_tcp_stack() {
+            put("far_tcp_stack", stack.into());
+        }
         match self.case {
             Case::Flow {
                 streams,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use orfe_test_support::lab::ends::Mode;
+
 use super::{Kind, Pair, STACKS, skipped};
 
 /// A path: its name, the relay's arguments, and as many bytes as it carries in some seconds.
@@ -32,7 +34,7 @@ async fn what_is_sent_on_a_poor_path_arrives_as_it_was() {
     }
     for stack in STACKS {
         for (name, arguments, bytes) in PATHS {
-            let mut pair = Pair::start(Kind::Orfe(stack), Kind::Orfe("tun"), Some(arguments)).await;
+            let mut pair = Pair::start(Kind::Orfe(stack), Kind::Orfe(Mode::Tun), Some(arguments)).await;
             let report = pair.echo(2, bytes, WITHIN).await;
             let counts = pair.relay("counts").await;
             eprintln!(

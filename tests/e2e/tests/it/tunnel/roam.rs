@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use orfe_test_support::lab::Side;
+use orfe_test_support::lab::ends::Mode;
 
-use super::{Kind, Pair, STACKS, finish_echo, skipped};
+use super::{GATEWAYS, Kind, Pair, STACKS, finish_echo, skipped};
 
 /// On each of two streams: enough for some seconds of the slow link.
 const BYTES: u64 = 12_000_000;
@@ -21,7 +22,7 @@ async fn a_transfer_goes_on_when_the_nat_forgets_and_when_the_gateway_moves() {
         return;
     }
     for stack in STACKS {
-        let mut pair = Pair::start(Kind::Orfe(stack), Kind::Orfe("tun"), Some(&SLOW)).await;
+        let mut pair = Pair::start(Kind::Orfe(stack), Kind::Orfe(Mode::Tun), Some(&SLOW)).await;
         let mut client = pair.begin_echo(2, BYTES).await;
         pair.until_served(BYTES / 4).await;
         pair.relay("move client").await;
@@ -41,7 +42,7 @@ async fn a_transfer_goes_on_when_the_device_has_another_address() {
         return;
     }
     for stack in STACKS {
-        for far in ["tun", "gateway"] {
+        for far in [&[Mode::Tun][..], &GATEWAYS].concat() {
             eprintln!("{stack} to {far}: another address");
             let mut pair = Pair::start(Kind::Orfe(stack), Kind::Orfe(far), None).await;
             let mut client = pair.begin_echo(2, MANY_BYTES).await;

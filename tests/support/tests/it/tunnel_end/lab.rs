@@ -4,19 +4,21 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
-use orfe_test_support::wait::wait_for_blocking;
+use orfe_test_support::lab;
+use orfe_test_support::lab::namespace::{Namespace, Number};
+use orfe_test_support::lab::wg::{self, Interface};
 use orfe_tunnel::PrivateKey;
 use serde_json::Value;
 
 /// Bound on anything that is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Namespaces of a lab.
+const MOST: usize = 3;
 
 /// What carries the datagrams.
 #[derive(Debug, Clone, Copy)]
@@ -25,59 +27,53 @@ pub(super) enum Outer {
     V6,
 }
 
-/// A key pair as text.
+/// A key pair, as text too.
 pub(super) struct Keys {
     pub(super) private: String,
     pub(super) public: String,
-    private_hex: String,
-    public_hex: String,
+    key: PrivateKey,
 }
 
 impl Keys {
     pub(super) fn new() -> Self {
         let key = PrivateKey::generate();
         Self {
-            private: data_encoding::BASE64.encode(key.as_bytes()),
+            private: key.to_base64().to_string(),
             public: key.public_key().to_string(),
-            private_hex: HEXLOWER.encode(key.as_bytes()),
-            public_hex: HEXLOWER.encode(key.public_key().as_bytes()),
+            key,
         }
     }
 }
 
 /// Namespaces that are gone when it is dropped.
 pub(super) struct Lab {
-    namespaces: Vec<String>,
+    namespaces: Vec<Namespace>,
+    /// The last to go: until then nobody else may use the names.
+    number: Number,
 }
 
 impl Lab {
     /// Namespaces 0 and 1 with a veth pair between them, and with `count` 3 another one on a bridge of the first. `None`
     /// when they cannot be had here; that is said.
-    pub(super) fn new(name: &str, count: usize) -> Option<Self> {
-        let missing = if !rustix::process::geteuid().is_root() {
-            Some("not root")
-        } else if !Path::new("/dev/net/tun").exists() {
-            Some("no /dev/net/tun")
-        } else if !has("ip", "-V") {
-            Some("no `ip` (Debian package iproute2)")
-        } else {
-            None
-        };
-        if let Some(reason) = missing {
-            crate::announce(&format!("SKIPPED: TUN mode, {name}: {reason}"));
+    pub(super) fn new(what: &str, count: usize) -> Option<Self> {
+        if let Some(reason) = lab::obstacle() {
+            crate::announce(&format!("SKIPPED: TUN mode, {what}: {reason}"));
             return None;
         }
-        let id = std::process::id();
+        let name = |number: u8, place: usize| format!("orfe-tun-{number}-{place}");
+        let number = Number::claim("orfe-tun", |number| {
+            (0..MOST).for_each(|place| Namespace::clear(&name(number, place)));
+        })
+        .unwrap();
+        let namespaces = (0..count).map(|place| Namespace::add(name(number.value(), place)).unwrap());
         let lab = Self {
-            namespaces: (0..count)
-                .map(|number| format!("orfe-{name}-{id}-{number}"))
-                .collect(),
+            namespaces: namespaces.collect(),
+            number,
         };
         for namespace in &lab.namespaces {
-            run(&["netns", "add", namespace]);
-            run(&["-n", namespace, "link", "set", "lo", "up"]);
+            // A new namespace forwards what the machine's first one does, and Docker's engine has that forward everything.
+            namespace.sysctl("ipv4/ip_forward", "0").unwrap();
         }
-        (0..count).for_each(|number| lab.forward_nothing(number));
         lab.join((0, "outer"), (1, "outer"));
         for number in [0, 1] {
             lab.address(
@@ -95,50 +91,25 @@ impl Lab {
             lab.join((0, lab.bridge()), (2, "eth0"));
             lab.address(0, lab.bridge(), "172.31.7.1/24");
             lab.address(2, "eth0", "172.31.7.2/24");
-            run(&[
-                "-n",
-                &lab.namespaces[2],
-                "route",
-                "add",
-                "default",
-                "via",
-                "172.31.7.1",
-            ]);
+            lab.ip(2, "route add default via 172.31.7.1");
         }
         Some(lab)
     }
 
-    /// A new namespace forwards what the machine's first one does, and Docker's engine has that forward everything.
-    fn forward_nothing(&self, number: usize) {
-        self.within(number, || {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
-        });
+    fn join(&self, left: (usize, &str), right: (usize, &str)) {
+        self.namespaces[left.0]
+            .join(left.1, &self.namespaces[right.0], right.1)
+            .unwrap();
     }
 
-    fn join(&self, left: (usize, &str), right: (usize, &str)) {
-        let (from, to) = (&self.namespaces[left.0], &self.namespaces[right.0]);
-        run(&[
-            "-n", from, "link", "add", left.1, "type", "veth", "peer", "name", right.1, "netns", to,
-        ]);
-        run(&["-n", from, "link", "set", left.1, "up"]);
-        run(&["-n", to, "link", "set", right.1, "up"]);
+    fn ip(&self, number: usize, arguments: &str) {
+        self.namespaces[number].ip(arguments).unwrap();
     }
 
     fn address(&self, number: usize, link: &str, address: &str) {
-        let mut arguments = vec![
-            "-n",
-            &self.namespaces[number],
-            "address",
-            "add",
-            address,
-            "dev",
-            link,
-        ];
-        if address.contains(':') {
-            // Without it the address cannot be used for a second.
-            arguments.push("nodad");
-        }
-        run(&arguments);
+        // Without it the address cannot be used for a second.
+        let nodad = if address.contains(':') { " nodad" } else { "" };
+        self.ip(number, &format!("address add {address} dev {link}{nodad}"));
     }
 
     /// The interface on which namespace 2 hangs.
@@ -187,7 +158,7 @@ impl Lab {
 
     /// Runs `make` on a thread of that namespace. A socket stays where it was made.
     fn within<T: Send + 'static>(&self, number: usize, make: impl FnOnce() -> T + Send + 'static) -> T {
-        let namespace = File::open(Path::new("/run/netns").join(&self.namespaces[number])).unwrap();
+        let namespace = File::open(Path::new("/run/netns").join(self.namespaces[number].name())).unwrap();
         thread::spawn(move || {
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
@@ -198,10 +169,8 @@ impl Lab {
     }
 
     fn command(&self, number: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.namespaces[number]])
-            .arg(program);
+        let mut command = self.namespaces[number].command();
+        command.arg(program);
         command
     }
 
@@ -227,20 +196,10 @@ impl Lab {
     /// The routes to a network, as `ip` prints them.
     pub(super) fn routes(&self, number: usize, network: &str) -> String {
         let output = Command::new("ip")
-            .args(["-n", &self.namespaces[number], "route", "show", network])
+            .args(["-n", self.namespaces[number].name(), "route", "show", network])
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for namespace in &self.namespaces {
-            if let Err(error) = Command::new("ip").args(["netns", "delete", namespace]).status() {
-                crate::announce(&format!("left behind: {namespace}: {error}"));
-            }
-        }
     }
 }
 
@@ -311,13 +270,14 @@ impl Drop for End {
 /// wireguard-go in a namespace; it ends when dropped.
 pub(super) struct WireguardGo {
     process: Child,
-    socket: PathBuf,
+    device: String,
 }
 
 impl WireguardGo {
     pub(super) fn start(lab: &Lab, number: usize, binary: &Path, own: &Keys, other: &Keys) -> Self {
-        // The name of the control socket belongs to the whole machine.
-        let device = format!("owg{}", std::process::id());
+        // The name of the control socket belongs to the whole machine; a killed program leaves it.
+        let device = format!("owg{}", lab.number.value());
+        let _ = std::fs::remove_file(wg::socket(&device));
         let process = lab
             .command(number, binary)
             .args(["-f", &device])
@@ -326,42 +286,25 @@ impl WireguardGo {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let socket = Path::new("/var/run/wireguard").join(format!("{device}.sock"));
-        let started = Self { process, socket };
-        let mut stream = started.connect();
+        let started = Self { process, device };
+        let device = &started.device;
         let peer = 1 - number;
-        let request = format!(
-            "set=1\nprivate_key={}\nlisten_port=51820\npublic_key={}\nendpoint={}\nallowed_ip={}/32\nallowed_ip={}/128\n\n",
-            own.private_hex,
-            other.public_hex,
-            lab.outer(Outer::V4, peer),
-            inner_v4(peer, 0).ip(),
-            inner_v6(peer, 0).ip()
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = [0; 64];
-        let len = stream.read(&mut answer).unwrap();
-        assert_eq!(&answer[..len], b"errno=0\n\n");
-        lab.address(number, &device, &format!("{}/24", inner_v4(number, 0).ip()));
-        lab.address(number, &device, &format!("{}/64", inner_v6(number, 0).ip()));
-        run(&[
-            "-n",
-            &lab.namespaces[number],
-            "link",
-            "set",
-            &device,
-            "mtu",
-            "1420",
-            "up",
-        ]);
+        let interface = Interface {
+            private_key: &own.key,
+            listen_port: 51820,
+            peer: other.key.public_key(),
+            endpoint: Some(lab.outer(Outer::V4, peer)),
+            allowed_ips: &[
+                format!("{}/32", inner_v4(peer, 0).ip()),
+                format!("{}/128", inner_v6(peer, 0).ip()),
+            ],
+            keepalive: None,
+        };
+        wg::configure(device, &interface).unwrap();
+        lab.address(number, device, &format!("{}/24", inner_v4(number, 0).ip()));
+        lab.address(number, device, &format!("{}/64", inner_v6(number, 0).ip()));
+        lab.ip(number, &format!("link set {device} mtu 1420 up"));
         started
-    }
-
-    fn connect(&self) -> UnixStream {
-        wait_for_blocking("wireguard-go's control socket", PATIENCE, || {
-            UnixStream::connect(&self.socket).map_err(|error| error.to_string())
-        })
-        .unwrap()
     }
 }
 
@@ -369,7 +312,7 @@ impl Drop for WireguardGo {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(wg::socket(&self.device));
     }
 }
 
@@ -413,13 +356,4 @@ pub(super) fn has(program: impl AsRef<std::ffi::OsStr>, argument: &str) -> bool 
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
-}
-
-fn run(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "ip {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
