@@ -92,7 +92,7 @@ impl SourceLimiter {
             .take(rate, burst, now)
     }
 
-    /// Forgets sources whose bucket is full again. To be called about once a second.
+    /// Forgets sources whose bucket is full again. To be called about once a second while something arrives.
     pub(crate) fn forget_idle(&mut self, now: Instant) {
         let (rate, burst) = (self.rate, self.burst);
         self.buckets

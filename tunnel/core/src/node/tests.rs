@@ -544,16 +544,6 @@ fn more_handshakes_than_the_engines_own_limit_pass() {
 }
 
 #[test]
-fn limits_are_refilled_without_peers() {
-    let mut gateway = End::new(2);
-    let start = Instant::now();
-    let (first, _) = gateway.node.poll_timeout().unwrap();
-    gateway.timeout_at(first);
-    let (second, _) = gateway.node.poll_timeout().unwrap();
-    assert!(second > first && second <= start + Duration::from_secs(2));
-}
-
-#[test]
 fn a_kept_session_is_renewed_after_two_minutes_without_data() {
     let (mut device, gateway) = connected();
     let start = Instant::now();
@@ -702,10 +692,11 @@ fn an_expired_session_is_tried_again_with_growing_jittered_pauses() {
     }
     assert!(pauses[0] < 0.001, "the first attempt is made at once");
     assert!(
-        pauses[1..].iter().all(|pause| (1.0..32.0).contains(pause)),
+        // The engine is asked when it would repeat the initiation, 5 s later.
+        pauses[1..].iter().all(|pause| (6.0..36.0).contains(pause)),
         "{pauses:?}"
     );
-    assert!(pauses[6..].iter().any(|pause| *pause > 4.0), "{pauses:?}");
+    assert!(pauses[6..].iter().any(|pause| *pause > 9.0), "{pauses:?}");
     let expired = std::iter::from_fn(|| node.poll_event()).count();
     assert_eq!(
         expired, 11,
