@@ -160,7 +160,7 @@ impl Agent {
             Input::ChildExited { slot, exit } => {
                 self.with_slot(slot, |slot, rng| slot.handle_exited(&exit, rng, now));
             }
-            Input::Moved { slot } => self.with_slot(slot, |slot, _| slot.handle_moved(now)),
+            Input::Moved { slot, at } => self.with_slot(slot, |slot, _| slot.handle_moved(at)),
             Input::Connections { slot, open } => {
                 self.with_slot(slot, |slot, _| slot.handle_connections(open, now));
             }

@@ -346,10 +346,11 @@ impl Slot {
         }
     }
 
-    /// The child sent something to Coder. Told within 10 s of it, and never where that cannot be seen.
-    pub const fn handle_moved(&mut self, now: Now) {
+    /// The child sent something to Coder at that time. Told within 40 s of it ([`STALLED`] bounds that), and never where it
+    /// cannot be seen.
+    pub const fn handle_moved(&mut self, at: Instant) {
         if let State::Connected { moved_at, .. } = &mut self.state {
-            *moved_at = Some(now.instant);
+            *moved_at = Some(at);
         }
     }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 const BATCH: usize = 32;
 /// Rounds of the timers of all peers.
 const TICKS: u32 = 20;
-/// Between them. The timers of a node that rests run once a second.
+/// Between them. The timers of a node that is used run once a second.
 const TICK: Duration = Duration::from_secs(1);
 const MTU: usize = 1280;
 /// X25519 operations in one sample, and samples on each side of a measurement: their median is taken.

@@ -29,6 +29,8 @@ pub struct End {
     pub inner: IpAddr,
     pub public_key: PublicKey,
     pub events: Vec<(Duration, Event)>,
+    /// How often a timer of its was due.
+    pub timers: u64,
 }
 
 /// A packet that came out of a node.
@@ -71,6 +73,7 @@ impl World {
                 inner: IpAddr::from([10, 0, 0, number]),
                 public_key: public_keys[usize::from(number)],
                 events: Vec::new(),
+                timers: 0,
             }
         });
         for number in [DEVICE, GATEWAY] {
@@ -209,6 +212,7 @@ impl World {
                 .poll_timeout()
                 .is_some_and(|(at, _)| at <= now);
             if is_due {
+                self.ends[end].timers += 1;
                 let mut out = Datagrams::new();
                 self.ends[end].node.handle_timeout(now, &mut out);
                 self.carry(end, &out);

@@ -88,7 +88,9 @@ pub trait Engine: Send + Sized {
     /// Encrypts the next packet that waited for a session.
     fn next_queued(&mut self, out: &mut [u8]) -> Option<usize>;
 
-    /// Runs the protocol's timers. To be called about every 250 ms while the peer is active, every second otherwise.
+    /// Runs the protocol's timers. The engine takes the time of everything that happens from the last call, so one belongs
+    /// before any use of it, when the last is more than about a second ago, and one when a timer may be due: the engine
+    /// does not say when.
     fn tick(&mut self, out: &mut [u8]) -> Tick;
 
     /// Writes a handshake initiation; `None` when one is under way and `force` is false.

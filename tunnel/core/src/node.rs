@@ -189,8 +189,8 @@ pub struct Node<E: Engine = BoringtunEngine> {
     strays: Vec<Stray>,
     drops: NodeDrops,
     rng: StdRng,
-    next_tick: Instant,
-    last_activity: Instant,
+    /// The last round of the engines' timers; see [`timers`].
+    round_at: Instant,
 }
 
 impl<E: Engine> fmt::Debug for Node<E> {
@@ -232,8 +232,7 @@ impl<E: Engine> Node<E> {
             strays: Vec::new(),
             drops: NodeDrops::default(),
             rng: StdRng::from_rng(&mut rand::rng()),
-            next_tick: now,
-            last_activity: now,
+            round_at: now,
             private_key: config.private_key,
         }
     }
@@ -273,7 +272,6 @@ impl<E: Engine> Node<E> {
                 self.peers.insert(id, Peer::new(id, config, now));
             }
         }
-        self.next_tick = now;
         Ok(id)
     }
 
@@ -301,10 +299,10 @@ impl<E: Engine> Node<E> {
     /// Starts a handshake at once, whatever the state: after a change of network, or when the other end is known to
     /// have restarted. Nothing is sent to a peer without endpoint. The caller spaces its calls.
     pub fn rehandshake(&mut self, public_key: &PublicKey, now: Instant, out: &mut Datagrams) {
+        self.catch_up(now, out);
         let Some(peer) = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id)) else {
             return;
         };
-        self.last_activity = now;
         peer.initiate(&self.gate, &self.private_key, true, now, out);
     }
 

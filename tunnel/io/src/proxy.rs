@@ -40,7 +40,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -253,13 +253,13 @@ impl Proxy {
 pub struct ConnectionTable(Arc<Connections>);
 
 impl ConnectionTable {
-    /// How many bytes were sent to `target` by the connections that are established now.
-    pub fn sent(&self, target: &Target) -> u64 {
+    /// When a connection to `target` that is established now last sent anything there.
+    pub fn sent_at(&self, target: &Target) -> Option<Instant> {
         let live = self.0.list();
         let to_target = live
             .iter()
             .filter(|connection| connection.established && is_to(connection, target));
-        to_target.map(|connection| connection.bytes_up).sum()
+        to_target.filter_map(|connection| connection.sent_at).max()
     }
 
     /// How many connections to `target` are established now.

@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// How long to measure, in seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3600))]
     seconds: u64,
+    /// Measure a program that is built without optimisation: quicker, and good for nothing but the wake-ups
+    #[arg(long)]
+    unoptimised: bool,
 }
 
 /// Measures one row.
@@ -36,7 +39,7 @@ pub(super) async fn run(args: Args) -> Result<Vec<Map<String, Value>>> {
     };
     let measured = Request {
         packages: &["orfe"],
-        release: true,
+        release: !args.unoptimised,
     };
     let programs = artifacts::build(&others)
         .await?
@@ -57,6 +60,7 @@ pub(super) async fn run(args: Args) -> Result<Vec<Map<String, Value>>> {
     let stopped = stage.stop(&mut screen, &mut interrupts).await;
     let mut row = outcome?;
     stopped?;
+    row.insert("is_optimised".to_owned(), (!args.unoptimised).into());
     row.insert("binary_mib".to_owned(), rounded(mib(binary)));
     Ok(vec![row])
 }
@@ -67,8 +71,17 @@ async fn measure(stage: &mut Stage, screen: &mut Screen, time: Duration) -> Resu
     let process = Process(stage.pid("demo-1").context("the device's daemon is not there")?);
     tokio::time::sleep(SETTLING).await;
     let (begun, before) = (Instant::now(), process.read_with_helper()?);
+    let before_by_thread = process.wakeups_by_thread()?;
     tokio::time::sleep(time).await;
     let (seconds, after) = (begun.elapsed().as_secs_f64(), process.read_with_helper()?);
+    let by_thread: Map<String, Value> = process
+        .wakeups_by_thread()?
+        .into_iter()
+        .map(|(name, wakeups)| {
+            let earlier = before_by_thread.get(&name).copied().unwrap_or_default();
+            (name, rounded(wakeups.saturating_sub(earlier) as f64 / seconds))
+        })
+        .collect();
     let tcp_stack = if process.helper().is_some() {
         "namespace"
     } else {
@@ -82,6 +95,7 @@ async fn measure(stage: &mut Stage, screen: &mut Screen, time: Duration) -> Resu
         "rss_mib": rounded(mib(after.rss_bytes)),
         "cpu_percent": rounded((after.cpu_ns - before.cpu_ns) as f64 / 1e7 / seconds),
         "wakeups_s": rounded((after.wakeups - before.wakeups) as f64 / seconds),
+        "wakeups_s_by_thread": by_thread,
         "join_to_healthy_s": rounded(healthy_after),
     });
     match row {

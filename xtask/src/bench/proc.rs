@@ -1,5 +1,6 @@
 //! Readings of Linux's `/proc`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -40,6 +41,25 @@ impl Process {
             reading.wakeups += field(&task.join("status"), "voluntary_ctxt_switches:").unwrap_or_default();
         }
         Ok(reading)
+    }
+
+    /// Voluntary context switches of the threads that live now, by name and number: which thread wakes.
+    pub(super) fn wakeups_by_thread(self) -> Result<BTreeMap<String, u64>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0)).context("the process is gone")?;
+        let mut wakeups = BTreeMap::new();
+        for task in tasks {
+            let task = task?;
+            // The thread may have ended since it was listed.
+            let Ok(name) = std::fs::read_to_string(task.path().join("comm")) else {
+                continue;
+            };
+            let Ok(switches) = field(&task.path().join("status"), "voluntary_ctxt_switches:") else {
+                continue;
+            };
+            let name = format!("{} {}", name.trim_end(), task.file_name().display());
+            wakeups.insert(name, switches);
+        }
+        Ok(wakeups)
     }
 
     /// The helper that keeps an agent's private network namespace, if it has one.

@@ -1,6 +1,6 @@
 //! What goes into the agent and what comes out of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orfe_protocol::desired::{Coder, DesiredState, Tunnel};
 use orfe_protocol::id::BootId;
@@ -61,6 +61,7 @@ pub enum Input {
     /// A slot's child sent something to Coder.
     Moved {
         slot: u8,
+        at: Instant,
     },
     /// The network changed or the machine slept: every connection may be dead without knowing it.
     PathChanged,

@@ -147,14 +147,14 @@ fn a_silent_child_is_cut_first_and_then_replaced_within_the_target() {
 #[test]
 fn a_frozen_child_is_replaced_within_the_target() {
     let mut bench = Bench::connected();
-    bench.slot.handle_moved(bench.now);
+    bench.slot.handle_moved(bench.now.instant);
     for _ in 0..20 {
         bench.pass(Duration::from_secs(30));
         assert_eq!(
             (bench.commands(), bench.shown()),
             (vec![], ProvisionerState::Connected)
         );
-        bench.slot.handle_moved(bench.now);
+        bench.slot.handle_moved(bench.now.instant);
     }
     let frozen = bench.now.instant;
     bench.pass(STALLED);
@@ -169,7 +169,7 @@ fn a_frozen_child_is_replaced_within_the_target() {
 #[test]
 fn a_stalled_connection_that_the_child_dials_anew_is_enough() {
     let mut bench = Bench::connected();
-    bench.slot.handle_moved(bench.now);
+    bench.slot.handle_moved(bench.now.instant);
     bench.pass(STALLED);
     assert_eq!(bench.commands(), [SlotCommand::Cut]);
     bench.say(Sign::Disconnected);

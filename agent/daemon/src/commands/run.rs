@@ -24,10 +24,9 @@ pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode
     if let Err(error) = orfe_platform::process::raise_file_limit(FILES) {
         tracing::warn!(%error, "fewer connections at once are possible");
     }
-    // The event loop runs on this thread and every task on the one worker, so heartbeats go on while bytes are
-    // copied; more workers only wake one another on an idle machine.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+    // One thread for the event loop and all tasks: a second one and this one would wake each other for every message, on a
+    // machine at rest. Nothing that a task does lasts long, bytes are copied in turns, and the tunnel has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

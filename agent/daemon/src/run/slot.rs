@@ -9,7 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use data_encoding::BASE32_NOPAD;
 use orfe_core::agent::{ChildPlan, Input};
@@ -22,7 +22,7 @@ use orfe_supervisor::{Child, ChildHandle, Event, LogFile, LogSpec};
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::proxy::{ConnectionTable, Filter, Host, Proxy, ProxyConfig, ProxyError, Routes, Target};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -305,9 +305,11 @@ struct Counting {
     inputs: mpsc::Sender<Input>,
 }
 
-/// How often it is looked whether the child sent something. Keepalives come every 30 s, so one is seen after 40 s at the
-/// latest, within the core's patience.
-const LOOK: Duration = Duration::from_secs(10);
+/// How long after the child last sent something it is looked whether it did again: keepalives come every 30 s, and the core's
+/// patience ends after 50 s. So there is one look for each keepalive.
+const LOOK_AFTER: Duration = Duration::from_secs(40);
+/// And how often while it sends nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Tells the core how many connections to Coder are open, whenever that changes, and whether the child sends anything.
 async fn count_connections(mut counting: Counting) {
@@ -317,9 +319,7 @@ async fn count_connections(mut counting: Counting) {
         let _ = counting.inputs.send(Input::Connections { slot, open: 1 }).await;
         return;
     };
-    let (mut told, mut sent) = (None, 0);
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut told, mut told_sent) = (None, None);
     loop {
         let open = counting.table.established(&target);
         if told != Some(open) {
@@ -333,17 +333,23 @@ async fn count_connections(mut counting: Counting) {
                 return;
             }
         }
+        let sent_at = counting.table.sent_at(&target);
+        if let Some(at) = sent_at
+            && sent_at > told_sent
+        {
+            told_sent = sent_at;
+            if counting.inputs.send(Input::Moved { slot, at }).await.is_err() {
+                return;
+            }
+        }
+        let again = Instant::now() + LOOK_AGAIN;
+        let look = told_sent.map_or(again, |at| again.max(at + LOOK_AFTER));
         tokio::select! {
             // A receiver that lagged only missed events; the count is read anew in any case.
             event = counting.events.recv() => if matches!(event, Err(broadcast::error::RecvError::Closed)) {
                 return;
             },
-            _ = look.tick() => {
-                let before = std::mem::replace(&mut sent, counting.table.sent(&target));
-                if sent != before && counting.inputs.send(Input::Moved { slot }).await.is_err() {
-                    return;
-                }
-            }
+            () = sleep_until(look.into()) => {}
         }
     }
 }

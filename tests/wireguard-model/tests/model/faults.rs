@@ -1,8 +1,10 @@
 //! Any sequence of faults, and then good weather.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mock_instant::MockClock;
+use orfe_tunnel_core::{Batch, Datagrams, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey};
 use orfe_wireguard_model::{DEVICE, GATEWAY, Weather, World};
 use proptest::prelude::*;
 
@@ -189,4 +191,46 @@ fn who_holds_a_datagram_back_and_delivers_it_himself_does_not_own_the_direction_
     });
     assert!(back.is_some(), "the device speaks to the attacker for ever");
     assert_eq!(world.stats(DEVICE).endpoint, Some(world.ends[GATEWAY].address));
+}
+
+#[test]
+fn handshake_limits_are_refilled_by_time_alone_without_peers_and_timers() {
+    MockClock::set_time(Duration::ZERO);
+    let base = Instant::now();
+    let limits = HandshakeLimits {
+        per_second: 3,
+        ..HandshakeLimits::default()
+    };
+    let node = |limits| -> Node {
+        let config = NodeConfig {
+            private_key: PrivateKey::generate(),
+            mtu: 1280,
+            limits,
+        };
+        Node::new(config, base)
+    };
+    let (mut gateway, mut stranger) = (node(limits), node(HandshakeLimits::default()));
+    let (address, key) = (SocketAddr::from(([192, 0, 2, 1], 51_820)), gateway.public_key());
+    let peer = PeerConfig {
+        public_key: key,
+        preshared_key: None,
+        endpoint: Some(address),
+        allowed_ips: Vec::new(),
+        keepalive: None,
+    };
+    assert!(stranger.set_peer(peer, base).is_ok());
+    for second in 0..3 {
+        let time = Duration::from_secs(second);
+        MockClock::set_time(time);
+        let (mut asked, mut packets, mut out) = (Datagrams::new(), Batch::new(), Datagrams::new());
+        for port in 0..5 {
+            stranger.rehandshake(&key, base + time, &mut asked);
+            let mut batch = Batch::new();
+            let initiation = asked.iter().last().map(|(datagram, _)| datagram.to_vec());
+            batch.push(&initiation.unwrap_or_default(), SocketAddr::from(([192, 0, 2, 9], port)));
+            gateway.handle_datagrams(&batch, base + time, &mut packets, &mut out);
+        }
+        let drops = gateway.drops();
+        assert_eq!((drops.unknown_peer, drops.limited), (3 * (second + 1), 2 * (second + 1)));
+    }
 }

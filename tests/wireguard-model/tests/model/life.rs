@@ -203,3 +203,69 @@ fn a_preshared_key_that_both_know_carries_packets() {
     world.advance(SECOND);
     assert!(world.delivered.contains_key(&number));
 }
+
+#[test]
+fn timers_wake_nobody_for_nothing() {
+    let mut world = World::new(KEEPALIVE, None);
+    world.advance(Duration::from_secs(3_600));
+    let timers = world.ends[DEVICE].timers;
+    // A keepalive each 25 s and a renewal each two minutes.
+    assert!((144..=300).contains(&timers), "{timers} for a session that is kept");
+
+    let mut world = World::new(KEEPALIVE, None);
+    world.set_in_use(false);
+    world.advance(Duration::from_secs(600));
+    let before = world.ends[DEVICE].timers;
+    world.advance(Duration::from_secs(3_600));
+    let timers = world.ends[DEVICE].timers - before;
+    assert!(timers <= 120, "{timers} at rest");
+}
+
+#[test]
+fn what_nobody_answers_is_followed_by_a_handshake_after_15_s_and_then_each_5_s() {
+    let mut world = World::new(None, None);
+    world.send(DEVICE, 100);
+    world.advance(Duration::from_secs(30));
+    world.network.weather = Weather {
+        lose_every: 1,
+        ..Weather::default()
+    };
+    world.send(DEVICE, 100);
+    let said = world.network.carried();
+    world.advance(Duration::from_millis(14_900));
+    assert_eq!(world.network.carried(), said, "not yet");
+    // The handshake and each of its retries waits out its jitter.
+    world.advance(Duration::from_millis(600));
+    assert_eq!(world.network.carried(), said + 1);
+    world.advance(Duration::from_secs(10));
+    assert_eq!(world.network.carried(), said + 3);
+}
+
+#[test]
+fn who_has_nothing_to_answer_says_so_after_10_s() {
+    let mut world = World::new(None, None);
+    world.send(DEVICE, 100);
+    world.advance(Duration::from_secs(30));
+    world.send(DEVICE, 100);
+    let said = world.network.carried();
+    world.advance(Duration::from_millis(9_900));
+    assert_eq!(world.network.carried(), said);
+    world.advance(Duration::from_millis(300));
+    assert_eq!(world.network.carried(), said + 1, "the gateway's keepalive");
+}
+
+#[test]
+fn an_old_session_is_renewed_when_it_is_used_and_never_used_when_it_is_too_old() {
+    for (age, again) in [(100, 1), (130, 2), (175, 2), (179, 2), (181, 2), (300, 2), (700, 2)] {
+        let mut world = World::new(None, None);
+        world.send(DEVICE, 100);
+        world.advance(Duration::from_secs(age));
+        let number = world.send(DEVICE, 100);
+        // On the old session one way, and else three.
+        let soon = Duration::from_millis(if age < 180 { 15 } else { 35 });
+        world.advance(soon);
+        assert!(world.delivered.contains_key(&number), "after {age} s");
+        world.advance(Duration::from_millis(1_500));
+        assert_eq!(world.handshakes(DEVICE).len(), again, "after {age} s");
+    }
+}

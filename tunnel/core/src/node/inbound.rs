@@ -48,6 +48,7 @@ impl<E: Engine> Node<E> {
         packets: &mut Batch<PeerId>,
         out: &mut Datagrams,
     ) {
+        self.catch_up(now, out);
         let mut datagrams = run.chunks(stride.max(1)).peekable();
         while let Some(datagram) = datagrams.next() {
             match Message::parse(datagram) {
@@ -104,7 +105,7 @@ impl<E: Engine> Node<E> {
             match engine.open(source, datagram, buffer) {
                 Opened::Packet(len) => {
                     is_authentic = true;
-                    self.last_activity = now;
+                    peer.moments.heard_data = Some(now);
                     let packet = &mut buffer[..len];
                     // An empty or foreign packet has no source and is nobody's.
                     let owner = packet::source(packet).and_then(|address| match last_owner {
@@ -136,7 +137,7 @@ impl<E: Engine> Node<E> {
         if !self.may_cost_a_curve(datagram, source, now, out) {
             return;
         }
-        if self.answer_whom_we_saw(datagram, source, now, out) {
+        if self.answer_whom_we_saw(datagram, source, out) {
             return;
         }
         let Some(public_key) = E::identify(&self.gate, datagram) else {
@@ -144,7 +145,7 @@ impl<E: Engine> Node<E> {
             return;
         };
         if self.shard.owns(&public_key) {
-            self.answer_initiation(&public_key, datagram, source, now, out);
+            self.answer_initiation(&public_key, datagram, source, out);
         } else if self.by_key.contains_key(&public_key) {
             let claim = Claim {
                 receiver: self.public_key,
@@ -182,20 +183,13 @@ impl<E: Engine> Node<E> {
     }
 
     /// Answers an initiation if it is from the peer that was seen at `source` last; else nobody counts as seen there.
-    fn answer_whom_we_saw(
-        &mut self,
-        datagram: &[u8],
-        source: SocketAddr,
-        now: Instant,
-        out: &mut Datagrams,
-    ) -> bool {
+    fn answer_whom_we_saw(&mut self, datagram: &[u8], source: SocketAddr, out: &mut Datagrams) -> bool {
         let peer = self.seen_at.get(&source).and_then(|id| self.peers.get_mut(id));
         let Some(engine) = peer.and_then(Peer::engine_if_any) else {
             return false;
         };
         if let Opened::Reply(len) = engine.open(source, datagram, out.reserve(MIN_OUT)) {
             out.commit(len, source);
-            self.last_activity = now;
             return true;
         }
         self.seen_at.remove(&source);
@@ -217,7 +211,6 @@ impl<E: Engine> Node<E> {
         public_key: &PublicKey,
         datagram: &[u8],
         source: SocketAddr,
-        now: Instant,
         out: &mut Datagrams,
     ) {
         let Some(peer) = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id)) else {
@@ -230,7 +223,6 @@ impl<E: Engine> Node<E> {
             // data on the session moves it, and that can be no copy.
             Opened::Reply(len) => {
                 out.commit(len, source);
-                self.last_activity = now;
             }
             _ => peer.dropped.rejected += 1,
         }
@@ -264,6 +256,7 @@ impl<E: Engine> Node<E> {
             return;
         };
         out.commit(len, source);
+        peer.moments.asked = None;
         send_queued(peer, self.largest, source, out);
         self.note_authentic(id, index, source, now);
     }
@@ -290,6 +283,7 @@ impl<E: Engine> Node<E> {
         };
         // Whatever is authentic shows that the peer is there, be it data on the old session.
         peer.unanswered_since = None;
+        peer.moments.heard = Some(now);
         let public_key = peer.config.public_key;
         let from = peer.endpoint;
         if peer.heard_from(source) {
@@ -306,7 +300,6 @@ impl<E: Engine> Node<E> {
             let before = peer.seen_at.replace(source);
             self.forget_seen(before, id);
             self.seen_at.insert(source, id);
-            self.last_activity = now;
             push_event(
                 &mut self.events,
                 Event::HandshakeCompleted {

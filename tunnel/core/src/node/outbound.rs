@@ -95,9 +95,9 @@ impl<E: Engine> Outbound<'_, E> {
         // Padding hides the exact length of what is inside; the receiver cuts it by the length in the IP header.
         let end = len.next_multiple_of(PADDING).min(node.mtu.max(len));
         let plain = padded.get(..end).unwrap_or(padded);
-        node.last_activity = self.now;
         peer.tx_bytes += len as u64;
         peer.sent_at = self.now;
+        peer.moments.sent = Some(self.now);
         if is_use {
             peer.note_use(self.now);
         }
@@ -128,6 +128,7 @@ impl<E: Engine> Node<E> {
     /// session waits for one (at most 256 for each peer, then the newest are lost) and starts a handshake. A packet larger
     /// than the MTU is dropped, and [`Node::poll_bounced`] has the answer to its sender.
     pub fn outbound<'a>(&'a mut self, now: Instant, out: &'a mut Datagrams) -> Outbound<'a, E> {
+        self.catch_up(now, out);
         Outbound {
             node: self,
             out,

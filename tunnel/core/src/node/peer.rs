@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::PeerId;
+use super::timers::Moments;
 use crate::allowed_ips::AllowedIp;
 use crate::datagrams::Datagrams;
 use crate::engine::{Engine, EngineParams};
@@ -96,6 +97,7 @@ pub(super) struct Peer<E> {
     pub(super) used_at: Instant,
     /// When anything was last sent on a session.
     pub(super) sent_at: Instant,
+    pub(super) moments: Moments,
     /// Nothing needs its session; see [`super::rest`].
     pub(super) resting: bool,
     /// It rested since the last handshake.
@@ -125,6 +127,7 @@ impl<E: Engine> Peer<E> {
             in_use: true,
             used_at: now,
             sent_at: now,
+            moments: Moments::default(),
             resting: false,
             rested: false,
             rx_bytes: 0,
@@ -226,6 +229,7 @@ impl<E: Engine> Peer<E> {
     /// Notes that a handshake initiation was made. Retries do not move the moment since which an answer is awaited.
     pub(super) fn note_initiation(&mut self, now: Instant) {
         self.unanswered_since.get_or_insert(now);
+        self.moments.asked = Some(now);
     }
 
     /// Notes that something authentic arrived on the session with this local index; true when the session is new.

@@ -16,13 +16,14 @@ impl<E: Engine> Node<E> {
     ///
     /// Nothing happens for a peer that is not known.
     pub fn probe(&mut self, public_key: &PublicKey, endpoint: SocketAddr, now: Instant, out: &mut Datagrams) {
+        self.catch_up(now, out);
         let Some(peer) = self.by_key.get(public_key).and_then(|id| self.peers.get_mut(id)) else {
             return;
         };
-        self.last_activity = now;
         let engine = peer.engine(&self.gate, &self.private_key);
         if let Some(len) = engine.initiate(true, out.reserve(MIN_OUT)) {
             out.commit(len, endpoint);
+            peer.moments.asked = Some(now);
             // Not noted as unanswered: the peer does not count as silent because it is not there.
         }
     }

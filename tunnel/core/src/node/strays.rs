@@ -36,7 +36,8 @@ impl<E: Engine> Node<E> {
         match stray.claim {
             None => self.handle_run(&stray.bytes, stray.stride, stray.source, now, packets, out),
             Some(claim) if claim.receiver == self.public_key => {
-                self.answer_initiation(&claim.peer, &stray.bytes, stray.source, now, out);
+                self.catch_up(now, out);
+                self.answer_initiation(&claim.peer, &stray.bytes, stray.source, out);
             }
             // For the gateway's other key, or one that is good no more.
             Some(_) => {}

@@ -4,13 +4,21 @@
 //! is to be kept (see `rest`), the node sends keepalives, and it starts the next handshake itself: 120 s after the last, and again with growing, jittered
 //! pauses after each time the engine gave up. Retries within an attempt come from the engine every 5 s sharp; they
 //! wait a random part of 333 ms here, lest a fleet speaks in unison after its gateway restarted.
+//!
+//! An engine knows what time it is from its last round of timers alone, and has no word for when the next one is due. So rounds
+//! come at two occasions, and at no others, for each is a wake-up of a machine at rest:
+//!
+//! - before an engine is used, when the last round is [`ROUND`] ago: what happens is noted with a time that is right, and a
+//!   session that is too old is gone before it could be used;
+//! - when a timer of the protocol may be due ([`Peer::next_round`]), and every [`IDLE_ROUND`] in any case.
 
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
 use super::peer::{MIN_OUT, Peer};
-use super::{Event, Node, PeerId, push_event};
+use super::rest::LINGER;
+use super::{Event, Node, PeerId, REJECT_AFTER_TIME, push_event};
 use crate::datagrams::Datagrams;
 use crate::engine::{Engine, Tick};
 use crate::message::Message;
@@ -24,13 +32,29 @@ const REKEY_JITTER: Duration = Duration::from_secs(5);
 /// Pause after the first attempt that was given up; doubles up to [`MAX_BACKOFF`], then a random part of it is taken.
 const MIN_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Interval of the engines' timers while something is going on. Every timer of the protocol is in whole seconds.
-const BUSY_TICK: Duration = Duration::from_secs(1);
-/// And while nothing is.
-const IDLE_TICK: Duration = Duration::from_secs(2);
-/// How long after the last packet or handshake a node counts as busy. Longer, and the keepalives of an idle machine would
-/// keep it busy: the idle tick is good enough for all of them.
-const BUSY_FOR: Duration = Duration::from_secs(2);
+/// Shortest time between two rounds of the engines' timers. Every timer of the protocol is in whole seconds.
+const ROUND: Duration = Duration::from_secs(1);
+/// Longest time between two rounds. It bounds how long keys outlive a sleep of the machine, which the engine's clock counts
+/// and ours does not, and those of a session that nobody ever proved.
+const IDLE_ROUND: Duration = Duration::from_secs(30);
+/// An initiation without an answer is repeated after this long (`WireGuard` paper, section 6.1).
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The engine counts [`REKEY_TIMEOUT`] from when the initiation was made, some curve operations after the time that we know.
+const INITIATION_TAKES: Duration = Duration::from_millis(20);
+/// Who was sent data and has nothing to say sends a keepalive after this long (`WireGuard` paper, section 6.5).
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the timers of a peer's engine go by, as far as the node sees it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moments {
+    /// An initiation was made that is not answered yet.
+    pub(super) asked: Option<Instant>,
+    /// Data was last sent.
+    pub(super) sent: Option<Instant>,
+    /// Anything authentic last arrived, and data did.
+    pub(super) heard: Option<Instant>,
+    pub(super) heard_data: Option<Instant>,
+}
 
 impl<E: Engine> Node<E> {
     /// When [`Node::handle_timeout`] is to be called at the latest, and why.
@@ -49,9 +73,14 @@ impl<E: Engine> Node<E> {
             .filter_map(|peer| peer.next_attempt)
             .min();
         let keepalive = self.peers.values().filter_map(Peer::keepalive_at).min();
-        let tick = (!self.peers.is_empty()).then_some(self.next_tick);
+        let round = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.next_round(self.round_at));
+        // All that is due within a second is one round, whatever the number of peers.
+        let round = round.min().map(|at| at.max(self.round_at + ROUND));
         [
-            tick.map(|at| (at, "protocol timers")),
+            round.map(|at| (at, "protocol timers")),
             delayed.map(|at| (at, "handshake retry")),
             attempt.map(|at| (at, "handshake")),
             keepalive.map(|at| (at, "keepalive")),
@@ -63,18 +92,13 @@ impl<E: Engine> Node<E> {
 
     /// Does what is due: keepalives, handshakes, expiry.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Datagrams) {
-        if now >= self.next_tick {
-            self.tick_engines(now, out);
-            let busy = now.saturating_duration_since(self.last_activity) < BUSY_FOR;
-            self.next_tick = now + if busy { BUSY_TICK } else { IDLE_TICK };
-        }
+        self.catch_up(now, out);
         for peer in self.peers.values_mut() {
             peer.review(now);
             peer.keep_alive(&self.gate, &self.private_key, now, out);
             send_delayed(peer, now, out);
             if peer.is_kept() && peer.next_attempt.is_some_and(|at| at <= now) {
                 peer.initiate(&self.gate, &self.private_key, false, now, out);
-                self.last_activity = now;
             }
         }
     }
@@ -86,6 +110,16 @@ impl<E: Engine> Node<E> {
             peer.delayed = None;
             peer.next_attempt = peer.is_kept().then(|| now + REKEY_AFTER_TIME + jitter);
         }
+    }
+
+    /// A round of timers, when the last one is a while ago. To be called before any engine is used. Where it is for every
+    /// batch of datagrams, it is one comparison.
+    pub(super) fn catch_up(&mut self, now: Instant, out: &mut Datagrams) {
+        if now < self.round_at + ROUND {
+            return;
+        }
+        self.round_at = now;
+        self.tick_engines(now, out);
     }
 
     fn tick_engines(&mut self, now: Instant, out: &mut Datagrams) {
@@ -102,7 +136,6 @@ impl<E: Engine> Node<E> {
                         let jitter = self.rng.random_range(Duration::ZERO..RETRY_JITTER);
                         peer.delayed = Some((now + jitter, buffer[..len].to_vec()));
                         peer.note_initiation(now);
-                        self.last_activity = now;
                     } else if let Some(endpoint) = peer.endpoint {
                         peer.sent_at = now;
                         out.commit(len, endpoint);
@@ -124,6 +157,46 @@ impl<E: Engine> Node<E> {
                 Tick::Idle | Tick::Expired => {}
             }
         }
+    }
+}
+
+impl<E: Engine> Peer<E> {
+    /// When a timer of its engine may be due for the first time after the round at `last`.
+    fn next_round(&self, last: Instant) -> Option<Instant> {
+        self.engine.as_ref()?;
+        let Moments {
+            asked,
+            sent,
+            heard,
+            heard_data,
+        } = self.moments;
+        // A round that comes too early for the engine is made up for by the next.
+        let retry = asked.map(|at| at + REKEY_TIMEOUT + INITIATION_TAKES);
+        let late_retry = retry.map(|at| at + ROUND);
+        let keepalive = heard_data
+            .filter(|at| *at >= self.sent_at)
+            .map(|at| at + KEEPALIVE_TIMEOUT);
+        let unanswered = sent
+            .filter(|at| heard.is_none_or(|heard| heard <= *at))
+            .map(|at| at + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT);
+        // What is sent or received on an old session asks for a new one.
+        let renewal = sent.max(heard_data).filter(|used_at| {
+            self.last_handshake
+                .is_some_and(|made_at| *used_at >= made_at + REKEY_AFTER_TIME)
+        });
+        let renewal = renewal.map(|used_at| used_at + ROUND);
+        // No packets, and then no keys. The engine asks for more than this age.
+        let rejected = self.last_handshake.map(|at| at + REJECT_AFTER_TIME + ROUND);
+        let forgotten = self.last_handshake.map(|at| at + REJECT_AFTER_TIME * 3 + ROUND);
+        let rests = (!self.in_use).then(|| self.used_at + LINGER);
+        [
+            retry, late_retry, keepalive, unanswered, renewal, rejected, forgotten, rests,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > last)
+        .min()
+        .map_or(Some(last + IDLE_ROUND), |at| Some(at.min(last + IDLE_ROUND)))
     }
 }
 

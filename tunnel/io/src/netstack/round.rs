@@ -237,7 +237,10 @@ impl<F: Front> Round<F> {
             }
             self.front.publish(&self.ends, now);
             self.published = now;
-            self.unpublished = false;
+            if std::mem::take(&mut self.unpublished) {
+                // What was sent and received has timers of its own, in whole seconds.
+                self.node_due = self.ends.node.poll_timeout().map(|(at, _reason)| at);
+            }
         }
     }
 

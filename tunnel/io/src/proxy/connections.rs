@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,8 @@ pub struct ConnectionInfo {
     pub bytes_up: u64,
     /// Bytes sent to the client, likewise.
     pub bytes_down: u64,
+    /// When bytes were last sent to the destination.
+    pub sent_at: Option<Instant>,
     /// Whether the destination has been reached. An upgrade counts as established with the destination's own 101.
     pub established: bool,
 }
@@ -154,13 +156,42 @@ struct Entry {
 /// Bytes that passed, each way.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) up: AtomicU64,
-    pub(super) down: AtomicU64,
+    pub(super) up: Counter,
+    pub(super) down: Counter,
 }
 
-impl Counters {
-    pub(super) fn add(counter: &AtomicU64, bytes: usize) {
-        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+/// Bytes that passed one way, and when the last of them did.
+#[derive(Debug)]
+pub(super) struct Counter {
+    bytes: AtomicU64,
+    made_at: Instant,
+    /// Milliseconds from then to the last bytes.
+    last: AtomicU64,
+}
+
+impl Counter {
+    pub(super) fn add(&self, bytes: usize) {
+        self.last
+            .store(self.made_at.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn last(&self) -> Option<Instant> {
+        (self.bytes() > 0).then(|| self.made_at + Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            made_at: Instant::now(),
+            last: AtomicU64::new(0),
+        }
     }
 }
 
@@ -256,8 +287,9 @@ impl Entry {
             route: self.route,
             transport: self.transport,
             opened_at: self.opened_at,
-            bytes_up: self.counters.up.load(Ordering::Relaxed),
-            bytes_down: self.counters.down.load(Ordering::Relaxed),
+            bytes_up: self.counters.up.bytes(),
+            bytes_down: self.counters.down.bytes(),
+            sent_at: self.counters.up.last(),
             established: self.established.load(Ordering::Relaxed),
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
-use super::connections::{CloseReason, Counters, Tracked};
+use super::connections::{CloseReason, Tracked};
 use super::head::{self, Forward, Kind, Request};
 use super::lookup;
 use super::reach::{self, Destination};
@@ -310,7 +310,7 @@ where
     if sent.await.is_err() {
         return CloseReason::Refused(Refusal::DialFailed);
     }
-    Counters::add(&tracked.counters().up, head.len());
+    tracked.counters().up.add(head.len());
     let (body, until) = if forward.upgrade {
         match switched(client, destination, tracked).await {
             Ok(true) => (Body::Unbounded, Until::BothEnd),
@@ -359,7 +359,7 @@ where
             .write_all(&head)
             .await
             .map_err(|_| CloseReason::ClientGone)?;
-        Counters::add(&tracked.counters().down, head.len());
+        tracked.counters().down.add(head.len());
         match status {
             101 => return Ok(true),
             100..=199 => {}

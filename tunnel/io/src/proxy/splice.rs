@@ -10,13 +10,12 @@ mod kernel;
 mod memory;
 
 use std::io;
-use std::sync::atomic::AtomicU64;
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 
 use super::body::Body;
-use super::connections::{CloseReason, Counters};
+use super::connections::{CloseReason, Counter, Counters};
 use crate::dial::{BoxedStream, kernel_socket};
 use crate::kernel_stream::{KernelSocket, shut};
 
@@ -112,12 +111,12 @@ where
 /// Copies between a connection in the tunnel and one outside of it until both directions have ended, for a gateway. How many bytes
 /// went out and came back; `None` when an end failed before.
 pub(crate) async fn between(inner: &KernelSocket, outer: &TcpStream) -> Option<(u64, u64)> {
-    let (up_bytes, down_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (up_bytes, down_bytes) = (Counter::default(), Counter::default());
     let (inner, outer) = (Kernel::Dialled(inner), Kernel::Plain(outer));
     let up = kernel::copy(&[], inner, outer, &up_bytes);
     let down = kernel::copy(&[], outer, inner, &down_bytes);
     tokio::try_join!(up, down).ok()?;
-    Some((up_bytes.into_inner(), down_bytes.into_inner()))
+    Some((up_bytes.bytes(), down_bytes.bytes()))
 }
 
 /// Runs both directions as far as `until` says.

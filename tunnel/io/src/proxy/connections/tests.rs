@@ -61,8 +61,12 @@ fn events_and_table_agree() {
     assert!(connections.list()[0].established);
     assert!(matches!(events.try_recv(), Ok(Event::Established { id: 1, .. })));
     assert!(matches!(events.try_recv(), Err(TryRecvError::Empty)), "told once");
-    Counters::add(&open.counters().up, 3);
-    Counters::add(&open.counters().down, 4);
+    assert_eq!(connections.list()[0].sent_at, None);
+    let before = Instant::now();
+    open.counters().up.add(3);
+    open.counters().down.add(4);
+    let sent_at = connections.list()[0].sent_at.unwrap();
+    assert!(sent_at + Duration::from_millis(1) >= before && sent_at <= Instant::now());
     open.close(CloseReason::Finished);
     assert!(connections.list().is_empty());
     let closed = events.try_recv();

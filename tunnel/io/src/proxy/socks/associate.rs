@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::flows::{Flow, Flows, Outside};
 use super::wire::{self, HEADER_MAX};
 use crate::dial::{BoxFuture, Datagrams};
-use crate::proxy::connections::{CloseReason, Counters, Opening};
+use crate::proxy::connections::{CloseReason, Opening};
 use crate::proxy::reach::{self, WatchedDialer};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::routes::{Decision, Route, Transport, Way};
@@ -249,7 +249,7 @@ impl Association<'_> {
         wire::write_datagram_header(answer, arrival.source);
         answer.extend_from_slice(&arrival.payload);
         match self.socket.send_to(answer, self.client).await {
-            Ok(_) => Counters::add(&flow.tracked.counters().down, arrival.payload.len()),
+            Ok(_) => flow.tracked.counters().down.add(arrival.payload.len()),
             Err(error) => tracing::debug!(%error, "an answer did not reach the client"),
         }
     }
@@ -257,7 +257,7 @@ impl Association<'_> {
 
 async fn transmit(socket: &dyn Datagrams, flow: &Flow, payload: &[u8]) {
     match socket.send_to(payload, flow.address).await {
-        Ok(()) => Counters::add(&flow.tracked.counters().up, payload.len()),
+        Ok(()) => flow.tracked.counters().up.add(payload.len()),
         Err(error) => tracing::debug!(%error, "a datagram was not sent"),
     }
 }

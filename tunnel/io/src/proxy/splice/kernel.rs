@@ -11,13 +11,12 @@ mod pipe;
 mod pipe;
 
 use std::io;
-use std::sync::atomic::AtomicU64;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use self::pipe::Pipe;
-use super::super::connections::Counters;
+use super::super::connections::Counter;
 use super::{Fault, Kernel, memory};
 
 /// Copies one direction to its end, and passes the end on. `first` was read from it already.
@@ -25,7 +24,7 @@ pub(super) async fn copy(
     first: &[u8],
     from: Kernel<'_>,
     to: Kernel<'_>,
-    counter: &AtomicU64,
+    counter: &Counter,
 ) -> Result<(), Fault> {
     let (source, sink) = (from.stream(), to.stream());
     write_all(sink, first, counter).await?;
@@ -36,7 +35,7 @@ pub(super) async fn copy(
             None => match memory::move_some(source, sink).await? {
                 0 => true,
                 len => {
-                    Counters::add(counter, len);
+                    counter.add(len);
                     false
                 }
             },
@@ -52,7 +51,7 @@ async fn through_pipe(
     mut pipe: Pipe,
     from: &TcpStream,
     to: &TcpStream,
-    counter: &AtomicU64,
+    counter: &Counter,
 ) -> Result<bool, Fault> {
     loop {
         // The pipe is empty here, so "would block" can only mean that there is nothing to read.
@@ -68,7 +67,7 @@ async fn through_pipe(
             match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                 // Nothing was taken, though there was something and room for it.
                 Ok(0) => return Err(Fault::Write),
-                Ok(len) => Counters::add(counter, len),
+                Ok(len) => counter.add(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(Fault::Write),
             }
@@ -76,13 +75,13 @@ async fn through_pipe(
     }
 }
 
-async fn write_all(to: &TcpStream, mut bytes: &[u8], counter: &AtomicU64) -> Result<(), Fault> {
+async fn write_all(to: &TcpStream, mut bytes: &[u8], counter: &Counter) -> Result<(), Fault> {
     while !bytes.is_empty() {
         to.writable().await.map_err(|_| Fault::Write)?;
         match to.try_write(bytes) {
             Ok(0) => return Err(Fault::Write),
             Ok(len) => {
-                Counters::add(counter, len);
+                counter.add(len);
                 bytes = &bytes[len..];
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -118,7 +117,7 @@ mod tests {
     async fn through_copy(first: &[u8], sent: &[u8]) -> (Vec<u8>, u64) {
         let (mut client, near) = connection().await;
         let (far, mut server) = connection().await;
-        let counter = AtomicU64::new(0);
+        let counter = Counter::default();
         let mut received = Vec::new();
         let (copied, (), read) = tokio::join!(
             copy(first, Kernel::Plain(&near), Kernel::Plain(&far), &counter),
@@ -159,7 +158,7 @@ mod tests {
     async fn a_sink_that_does_not_read_stops_the_source() {
         let (client, near) = connection().await;
         let (far, _server) = connection().await;
-        let counter = AtomicU64::new(0);
+        let counter = Counter::default();
         let chunk = bytes(65_536);
         let writing = async {
             let mut written = 0;
@@ -192,7 +191,7 @@ mod tests {
         for _ in 0..20 {
             let (mut client, near) = connection().await;
             let (far, _deaf) = connection().await;
-            let counter = AtomicU64::new(0);
+            let counter = Counter::default();
             client.set_nodelay(true).unwrap();
             let copying = copy(&[], Kernel::Plain(&near), Kernel::Plain(&far), &counter);
             let poison = vec![0xFF; 65_536];
@@ -215,7 +214,7 @@ mod tests {
         let (far, mut server) = connection().await;
         client.set_zero_linger().unwrap();
         drop(client);
-        let counter = AtomicU64::new(0);
+        let counter = Counter::default();
         let result = copy(&[], Kernel::Plain(&near), Kernel::Plain(&far), &counter).await;
         assert_eq!(result, Err(Fault::Read));
         drop(far);

@@ -8,14 +8,13 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::super::body::{Body, Malformed};
-use super::super::connections::Counters;
+use super::super::connections::Counter;
 use super::Fault;
 
 /// Bytes that are read at once at the most: two system calls for each.
@@ -33,7 +32,7 @@ pub(super) async fn copy(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
     mut body: Body,
-    counter: &AtomicU64,
+    counter: &Counter,
 ) -> Result<(), Fault> {
     let mut at_once = LEAST;
     loop {
@@ -59,7 +58,7 @@ pub(super) async fn copy(
         };
         writer.write_all(&moved.rest).await.map_err(|_| Fault::Write)?;
         writer.flush().await.map_err(|_| Fault::Write)?;
-        Counters::add(counter, moved.len);
+        counter.add(moved.len);
         if moved.is_over {
             return Err(Fault::Body);
         }
