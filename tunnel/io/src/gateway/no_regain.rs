@@ -19,6 +19,11 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
+    #[allow(
+        clippy::unused_self,
+        clippy::needless_pass_by_value,
+        reason = "as where there are namespaces"
+    )]
     pub(super) fn keep(self, arriving: Arriving, _thread: Handle<Command>) -> Ready<()> {
         match arriving.0 {}
     }
