@@ -4,10 +4,13 @@
 //! are not for comparing.
 
 mod agent;
+mod carrier;
 mod gateway;
 mod handshake;
+mod load;
 mod proc;
 mod roam;
+mod site;
 mod tunnel;
 
 use std::fmt::Write as _;
@@ -38,6 +41,8 @@ enum Bench {
     Handshake(handshake::Args),
     /// What a gateway with one and with several threads carries for several devices
     Gateway(gateway::Args),
+    /// What each carrier of the tunnel's datagrams carries: UDP, a relayed UDP port, WebSocket (root)
+    Carrier(carrier::Args),
     /// From a change of the device's network to traffic (root)
     Roam(roam::Args),
 }
@@ -60,6 +65,13 @@ impl Built {
     }
 }
 
+/// What came out of a benchmark with a table: rows for the file, and text for a person.
+#[derive(Debug)]
+struct Outcome {
+    rows: Vec<Map<String, Value>>,
+    text: String,
+}
+
 /// What a benchmark found.
 #[derive(Debug, Serialize)]
 struct Findings {
@@ -75,6 +87,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Bench::Gateway(args) => {
             let outcome = gateway::run(args).await?;
             ("gateway", outcome.rows, Some(outcome.text))
+        }
+        Bench::Carrier(args) => {
+            let outcome = carrier::run(args).await?;
+            ("carrier", outcome.rows, Some(outcome.text))
         }
         Bench::Roam(args) => {
             let outcome = roam::run(args).await?;

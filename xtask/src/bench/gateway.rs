@@ -19,6 +19,7 @@ use orfe_test_support::load::Direction;
 use serde_json::{Map, Value, json};
 
 use self::site::{Figure, Site};
+use super::Outcome;
 use crate::demo::artifacts::Programs;
 
 const END: &str = "tunnel-end";
@@ -46,13 +47,6 @@ pub(crate) struct Args {
     built: super::Built,
 }
 
-/// What was measured.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) rows: Vec<Map<String, Value>>,
-    pub(crate) text: String,
-}
-
 /// What a row is about.
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -73,7 +67,7 @@ struct Row {
 }
 
 /// Measures a row for each stack, number of threads and direction.
-pub(crate) async fn run(args: Args) -> Result<Outcome> {
+pub(super) async fn run(args: Args) -> Result<Outcome> {
     let programs = args.built.programs(&PROGRAMS).await?;
     let mut rows: Vec<Row> = cases(&args).map(Row::new).collect();
     for _ in 0..args.rounds {

@@ -5,8 +5,6 @@
 //! the device's own proxy by a new connection every [`EVERY`]; a gap is the time from the change to the end of the first
 //! of these that succeeds.
 
-mod site;
-
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -17,7 +15,8 @@ use clap::ValueEnum;
 use orfe_test_support::lab;
 use serde_json::{Map, Value, json};
 
-use self::site::Site;
+use super::Outcome;
+use super::site::{Network, Site};
 use crate::demo::artifacts::{self, Request};
 use crate::interrupt::Interrupts;
 
@@ -42,13 +41,6 @@ pub(crate) struct Args {
     /// Write the programs' logs into this folder, which must not exist, and keep them; `ORFE_LOG` says how much they log
     #[arg(long)]
     logs: Option<PathBuf>,
-}
-
-/// What came out: rows for the file, and text for a person.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) rows: Vec<Map<String, Value>>,
-    pub(super) text: String,
 }
 
 /// What is done to the device's network.
@@ -100,7 +92,7 @@ pub(super) async fn run(args: Args) -> Result<Outcome> {
     let mut interrupts = Interrupts::listen()?;
     // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
     tokio::select! {
-        outcome = measure(&args, Site::start(programs, args.logs.as_deref())) => outcome,
+        outcome = measure(&args, Site::start(programs, Network::BehindNat, args.logs.as_deref())) => outcome,
         () = interrupts.next() => bail!("interrupted; nothing is left behind"),
     }
 }
@@ -178,10 +170,14 @@ async fn make(site: &mut Site, change: Change) -> Result<Duration> {
         Change::Gateway => site.replace_registry().await?,
     }
     let gap = until_traffic(site).await?;
-    match change {
-        Change::Port => site.unblock_and_wait("udp_443").await?,
-        Change::Websocket => site.unblock_and_wait("websocket").await?,
-        _ => {}
+    let carrier = match change {
+        Change::Port => Some("udp_443"),
+        Change::Websocket => Some("websocket"),
+        _ => None,
+    };
+    if let Some(carrier) = carrier {
+        site.wait_for_lower_carrier(carrier).await?;
+        site.unblock_and_wait().await?;
     }
     // What the change set off, such as names that are looked up again, is over before the next.
     tokio::time::sleep(Duration::from_millis(500)).await;

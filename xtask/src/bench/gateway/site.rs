@@ -13,6 +13,7 @@ use orfe_tunnel_core::{PrivateKey, PublicKey, Shard};
 use serde_json::{Value, json};
 
 use super::{Case, END, LOAD};
+use crate::bench::load;
 use crate::bench::proc::Process;
 use crate::demo::artifacts::Programs;
 
@@ -142,10 +143,7 @@ impl Site {
         };
         let mut sum = 0;
         for receiver in receivers {
-            let answer = receiver.ask("count", PATIENCE).await?;
-            sum += answer["received"]
-                .as_u64()
-                .with_context(|| format!("no counter in {answer}"))?;
+            sum += load::received(receiver).await?;
         }
         Ok(sum)
     }

@@ -12,6 +12,7 @@ use orfe_test_support::load::ProxySpec;
 use super::config::{Config, End, PoorPath};
 use super::measure;
 use super::tools::Tools;
+use crate::bench::load;
 
 /// Everything that a measurement is made with.
 #[derive(Debug)]
@@ -224,7 +225,7 @@ async fn start_relay(bench: &Bench, path: PoorPath) -> Result<(Program, std::net
         command.args(["--rate-mbit-s", &rate.to_string()]);
     }
     let mut relay = Program::start(command, "relay", &bench.logs).context("cannot start the relay")?;
-    let ready = relay.hear(measure::PATIENCE).await?;
+    let ready = relay.hear(load::PATIENCE).await?;
     let address = ready["listening"]
         .as_str()
         .context("the relay names no address")?;

@@ -14,10 +14,9 @@ use serde_json::Value;
 
 use super::ends::{Bench, Running, Way};
 use super::rows::Figures;
+use crate::bench::load::{self, Measured, PATIENCE};
 use crate::bench::proc::{self, Process, Reading};
 
-/// How long a program may take to say something that costs it nothing.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a byte may take there and back, before it is tried anew.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How long what crosses a poor path, or comes from a slow tunnel, may take.
@@ -142,7 +141,7 @@ pub(super) async fn flow(
     let before = readings(pids)?;
     let flow = match way {
         Way::Address(address) => iperf3(bench, *address, spec).await?,
-        _ => load(bench, way, server, spec).await?,
+        _ => own_load(bench, way, server, spec).await?,
     };
     let after = readings(pids)?;
     let mut figures = Figures::from([("gbit_s", flow.bytes * 8.0 / flow.seconds / 1e9)]);
@@ -164,14 +163,6 @@ pub(super) async fn flow(
         }
     }
     Ok(figures)
-}
-
-struct Measured {
-    /// Received within the measured time.
-    bytes: f64,
-    seconds: f64,
-    /// Received in all, warm-up included.
-    all_bytes: f64,
 }
 
 fn readings(pids: [Option<u32>; 2]) -> Result<[Option<Reading>; 2]> {
@@ -259,40 +250,15 @@ async fn iperf3(bench: &Bench, address: IpAddr, spec: FlowSpec) -> Result<Measur
     })
 }
 
-async fn load(bench: &Bench, way: &Way, server: &mut Program, spec: FlowSpec) -> Result<Measured> {
+async fn own_load(bench: &Bench, way: &Way, server: &mut Program, spec: FlowSpec) -> Result<Measured> {
     let work = Work::Flow {
         streams: spec.streams,
         direction: spec.direction,
     };
     let mut driver = drive(bench, way, work).await?;
-    let measured = async {
-        driver.hear(LONG_PATIENCE).await?;
-        let receiver = match spec.direction {
-            Direction::Up => server,
-            Direction::Down => &mut driver,
-        };
-        let begin = received(receiver).await?;
-        tokio::time::sleep(spec.warm_up).await;
-        let (started, first) = (Instant::now(), received(receiver).await?);
-        tokio::time::sleep(spec.time).await;
-        let last = received(receiver).await?;
-        anyhow::Ok(Measured {
-            bytes: (last - first) as f64,
-            seconds: started.elapsed().as_secs_f64(),
-            all_bytes: (last - begin) as f64,
-        })
-    };
-    let measured = measured.await;
+    let measured = load::flow(&mut driver, server, spec.direction, spec.warm_up, spec.time).await;
     driver.kill().await;
     measured
-}
-
-/// Bytes that the program's load has received so far.
-pub(super) async fn received(program: &mut Program) -> Result<u64> {
-    let answer = program.ask("count", PATIENCE).await?;
-    answer["received"]
-        .as_u64()
-        .with_context(|| format!("no count in {answer}"))
 }
 
 /// The load's server on the far machine, for all flows and connections of a run.

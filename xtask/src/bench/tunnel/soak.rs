@@ -16,6 +16,7 @@ use super::config::Config;
 use super::ends::{Bench, Running};
 use super::rows::{Direction, word};
 use super::{Outcome, measure, say};
+use crate::bench::load;
 use crate::bench::proc::Process;
 
 /// Both stacks, against an end of ours: what the other end is does not show in the memory of this one.
@@ -201,7 +202,7 @@ async fn watch(
             seen.readings.push(reading.rss_bytes);
             seen.peak = seen.peak.max(reading.peak_rss_bytes);
             // A load that broke off is no load.
-            measure::received(&mut driver).await?;
+            load::received(&mut driver).await?;
         }
         let last = received(server, &mut driver, load).await?;
         seen.gbit_s = last.saturating_sub(first) as f64 * 8.0 / started.elapsed().as_secs_f64() / 1e9;
@@ -215,8 +216,8 @@ async fn watch(
 /// Bytes received so far, by whoever receives.
 async fn received(server: &mut Program, driver: &mut Program, load: Load) -> Result<u64> {
     match load.direction() {
-        Direction::Up => measure::received(server).await,
-        Direction::Down => measure::received(driver).await,
+        Direction::Up => load::received(server).await,
+        Direction::Down => load::received(driver).await,
     }
 }
 
