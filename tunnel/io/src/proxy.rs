@@ -66,8 +66,7 @@ mod connections;
 #[cfg(unix)]
 mod door;
 mod forward;
-#[doc(hidden)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod head;
 mod listen;
 mod lobby;

@@ -20,12 +20,17 @@ const SECONDS: u32 = 15;
 /// A target that needs more memory than this has found something.
 const MEMORY_MIB: u32 = 512;
 const FOLDER: &str = "tests/fuzz";
-const TARGETS: [&str; 5] = [
+const TARGETS: [&str; 10] = [
     "proxy_http",
     "proxy_socks",
     "core_datagram",
     "core_node",
     "gateway_dns",
+    "stack_pair",
+    "stack_peer",
+    "tun_offload",
+    "kernel_packet",
+    "forwarder_sniff",
 ];
 
 /// How long a search without libFuzzer may take beyond its time, in seconds: it is compiled first, and one that hangs has found
