@@ -8,17 +8,27 @@ mod core;
 pub mod mutate;
 
 pub use self::core::{datagram, node};
-pub use orfe_tunnel::gateway_fuzzing::dns;
-pub use orfe_tunnel::proxy::fuzzing::{http, socks};
+#[cfg(unix)]
+pub use orfe_tunnel::fuzzing::first_bytes;
+#[cfg(target_os = "linux")]
+pub use orfe_tunnel::fuzzing::packet;
+pub use orfe_tunnel::fuzzing::{dns, http, offload, pair, peer, socks};
 
 /// A target: bytes in, a panic where something is wrong.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its folder of the corpus.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: &[(&str, Target)] = &[
     ("proxy_http", http),
     ("proxy_socks", socks),
     ("core_datagram", datagram),
     ("core_node", node),
     ("gateway_dns", dns),
+    ("stack_pair", pair),
+    ("stack_peer", peer),
+    ("tun_offload", offload),
+    #[cfg(target_os = "linux")]
+    ("kernel_packet", packet),
+    #[cfg(unix)]
+    ("forwarder_sniff", first_bytes),
 ];

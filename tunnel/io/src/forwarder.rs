@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::sniff::fuzzing;
 use self::sniff::{MAX_FIRST_BYTES, Sniff, Speech, sniff};
 use crate::proxy::{accepted, read_answer};
 

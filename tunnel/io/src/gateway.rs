@@ -62,8 +62,7 @@ use tokio_util::task::TaskTracker;
 
 use self::choice::Lost;
 pub use self::choice::{GatewayStack, GatewayTcp};
-#[doc(hidden)]
-pub use self::dns::fuzzing;
+pub(crate) use self::dns::fuzzing;
 use self::front::GatewayFront;
 use self::landing::Landed;
 pub use self::policy::{

@@ -13,6 +13,8 @@ mod connections;
 pub mod dial;
 #[cfg(unix)]
 pub mod forwarder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod kernel_stream;
 #[cfg(target_os = "linux")]
@@ -29,8 +31,6 @@ pub use client::{
     HostOptions, ParseTcpStackError, Phase, SplitDns, TcpStack, Tunnel, TunnelConfig, TunnelDialer,
     TunnelError, TunnelPeer, TunnelStatus,
 };
-#[doc(hidden)]
-pub use gateway::fuzzing as gateway_fuzzing;
 pub use gateway::{
     Access, Admitted, Destination, DnsPolicy, Gateway, GatewayConfig, GatewayPeer, GatewayStack,
     GatewayStartError, GatewayStats, GatewayTcp, GatewayView, ParsePortsError, ParseUpstreamError,

@@ -59,12 +59,15 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use self::datagrams::{Inbox, capacity as datagram_capacity};
 pub(crate) use self::exchange::{Exchange, Link};
 #[cfg(target_os = "linux")]
+pub(crate) use self::kernel::fuzzing as kernel_fuzzing;
+#[cfg(target_os = "linux")]
 pub(crate) use self::kernel::{Arrivals, Loss};
 pub(crate) use self::kernel::{KernelStack, Number};
 pub(crate) use self::nodes::Nodes;
 use self::round::{KERNEL, Round, UDP, WAKE};
 pub(crate) use self::stack::{ConnectError, Flow, Stack, StackConfig};
 pub use self::stream::TunnelStream;
+pub(crate) use self::transfer::fuzzing as transfer_fuzzing;
 pub(crate) use self::wake::Wake;
 use crate::kernel_stream::KernelStream;
 use crate::udp::{Sent, UdpOptions, UdpPort};

@@ -6,10 +6,11 @@
 //! (CONNECT and UDP ASSOCIATE); the first byte of a connection tells which.
 //!
 //! ```text
-//! accept ─► head ─► credential ─► route ─► dial (held while the tunnel rises) ─► splice
-//!   503     400…       407         502        502, 503, 504                    cut, closed
+//! accept ─► lobby ─► head ─► credential ─► a place ─► route ─► dial (held while the tunnel rises) ─► splice
+//!          pushed out  400…     407          503        502        502, 503, 504                    cut, closed
 //! ```
 //!
+//! * `listen` accepts; `lobby` bounds who has shown no credential; `admit` lets in; `serve` carries who was let in.
 //! * `head` and `target` read an HTTP request strictly and write it for the next hop; `body` knows where it ends.
 //! * `socks` reads SOCKS; its `associate` carries datagrams.
 //! * `routes` decides; `reach` dials; `lookup` asks the gateway for names of the cluster; `upstream` is the owner's proxy.
@@ -30,6 +31,16 @@
 //! speak SOCKS at all: its first byte is no HTTP. A browser that is *told* to use the proxy shows the credential by itself, and its
 //! pages then reach what its user could reach by any other way through it, as with every proxy.
 //!
+//! What others can do is connect and say nothing. They wait in a lobby of [`Limits::lobby`] places, and when it is full a
+//! newcomer pushes out the one that came first, which is closed without a word; it could as well be a program that never speaks. The
+//! [`Limits::connections`] places are taken by the credential alone, so that nobody without it locks out the provisioner. Of
+//! those who have it the one too many is told so (503, in SOCKS reply 1). A client that sends its credential as soon as it is connected has
+//! to be beaten by as many newcomers as the lobby has places within that moment; on loopback that is a flood of
+//! thousands of connections in some milliseconds, which costs whoever makes it a processor, and a client that loses
+//! tries again. A [`Forward`] has no lobby: there is no credential by which it could tell anybody from anybody, and a client that
+//! says nothing may wait for a server that speaks first. Each forward has places of its own, so that it takes none from the proxy. Neither has
+//! the door for containers, whose only client is the forwarder: what waits there waits in the listener's backlog.
+//!
 //! A resolver is not believed either: an address is checked after resolution, and loopback, link-local and whatever lies
 //! behind the tunnel are never dialled directly. No answer has the status 403, which would stop `coder provisionerd` for good.
 //!
@@ -49,15 +60,16 @@ use tokio::sync::{broadcast, watch};
 use self::connections::Connections;
 use self::listen::{Entry, Listening, Shared};
 
+mod admit;
 mod body;
 mod connections;
 #[cfg(unix)]
 mod door;
 mod forward;
-#[doc(hidden)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod head;
 mod listen;
+mod lobby;
 mod lookup;
 mod outlet;
 mod reach;
@@ -112,14 +124,18 @@ impl ProxyConfig {
 /// The bounds of a proxy in time and number. The size of a head (64 KiB) and of the buffers (32 KiB each way) are fixed.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Within this time the head of a request has to arrive. Default 10 s.
+    /// Within this time the head of a request has to arrive. Default 10 s; less for who is pushed out of the lobby.
     pub head: Duration,
     /// As long as this one direct dial may take, with resolving the name and, through the owner's proxy, its answer. Default
     /// 10 s. A dial through the tunnel is bounded by its dialer, and by this on top of `hold`.
     pub dial: Duration,
     /// As long as this a request for the tunnel is held while the tunnel is down. Default 20 s.
     pub hold: Duration,
-    /// As many clients are served at once. Default 1024.
+    /// As many clients at once may be there without having shown the credential; one more pushes out the oldest of them.
+    /// Default 512, so that a burst of clients with the credential fits: as many as are accepted in two or three
+    /// turns, before the first of them is heard. With a head of 64 KiB each they hold 32 MiB at the very most.
+    pub lobby: usize,
+    /// As many clients are served at once: of a proxy, of those with the credential. Default 1024.
     pub connections: usize,
     /// As many SOCKS clients at once may exchange datagrams. Default 32: each has up to five sockets, and at the very most
     /// 2 MiB of datagrams under way.
@@ -132,6 +148,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             dial: Duration::from_secs(10),
             hold: Duration::from_secs(20),
+            lobby: 512,
             connections: 1024,
             associations: 32,
         }

@@ -25,6 +25,8 @@ mod outbound;
 mod path;
 mod threads;
 
+pub(crate) use offload::fuzzing as offload_fuzzing;
+
 pub use device::{Interface, TunDevice, TunOptions};
 pub use path::{DataPath, DataPathConfig};
 

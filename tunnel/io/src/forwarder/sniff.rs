@@ -4,6 +4,8 @@
 //! Sans-IO: [`sniff`] is called with all the bytes so far and says whether it needs more. What it reads is written by whoever is
 //! at the other end, so every length is checked against what is there.
 
+pub(crate) mod fuzzing;
+
 /// As many first bytes are read at most. A client hello with post-quantum keys takes about 2 KiB, a request head of Coder's
 /// clients less; Go's server takes heads up to 1 MiB, which nobody sends.
 pub(super) const MAX_FIRST_BYTES: usize = 32 * 1024;

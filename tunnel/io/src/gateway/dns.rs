@@ -10,8 +10,7 @@
 //! Nothing here reads or waits; `resolver` asks, `stream` serves TCP. Only peers of the tunnel ask, an answer goes to
 //! the address that the tunnel proved, and its size is bounded, so there is nothing to amplify.
 
-#[doc(hidden)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 pub(crate) mod resolver;
 pub(super) mod stream;
 

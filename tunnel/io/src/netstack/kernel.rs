@@ -49,6 +49,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::arrivals::Arrivals;
 use self::memory::Memory;
+pub(crate) use self::packet::fuzzing;
 use self::packet::{Checksum, End, Segment};
 use self::table::{Carried, Table};
 use super::Accepted;

@@ -278,6 +278,11 @@ impl Islands {
         self.ranges.front().copied()
     }
 
+    /// Where the last one ends; 0 when there is none.
+    pub(super) fn end(&self) -> u64 {
+        self.ranges.back().map_or(0, |(_, end)| *end)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().copied()
     }

@@ -12,6 +12,7 @@
 //! A connection is over when both ends are sent and acknowledged, when either side resets it, or when the other end was
 //! silent for too long.
 
+pub(crate) mod fuzzing;
 mod rate;
 mod receiver;
 mod scoreboard;

@@ -6,22 +6,18 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::connections::Connections;
-use super::reach::WatchedDialer;
-use super::receive::buffered;
-use super::refusal::Refusal;
+use super::lobby::Lobby;
+use super::reach::{self, WatchedDialer};
 use super::routes::Routes;
-use super::serve::{self, Front};
 use super::target::Target;
-use super::{Limits, ProxyError};
+use super::{Limits, ProxyError, admit};
 
-/// How many clients beyond the limit are told so at a time. Those beyond that are closed without a word.
-const OVERFLOW_ANSWERS: usize = 32;
 /// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,6 +68,8 @@ pub(super) struct Shared {
     pub(super) routes: watch::Receiver<Arc<Routes>>,
     pub(super) dialer: WatchedDialer,
     pub(super) connections: Arc<Connections>,
+    /// Places for clients that are served: those of a proxy that have shown the credential, all those of a forward.
+    pub(super) served: Arc<Semaphore>,
     /// Places for SOCKS associations.
     pub(super) associations: Semaphore,
     pub(super) stop: CancellationToken,
@@ -103,6 +101,7 @@ impl Listening {
         let shared = Arc::new(Shared {
             local_addr,
             entry,
+            served: Arc::new(Semaphore::new(limits.connections)),
             associations: Semaphore::new(limits.associations),
             limits,
             routes,
@@ -127,11 +126,11 @@ impl Listening {
     }
 }
 
-/// Accepts until it is stopped. One task for each client, at most `limits.connections` at once and
-/// [`OVERFLOW_ANSWERS`] more that are told that there is no room.
+/// Accepts until it is stopped. One task for each client: of a proxy, at most `limits.lobby` that have not shown the
+/// credential and `limits.connections` that have; of a forward, at most `limits.connections`. What each holds until it is let
+/// in is its head, 64 KiB at most.
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
-    let slots = Arc::new(Semaphore::new(shared.limits.connections));
-    let answers = Arc::new(Semaphore::new(OVERFLOW_ANSWERS));
+    let lobby = Lobby::new(shared.limits.lobby);
     while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -141,33 +140,30 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
                 continue;
             }
         };
-        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move {
-                shared
-                    .stop
-                    .run_until_cancelled(serve::serve(&shared, stream, peer))
-                    .await;
-                drop(slot);
-            });
-        } else if let Ok(slot) = Arc::clone(&answers).try_acquire_owned() {
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move {
-                let answering = overflow(stream, &shared.entry);
-                shared.stop.run_until_cancelled(answering).await;
-                drop(slot);
-            });
+        match &shared.entry {
+            Entry::Proxy { .. } => {
+                let Some(place) = lobby.enter().await else { return };
+                let shared = Arc::clone(&shared);
+                tasks.spawn(async move {
+                    let serving = admit::client(&shared, stream, peer, place);
+                    shared.stop.run_until_cancelled(serving).await;
+                });
+            }
+            Entry::Forward(to) => {
+                let Ok(slot) = Arc::clone(&shared.served).try_acquire_owned() else {
+                    // There are no words for it.
+                    reach::reset_on_close(&stream);
+                    continue;
+                };
+                let (shared, to) = (Arc::clone(&shared), to.clone());
+                tasks.spawn(async move {
+                    let serving = admit::forward(&shared, stream, peer, &to);
+                    shared.stop.run_until_cancelled(serving).await;
+                    drop(slot);
+                });
+            }
         }
     }
-}
-
-async fn overflow(stream: TcpStream, entry: &Entry) {
-    // Who did not say yet how it speaks is answered in HTTP; to a SOCKS client any other byte than 5 is a failure too.
-    let front = match entry {
-        Entry::Proxy { .. } => Front::Http,
-        Entry::Forward(_) => Front::Forward,
-    };
-    serve::refuse(buffered(stream), front, Refusal::TooManyConnections).await;
 }
 
 #[cfg(test)]

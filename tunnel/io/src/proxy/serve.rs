@@ -1,32 +1,31 @@
-//! One client connection from its first byte to its last.
+//! One client connection from where it was let in to its last byte.
 //!
 //! ```text
-//!  head ──► parsed ──► credential ──► routed ──► entry in the table ──► reached ──► spliced ──► closed
-//!    └─ 400 408 431      └─ 407         └─ 502        └────── cut: reset at any time ─────┘
-//!                                                        └─ 502 503 504 instead of "reached"
+//!  admitted, routed ──► entry in the table ──► reached ──► spliced ──► closed
+//!                            └────── cut: reset at any time ─────┘
+//!                               └─ 502 503 504 instead of "reached"
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Shared;
 use super::body::Body;
 use super::connections::{CloseReason, Tracked};
-use super::head::{self, Forward, Kind, Request};
+use super::head::{Forward, Kind, Request};
 use super::lookup;
 use super::reach::{self, Destination};
-use super::receive::{HeadError, buffered, read_head};
+use super::receive::{HeadError, read_head};
 use super::refusal::Refusal;
-use super::routes::{Decision, Transport, Way};
+use super::routes::Way;
 use super::socks;
 use super::splice::{Side, Until, splice};
-use super::target::Target;
 use super::upstream::status_of;
-use super::{Entry, Shared};
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// In replies about connections: nothing hangs on the address that they went out from.
@@ -72,65 +71,8 @@ impl Front {
     }
 }
 
-/// What a client was let in for.
-pub(super) enum Admitted {
-    Connection(Box<Request>, Way),
-    /// Datagrams. The port is the one that the client says it will send from; 0 where it does not know yet.
-    Associate {
-        port: u16,
-    },
-}
-
-pub(super) async fn serve(shared: &Shared, stream: TcpStream, peer: SocketAddr) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "could not set the options of a client's socket");
-    }
-    let mut client = buffered(stream);
-    let deadline = Instant::now() + shared.limits.head;
-    let (front, admitted) = match &shared.entry {
-        Entry::Forward(target) => (Front::Forward, forwarded(shared, target)),
-        Entry::Proxy { .. } => {
-            let Some(front) = front(&mut client, deadline).await else {
-                return;
-            };
-            let admitted = match front {
-                Front::Socks => timeout_at(deadline, socks::admit(shared, &mut client))
-                    .await
-                    .unwrap_or(Err(Refusal::HeadTimeout)),
-                Front::Http | Front::Forward => admit_http(shared, &mut client, deadline).await,
-            };
-            (front, admitted)
-        }
-    };
-    match admitted {
-        Ok(Some(Admitted::Connection(request, way))) => {
-            connection(shared, client, front, peer, &request, &way).await;
-        }
-        Ok(Some(Admitted::Associate { port })) => {
-            if let Err(refusal) = socks::associate(shared, &mut client, peer, port).await {
-                refuse(client, front, refusal).await;
-            }
-        }
-        Ok(None) => {}
-        Err(refusal) => {
-            tracing::debug!(%peer, code = refusal.code(), "refused a request");
-            refuse(client, front, refusal).await;
-        }
-    }
-}
-
-/// Tells by the first byte how a client speaks; `None` where it left without one. One that is silent is taken for HTTP,
-/// whose answer says what is wrong.
-async fn front(client: &mut BufReader<TcpStream>, deadline: Instant) -> Option<Front> {
-    match timeout_at(deadline, client.fill_buf()).await {
-        Ok(Ok([]) | Err(_)) => None,
-        Ok(Ok([socks::wire::VERSION, ..])) => Some(Front::Socks),
-        Ok(Ok(_)) | Err(_) => Some(Front::Http),
-    }
-}
-
 /// Carries a connection that was let in.
-async fn connection(
+pub(super) async fn connection(
     shared: &Shared,
     mut client: BufReader<TcpStream>,
     front: Front,
@@ -151,48 +93,6 @@ async fn connection(
         CloseReason::Finished | CloseReason::ClientGone | CloseReason::Shutdown => drop(client),
     }
     tracked.close(reason);
-}
-
-/// Reads a request, checks its credential and decides its way. `None`: the client left without a whole request.
-async fn admit_http(
-    shared: &Shared,
-    client: &mut BufReader<TcpStream>,
-    deadline: Instant,
-) -> Result<Option<Admitted>, Refusal> {
-    let head = match timeout_at(deadline, read_head(client)).await {
-        Err(_) => return Err(Refusal::HeadTimeout),
-        Ok(Err(HeadError::Closed | HeadError::Io(_))) => return Ok(None),
-        Ok(Err(HeadError::TooLarge)) => return Err(Refusal::HeadTooLarge),
-        Ok(Err(HeadError::Invalid(reason))) => return Err(Refusal::BadRequest(reason)),
-        Ok(Ok(head)) => head,
-    };
-    let request = head::parse(&head)?;
-    if !request
-        .authorization
-        .as_ref()
-        .is_some_and(|given| shared.entry.admits(given))
-    {
-        return Err(Refusal::Unauthenticated);
-    }
-    let way = route(shared, &request.target)?;
-    Ok(Some(Admitted::Connection(Box::new(request), way)))
-}
-
-fn forwarded(shared: &Shared, target: &Target) -> Result<Option<Admitted>, Refusal> {
-    let request = Request {
-        target: target.clone(),
-        authorization: None,
-        kind: Kind::Connect,
-    };
-    let way = route(shared, target)?;
-    Ok(Some(Admitted::Connection(Box::new(request), way)))
-}
-
-pub(super) fn route(shared: &Shared, target: &Target) -> Result<Way, Refusal> {
-    match shared.routes.borrow().decide(target, Transport::Tcp) {
-        Decision::Refuse(refusal) => Err(refusal),
-        Decision::Go(way) => Ok(way),
-    }
 }
 
 /// Reaches the destination and carries the connection until it ends or is cut.

@@ -19,15 +19,17 @@ use tokio::net::TcpStream;
 pub(super) use self::associate::associate;
 use self::wire::{Command, MESSAGE_MAX, WireError};
 use super::Shared;
+use super::admit::{self, Admitted};
 use super::head::{Kind, Request};
+use super::lobby::Stay;
 use super::refusal::Refusal;
-use super::serve::{self, Admitted};
 use super::target::{Target, TargetError};
 
 /// Goes through greeting, credential and request. `None`: the client left in between.
 pub(super) async fn admit(
     shared: &Shared,
     client: &mut BufReader<TcpStream>,
+    stay: &mut Stay,
 ) -> Result<Option<Admitted>, Refusal> {
     let Some(can_show_credential) = read(client, wire::greeting).await? else {
         return Ok(None);
@@ -46,12 +48,17 @@ pub(super) async fn admit(
         return Ok(None);
     };
     let right = pair.is_some_and(|pair| shared.entry.opens_to(&pair));
+    // Before the answer, which is a wait: from here on nobody pushes the client out.
+    let let_in = if right {
+        stay.let_in(&shared.served)
+    } else {
+        Err(Refusal::Unauthenticated)
+    };
     if client.write_all(&wire::credential_answer(right)).await.is_err() {
         return Ok(None);
     }
-    if !right {
-        return Err(Refusal::Unauthenticated);
-    }
+    // Who finds no room has its reply before it asks: it reads no reply before it has sent its request, whatever that is.
+    let_in?;
     let Some(wire::Request { command, host, port }) = read(client, wire::request).await? else {
         return Ok(None);
     };
@@ -59,7 +66,7 @@ pub(super) async fn admit(
         Command::Connect if port == 0 => Err(Refusal::BadTarget(TargetError::BadPort)),
         Command::Connect => {
             let target = Target { host, port };
-            let way = serve::route(shared, &target)?;
+            let way = admit::route(shared, &target)?;
             let request = Request {
                 target,
                 authorization: None,

@@ -1,5 +1,6 @@
 //! Large packets as the kernel hands them over (`virtio_net_hdr`), and back.
 
+pub(crate) mod fuzzing;
 mod header;
 mod join;
 mod split;

@@ -11,6 +11,8 @@ mod control;
 mod forward;
 mod forwarding;
 mod holding;
+#[cfg(target_os = "linux")]
+mod lobby;
 mod lookup;
 mod refusing;
 mod rig;

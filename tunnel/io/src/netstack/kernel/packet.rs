@@ -3,6 +3,8 @@
 //! Checksums are not computed anew but brought up to date (RFC 1624): one that was wrong stays wrong. Layouts: RFC 791, 8200
 //! (IP).
 
+pub(crate) mod fuzzing;
+
 use std::net::{IpAddr, SocketAddr};
 
 use orfe_tunnel_core::packet;

@@ -148,7 +148,9 @@ impl Receiver {
             bytes = &bytes[..room];
         }
         if has_end && !is_cut && self.end.is_none() && start <= self.edge.max(self.next) {
-            self.end = Some(start + bytes.len() as u64);
+            let end = start + bytes.len() as u64;
+            // One before what is here already is none.
+            self.end = (self.islands.end() <= end).then_some(end);
             self.is_urgent = true;
         }
         if let Some(end) = self.end {

@@ -83,6 +83,11 @@ impl Scoreboard {
         self.lost
     }
 
+    /// Segments that are not acknowledged, or not all of them before.
+    pub(super) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }

@@ -37,6 +37,9 @@ const MAX_PROBE_PAUSE: Duration = Duration::from_secs(10);
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first timeout only probes with the last segment (RFC 8985, section 7); it may come early.
 const PROBE_SLACK: Duration = Duration::from_millis(60);
+/// While so many segments are in flight none follows that is shorter than it could be: what is known of a segment takes some
+/// 90 bytes, which no pool counts, and an application that writes byte by byte would have as many of them as the window has bytes.
+const MANY: usize = 64;
 /// Duplicate acknowledgements that mean a loss (RFC 5681, section 3.2).
 const DUPLICATES: u32 = 3;
 
@@ -157,6 +160,11 @@ impl Sender {
     /// Bytes that are not acknowledged.
     pub(super) fn len(&self) -> usize {
         self.kept.len()
+    }
+
+    /// Segments that are not acknowledged.
+    pub(super) fn segments(&self) -> usize {
+        self.board.len()
     }
 
     /// Takes from the ring what may be sent soon, and a little more, by which it is seen that there is more.
@@ -378,7 +386,7 @@ impl Sender {
             // A short segment goes out only when nothing more is there, or when nothing longer ever could (RFC 9293,
             // section 3.8.6.2.1).
             let is_silly = len < self.offer.segment as u64 && !self.board.is_empty() && len < self.widest / 2;
-            if unsent > 0 && (len == 0 || (!is_tail && is_silly)) {
+            if unsent > 0 && (len == 0 || (!is_tail && is_silly) || self.waits_for_more(len)) {
                 return;
             }
             let has_end = is_tail && self.is_closed && end <= self.kept.end();
@@ -396,6 +404,12 @@ impl Sender {
         if self.unsent() == 0 && !self.owes_end() {
             self.rate.note_limited(self.board.in_flight());
         }
+    }
+
+    /// Whether a segment of `len` new bytes is to become longer before it goes out.
+    fn waits_for_more(&self, len: u64) -> bool {
+        let is_last = self.is_closed && len == self.unsent();
+        self.board.len() >= MANY && len < self.offer.segment as u64 && !is_last
     }
 
     /// Makes the segment of `len` at `position`, which counts the end as one.
@@ -456,10 +470,10 @@ impl Sender {
 
     /// Whether a call of [`Sender::work`] would send something.
     pub(super) fn has_work(&self) -> bool {
-        let allowed = self.allowed();
         let unsent = self.unsent();
+        let len = unsent.min(self.offer.segment as u64);
         let lost = self.board.lost() > 0 && self.rate.window() > self.board.in_flight();
-        lost || (unsent > 0 && allowed >= unsent.min(self.offer.segment as u64))
+        lost || (unsent > 0 && self.allowed() >= len && !self.waits_for_more(len))
             || (unsent == 0 && self.owes_end())
     }
 }

@@ -304,6 +304,40 @@ fn single_bytes_do_not_push_the_window_open() {
 }
 
 #[test]
+fn an_end_before_what_came_already_is_none() {
+    let mut side = Side::new(1, 2, Instant::now());
+    let receiver = &mut side.transfer.receiver;
+    receiver.take(100, &[7; 50], false);
+    receiver.take(60, &[7; 20], true);
+    receiver.take(0, &[7; 100], false);
+    assert!(!receiver.is_finished());
+    receiver.take(150, &[7; 10], true);
+    assert!(receiver.is_finished());
+    assert_eq!(read(&mut receiver.ready), [7; 160]);
+}
+
+#[test]
+fn single_bytes_that_nobody_acknowledges_do_not_become_as_many_segments() {
+    let mut pair = Pair::new([1, 2]);
+    let mut sent = Vec::new();
+    for number in 0..1000 {
+        sent.push(number as u8);
+        let side = &mut pair.sides[0];
+        side.to_send.push(&sent[number..]);
+        side.visit(pair.now);
+        side.out.clear();
+    }
+    let segments = pair.sides[0].transfer.sender.segments();
+    assert!(segments <= 64, "{segments}");
+    assert!(!pair.sides[0].transfer.has_work(), "it waits for the other end");
+    // All of it arrives, the end as well, when there is one who answers.
+    pair.sides[0].close();
+    pair.settle();
+    assert_eq!(read(&mut pair.sides[1].received), sent);
+    assert!(pair.sides[1].transfer.has_ended() && pair.sides[0].transfer.is_delivered());
+}
+
+#[test]
 fn windows_follow_the_rate_and_come_back() {
     let mut pair = Pair::new([1, 2]);
     let mut widest = 0;

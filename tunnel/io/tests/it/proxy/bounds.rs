@@ -3,7 +3,7 @@
 use orfe_tunnel::proxy::Limits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::rig::{Front, Rig, Server, until};
+use super::rig::{Front, Rig, Server, may_open, until};
 
 /// Pages that this process has in memory, in MiB; what the kernel holds in socket buffers is not among them.
 fn resident_mib() -> u64 {
@@ -16,17 +16,6 @@ fn resident_mib() -> u64 {
     kib.parse::<u64>().expect("number") / 1024
 }
 
-/// How many files this process may have open.
-fn open_files_allowed() -> u64 {
-    let limits = std::fs::read_to_string("/proc/self/limits").expect("limits");
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .expect("line");
-    let soft = line.split_whitespace().nth(3).expect("figure");
-    soft.parse().unwrap_or(u64::MAX)
-}
-
 /// 1000 clients beside each other, each offered as much as it takes and reading nothing: the proxy holds two buffers of 32
 /// KiB for each and no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,12 +25,7 @@ async fn a_thousand_clients_that_never_read_cost_their_buffers_and_no_more() {
     // a debug build. Without a bound it would be what the server offers, which has no end.
     const ALLOWED_MIB: u64 = 192 * CLIENTS as u64 / 1024;
     // A client, its proxy's two ends and the server's end are all in this process.
-    let files = open_files_allowed();
-    if files < 4 * CLIENTS as u64 + 200 {
-        eprintln!(
-            "SKIPPED: {CLIENTS} connections need {} open files, {files} are allowed",
-            4 * CLIENTS + 200
-        );
+    if !may_open(4 * CLIENTS) {
         return;
     }
     let server = Server::start(|mut stream| async move {

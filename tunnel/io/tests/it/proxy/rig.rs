@@ -162,6 +162,24 @@ impl Rig {
     }
 }
 
+/// Whether a test may have so many sockets; says that it is skipped where not.
+#[cfg(target_os = "linux")]
+pub(crate) fn may_open(sockets: usize) -> bool {
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("limits");
+    let mut lines = limits.lines();
+    let line = lines.find(|line| line.starts_with("Max open files"));
+    let soft = line
+        .and_then(|line| line.split_whitespace().nth(3))
+        .expect("figure");
+    let allowed = soft.parse().unwrap_or(usize::MAX);
+    // Other tests run beside this one.
+    let needed = sockets + 200;
+    if allowed < needed {
+        eprintln!("SKIPPED: it needs {needed} open files, {allowed} are allowed");
+    }
+    allowed >= needed
+}
+
 /// Waits for a condition that nothing announces.
 #[track_caller]
 pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
