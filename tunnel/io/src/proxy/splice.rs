@@ -21,7 +21,7 @@ use crate::dial::{BoxedStream, kernel_socket};
 use crate::kernel_stream::{KernelSocket, shut};
 
 /// What one side of a connection is, below the buffer for its head.
-pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
     /// The kernel's socket that its bytes come from and go to, if it is one.
     fn kernel(&self) -> Option<Kernel<'_>> {
         None
@@ -42,7 +42,7 @@ impl Side for BoxedStream {
 
 /// A socket of the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kernel<'a> {
+pub(crate) enum Kernel<'a> {
     Plain(&'a TcpStream),
     /// Dialled through the tunnel.
     Dialled(&'a KernelSocket),
