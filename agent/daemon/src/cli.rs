@@ -132,7 +132,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ForwarderArgs {
-    /// The agent's socket, or its port; then ORFE_DOOR_CREDENTIAL holds the
+    /// The agent's socket, or its port; then `ORFE_DOOR_CREDENTIAL` holds the
     /// credential
     #[arg(long, value_name = "PATH|HOST:PORT")]
     pub agent: String,

@@ -1,8 +1,11 @@
-//! Listening for who comes in by one device of this machine, and for nobody else.
+//! Listening for who comes in by one device of this machine.
 //!
 //! Linux answers for each of its addresses on every device, so an address of a bridge alone would be reached from the host's
-//! network, too. A listener that is bound to the bridge (`SO_BINDTODEVICE`) is found only by what comes in there: other networks
-//! and the host's own processes, which come by `lo`, are told that the port is closed.
+//! network, too. A listener that is bound to the bridge (`SO_BINDTODEVICE`) is found only by what comes in there; from other
+//! networks the port is closed.
+//!
+//! The host's own processes find it, too: what is sent to a local address counts as come in by the device that has the address
+//! (`inet_iif`). So who listens looks at where a connection comes from as well, or asks for a credential.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +26,7 @@ pub struct BridgeAddress {
 }
 
 impl BridgeAddress {
-    /// `address` for who comes in by `device`; `None` where this machine has no such device, or no way to keep others out.
+    /// `address` for who comes in by `device`; `None` where this machine has no such device, or no way to bind to it.
     pub fn find(address: IpAddr, device: &str) -> Option<Self> {
         Some(Self {
             address,
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_come_by_the_device_finds_the_port_closed() {
+    async fn an_address_is_listened_on_while_its_device_is_there() {
         let lo: IpAddr = [127, 0, 0, 1].into();
         let here = BridgeAddress::find(lo, "lo").unwrap();
         assert!(here.is_there());

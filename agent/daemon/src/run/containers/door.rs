@@ -3,7 +3,7 @@
 //! | the engine | the door | who gets to it |
 //! |---|---|---|
 //! | on this machine | a socket that is mounted into the forwarder | the forwarder |
-//! | on this machine, `door = "tcp"` | a port at the gateway of the forwarder's network | what is on that network |
+//! | on this machine, `door = "tcp"` | a port at the gateway of the forwarder's network | what is on that network, every process here |
 //! | in a machine of its own | a port on loopback, where that machine leads `host.docker.internal` to | every process here, every container there |
 //!
 //! A port asks for a credential. Both are kept on disk and stay the same, so that the forwarder need not be made anew
@@ -154,7 +154,7 @@ impl DoorKeeper {
 
     #[cfg(unix)]
     fn socket(&self) -> Result<Door, Failure> {
-        Door::at_socket(&self.folder.join(SOCKET), self.outlet.clone()).map_err(|error| cannot(error))
+        Door::at_socket(&self.folder.join(SOCKET), self.outlet.clone()).map_err(cannot)
     }
 
     #[cfg(not(unix))]
@@ -197,4 +197,116 @@ impl DoorKeeper {
 
 fn cannot(error: DoorError) -> Failure {
     Failure::new("the door for containers cannot be opened").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use orfe_tunnel::proxy::{Limits, Routes};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::sync::watch;
+
+    use super::super::network::Subnet;
+    use super::*;
+
+    fn keeper(choice: DoorChoice, state: &std::path::Path) -> DoorKeeper {
+        let routes = watch::channel(Arc::new(Routes::default())).1;
+        DoorKeeper {
+            choice,
+            folder: state.join("containers"),
+            seat: state.join("door.json"),
+            outlet: Outlet::new(Limits::default(), routes, watch::channel(None).1),
+            open: None,
+        }
+    }
+
+    fn network(device: &str) -> Network {
+        Network {
+            id: "1".to_owned(),
+            device: device.to_owned(),
+            subnets: vec![Subnet {
+                range: "127.0.0.0/8".to_owned(),
+                gateway: Some(Ipv4Addr::LOCALHOST.into()),
+            }],
+        }
+    }
+
+    #[test]
+    fn the_place_follows_from_the_choice_and_from_where_the_engine_is() {
+        let place = |choice, home, device: &str| {
+            keeper(choice, "/nonexistent".as_ref()).place(home, &network(device))
+        };
+        let loopback = |host: Option<&str>| At::Port {
+            place: Place::Loopback,
+            host: host.map(ToOwned::to_owned),
+        };
+        assert_eq!(place(DoorChoice::Auto, Home::Here, "lo"), At::Socket);
+        assert_eq!(place(DoorChoice::Socket, Home::Desktop, "lo"), At::Socket);
+        assert_eq!(place(DoorChoice::Auto, Home::Desktop, "br-gone"), loopback(None));
+        let elsewhere = loopback(Some("host-gateway"));
+        assert_eq!(place(DoorChoice::Auto, Home::Elsewhere, "br-gone"), elsewhere);
+        assert_eq!(place(DoorChoice::Tcp, Home::Here, "br-gone"), elsewhere);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_bridge_that_is_here_is_listened_on() {
+        let keeper = keeper(DoorChoice::Tcp, "/nonexistent".as_ref());
+        let bridge = BridgeAddress::find(Ipv4Addr::LOCALHOST.into(), "lo").unwrap();
+        let expected = At::Port {
+            place: Place::Bridge(bridge),
+            host: Some("127.0.0.1".to_owned()),
+        };
+        assert_eq!(keeper.place(Home::Here, &network("lo")), expected);
+        // Its name server would not know of it.
+        assert_ne!(keeper.place(Home::Desktop, &network("lo")), expected);
+    }
+
+    #[tokio::test]
+    async fn port_and_credential_stay_the_same_and_strangers_hear_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(DoorChoice::Auto, state.path());
+        let mut seats = Vec::new();
+        for _ in 0..2 {
+            let entrance = keeper.ensure(Home::Desktop, &network("br-gone")).await.unwrap();
+            assert!(!format!("{entrance:?}").contains(seat(&entrance).1.expose()));
+            let again = keeper.ensure(Home::Desktop, &network("br-gone")).await.unwrap();
+            assert_eq!(seat(&again), seat(&entrance));
+            let mut stranger = TcpStream::connect((Ipv4Addr::LOCALHOST, seat(&entrance).0))
+                .await
+                .unwrap();
+            stranger
+                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = Vec::new();
+            stranger.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, b"");
+            seats.push(seat(&entrance));
+            keeper.close().await;
+        }
+        assert_eq!(seats[0], seats[1]);
+        // From one place to the other.
+        let entrance = keeper.ensure(Home::Here, &network("br-gone")).await.unwrap();
+        assert!(
+            matches!(entrance, Entrance::Mounted { .. })
+                && state.path().join("containers/door.sock").exists()
+        );
+        assert!(
+            TcpStream::connect((Ipv4Addr::LOCALHOST, seats[0].0))
+                .await
+                .is_err()
+        );
+        keeper.close().await;
+    }
+
+    fn seat(entrance: &Entrance) -> (u16, Secret) {
+        match entrance {
+            Entrance::Port { port, credential, .. } => (*port, credential.clone()),
+            Entrance::Mounted { .. } => panic!("a socket"),
+        }
+    }
 }

@@ -175,3 +175,96 @@ impl Spec<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use orfe_protocol::secret::Secret;
+
+    use super::super::network::Subnet;
+    use super::*;
+
+    const USERS: Users = Users {
+        rootless: false,
+        remapped: true,
+    };
+
+    fn body(entrance: &Entrance, shows_host_gateway: bool) -> ContainerCreateBody {
+        let network = Network {
+            id: "n".to_owned(),
+            device: "br-n".to_owned(),
+            subnets: vec![Subnet {
+                range: "172.18.0.0/16".to_owned(),
+                gateway: Some([172, 18, 0, 1].into()),
+            }],
+        };
+        let spec = Spec {
+            network_name: "orfe",
+            network: &network,
+            container: "orfe-forwarder-box",
+            device: "box",
+            names: &BTreeSet::from(["coder.example.com".to_owned()]),
+            ports: &BTreeSet::from([80, 443]),
+            entrance,
+            shows_host_gateway,
+        };
+        let image = ImageName {
+            name: "orfe-forwarder:1".to_owned(),
+            id: "i".to_owned(),
+        };
+        spec.body(&image, USERS)
+    }
+
+    fn by_port(credential: &str, host: Option<&str>) -> Entrance {
+        Entrance::Port {
+            port: 40000,
+            credential: Secret::new(credential.to_owned()),
+            host: host.map(ToOwned::to_owned),
+        }
+    }
+
+    fn label(body: &ContainerCreateBody) -> String {
+        body.labels.as_ref().unwrap()[SPEC].clone()
+    }
+
+    #[test]
+    fn a_credential_stands_in_the_environment_and_nowhere_else() {
+        let made = body(&by_port("a-credential-of-16", Some("host-gateway")), false);
+        assert_eq!(
+            made.env.as_deref().unwrap(),
+            ["ORFE_DOOR_CREDENTIAL=a-credential-of-16"]
+        );
+        let command = made.cmd.clone().unwrap().join(" ");
+        assert_eq!(
+            command,
+            "forwarder --agent host.docker.internal:40000 --from 172.18.0.0/16 --except 172.18.0.1 --port 80 --port 443"
+        );
+        let host = made.host_config.clone().unwrap();
+        assert_eq!((host.binds, host.userns_mode), (None, None));
+        assert_eq!(host.extra_hosts.unwrap(), ["host.docker.internal:host-gateway"]);
+        assert_eq!(made.user.as_deref(), Some(NOBODY));
+        let whole = serde_json::to_string(&made).unwrap();
+        assert_eq!(whole.matches("a-credential-of-16").count(), 1);
+        // Another one makes another container; the same one the same.
+        let same = body(&by_port("a-credential-of-16", Some("host-gateway")), false);
+        let other = body(&by_port("a-credential-of-17", Some("host-gateway")), false);
+        assert_eq!(label(&same), label(&made));
+        assert_ne!(label(&other), label(&made));
+    }
+
+    #[test]
+    fn a_name_that_the_engine_knows_is_not_given_and_a_socket_is_mounted() {
+        let desktop = body(&by_port("a-credential-of-16", None), false);
+        assert_eq!(
+            desktop.host_config.unwrap().extra_hosts.unwrap(),
+            Vec::<String>::new()
+        );
+        let folder = "/var/lib/orfe/containers".into();
+        let mounted = body(&Entrance::Mounted { folder }, true);
+        let host = mounted.host_config.unwrap();
+        assert_eq!(host.binds.unwrap(), ["/var/lib/orfe/containers:/run/orfe:ro"]);
+        assert_eq!(host.extra_hosts.unwrap(), ["host-gateway:host-gateway"]);
+        assert_eq!(host.userns_mode.as_deref(), Some("host"));
+        assert_eq!(mounted.env, None);
+        assert_eq!(mounted.cmd.unwrap()[2], "/run/orfe/door.sock");
+    }
+}

@@ -1,6 +1,7 @@
 //! The listener at the engine's `host-gateway`, for containers of its default bridge whose template says `host-gateway`.
 //!
-//! It is a forwarder in this process, bound to the bridge: nobody on the host's network gets to it, and no process of the host.
+//! It is a forwarder in this process, bound to the bridge: nobody on another network gets to it. A process of the host is closed
+//! with a reset, because it does not come from an address of a container.
 //! Off unless the owner wants it, for it is the one thing of userspace mode that listens on the host.
 //!
 //! It stays while its bridge does, also while the engine does not answer: containers may run on.
