@@ -1,10 +1,12 @@
-//! One implementation for each system. All of them have the modules `files`, `machine`, `network`, `process` and
-//! `signals` with the same functions; the facades beside this file are the only callers.
+//! One implementation for each system. All of them have the modules `files`, `machine`, `network`, `ports`,
+//! `process` and `signals` with the same functions; the facades beside this file are the only callers.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
+#[cfg(not(target_os = "linux"))]
+mod no_ports;
 #[cfg(not(target_os = "linux"))]
 pub(crate) mod polled;
 #[cfg(unix)]
@@ -13,9 +15,11 @@ mod unix;
 mod windows;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{machine, network, process};
+pub(crate) use linux::{machine, network, ports, process};
 #[cfg(target_os = "macos")]
 pub(crate) use macos::{machine, process};
+#[cfg(not(target_os = "linux"))]
+pub(crate) use no_ports as ports;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use polled as network;
 #[cfg(unix)]

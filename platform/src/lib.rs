@@ -7,6 +7,7 @@
 //! | [`signals`] | being asked to stop |
 //! | [`network`] | which network this machine is on, and word of its changes and of resumes |
 //! | [`paths`] | where configuration, state and control socket are |
+//! | [`ports`] | who listens on a port |
 //! | [`process`] | who a process is beyond its number, the process table, this machine and this boot |
 //!
 //! Everything here is synchronous but [`signals`] and the watch in [`network`]; the file functions block for as long as the disk
@@ -18,6 +19,7 @@
 pub mod lock;
 pub mod network;
 pub mod paths;
+pub mod ports;
 pub mod private;
 pub mod process;
 pub mod signals;

@@ -132,9 +132,10 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ForwarderArgs {
-    /// The agent's socket
-    #[arg(long, value_name = "PATH")]
-    pub agent: PathBuf,
+    /// The agent's socket, or its port; then `ORFE_DOOR_CREDENTIAL` holds the
+    /// credential
+    #[arg(long, value_name = "PATH|HOST:PORT")]
+    pub agent: String,
     /// Port to listen on
     #[arg(long = "port", value_name = "PORT", required = true)]
     pub ports: Vec<u16>,

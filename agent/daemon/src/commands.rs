@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use serde_json::json;
 
+pub(crate) use self::forwarder::DOOR_CREDENTIAL;
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 

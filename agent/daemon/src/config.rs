@@ -4,6 +4,7 @@
 //! overrides what the machine's owner wrote.) A relative path in the file counts from the file's folder, one in a flag or a variable from
 //! where the command was started. Everything is read and checked before anything is opened.
 
+mod containers;
 mod file;
 mod http_proxy;
 mod local;
@@ -21,6 +22,7 @@ use orfe_platform::paths::{Environment, PathError, Places, check_socket_path};
 use orfe_tunnel::TcpStack;
 use serde::Serialize;
 
+pub(crate) use self::containers::{Containers, DoorChoice, Enabled as ContainersEnabled, HostGateway};
 use self::http_proxy::HttpProxy;
 pub(crate) use self::local::Forward;
 pub(crate) use self::tunnel::{Bridges, TunnelMode};
@@ -88,34 +90,11 @@ pub(crate) struct Config {
     pub split_dns: Setting<bool>,
     /// In TUN mode: bridges whose containers may use the tunnel.
     pub bridges: Setting<Bridges>,
-    /// Whether workspace containers get a way to Coder.
-    pub containers: Setting<ContainersEnabled>,
-    /// The Docker network that they join for it.
-    pub container_network: Setting<String>,
+    /// How workspace containers get to Coder.
+    pub containers: Containers,
     pub log_filter: Setting<String>,
     pub log_format: Setting<LogFormat>,
 }
-
-/// Whether workspace containers get a way to Coder through the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ContainersEnabled {
-    /// Where there is a tunnel and a Docker engine that this user may use.
-    Auto,
-    Off,
-}
-
-impl ContainersEnabled {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Off => "off",
-        }
-    }
-}
-
-/// Name of the Docker network unless another is configured; the documentation's template blocks have it too.
-const CONTAINER_NETWORK: &str = "orfe";
 
 /// Form of the daemon's own log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -219,12 +198,7 @@ impl Config {
         let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, &file.value, raw.tunnel.mode)?;
         let bridges = tunnel::bridges(&file.value, raw.tunnel.bridges)?;
         let (http_proxy, no_proxy) = http_proxy::resolve(&variable, &file.value, raw.http_proxy)?;
-        let containers = text("ORFE_CONTAINERS")?
-            .map(|enabled| words::containers(&enabled))
-            .transpose()?;
-        if let Some(network) = &raw.containers.network {
-            words::check_network(network, &file.value)?;
-        }
+        let containers = containers::resolve(text("ORFE_CONTAINERS")?, &file.value, raw.containers)?;
         let log_format = text("ORFE_LOG_FORMAT")?
             .map(|format| words::log_format(&format))
             .transpose()?;
@@ -251,12 +225,7 @@ impl Config {
             tunnel_mode,
             split_dns: pick(None, None, raw.tunnel.split_dns, || false),
             bridges: pick(None, None, bridges, || Bridges::Auto),
-            containers: pick(None, containers, raw.containers.enabled, || {
-                ContainersEnabled::Auto
-            }),
-            container_network: pick(None, None, raw.containers.network, || {
-                CONTAINER_NETWORK.to_owned()
-            }),
+            containers,
             log_filter: pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned()),
             log_format: pick(None, log_format, raw.log.format, || LogFormat::Human),
             file,

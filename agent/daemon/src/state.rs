@@ -8,6 +8,7 @@
 //! | `networks.json` | which carrier worked on which network; a hint that may be lost (`run/tunnel/memory.rs`) |
 //! | `proxy-N.json` | port and credential of slot N's proxy; a child that outlives us goes on using them |
 //! | `proxy.credential` | credential of the proxy for the person at this machine |
+//! | `door.json` | port and credential of the door for containers, where that has a port (`run/containers/door.rs`) |
 //! | `children.json` | pid and start time of every running child, so that the next life finds orphans |
 //! | `lock` | held by the process that works on the folder |
 //! | `slots/N/` | home, cache, temporary files and log of the provisioner in slot N |
@@ -61,9 +62,9 @@ pub(crate) fn joined_tunnel_mode(folder: &Path) -> Option<TunnelMode> {
     serde_json::from_slice::<Identity>(&bytes).ok()?.tunnel
 }
 
-/// Port and credential of the local proxy.
+/// Port and credential of a slot's proxy, or of the door for containers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProxySeat {
+pub(crate) struct Seat {
     pub port: u16,
     pub credential: Secret,
 }
@@ -174,11 +175,11 @@ impl StateFolder {
         Ok(())
     }
 
-    pub(crate) fn proxy_seat(&self, slot: u8) -> Result<Option<ProxySeat>, Failure> {
+    pub(crate) fn proxy_seat(&self, slot: u8) -> Result<Option<Seat>, Failure> {
         self.read_or_set_aside(&proxy_file(slot))
     }
 
-    pub(crate) fn store_proxy_seat(&self, slot: u8, seat: &ProxySeat) -> Result<(), Failure> {
+    pub(crate) fn store_proxy_seat(&self, slot: u8, seat: &Seat) -> Result<(), Failure> {
         self.write_json(&proxy_file(slot), seat)
     }
 
@@ -250,11 +251,7 @@ impl StateFolder {
     }
 
     fn read(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-        match private::read(&self.path.join(name), FILE_MAX) {
-            Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        read(&self.path.join(name))
     }
 
     fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
@@ -266,23 +263,8 @@ impl StateFolder {
             .map_err(|error| self.spoilt(name, error))
     }
 
-    /// For what can be had again: a file that does not hold what it should is renamed, and counts as missing.
     fn read_or_set_aside<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
-        let path = self.path.join(name);
-        let error = match private::read(&path, FILE_MAX).map(Zeroizing::new) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => return Ok(Some(value)),
-                Err(error) => error.to_string(),
-            },
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error @ PrivateFileError::TooLarge { .. }) => error.to_string(),
-            Err(error) => return Err(error.into()),
-        };
-        let aside = self.path.join(format!("{name}.spoilt"));
-        tracing::warn!(file = %path.display(), error, "unreadable; set aside as {}, and had anew", aside.display());
-        fs_err::rename(&path, &aside)
-            .map_err(|error| Failure::new("a spoilt file cannot be set aside").because(error))?;
-        Ok(None)
+        read_or_set_aside(&self.path.join(name))
     }
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
@@ -300,6 +282,34 @@ impl StateFolder {
             ))
             .because(error)
     }
+}
+
+fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    match private::read(path, FILE_MAX) {
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// For what can be had again: a file that does not hold what it should is renamed, and counts as missing.
+pub(crate) fn read_or_set_aside<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    let error = match private::read(path, FILE_MAX).map(Zeroizing::new) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error @ PrivateFileError::TooLarge { .. }) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".spoilt");
+    let aside = PathBuf::from(aside);
+    tracing::warn!(file = %path.display(), error, "unreadable; set aside as {}, and had anew", aside.display());
+    fs_err::rename(path, &aside)
+        .map_err(|error| Failure::new("a spoilt file cannot be set aside").because(error))?;
+    Ok(None)
 }
 
 fn proxy_file(slot: u8) -> String {

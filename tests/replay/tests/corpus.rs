@@ -45,7 +45,7 @@ fn every_target_is_fuzzed_and_no_other() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    let mut names = TARGETS.map(|(name, _)| format!("{name}.rs"));
+    let mut names: Vec<String> = TARGETS.iter().map(|(name, _)| format!("{name}.rs")).collect();
     names.sort();
     assert_eq!(files, names);
 }

@@ -1,16 +1,19 @@
-//! The forwarder in front of workspace containers: it runs in a container of its own, bears Coder's names there, and hands every
-//! connection to the agent on the host.
+//! The forwarder in front of workspace containers: it reads which host a connection is meant for and asks the agent for it.
 //!
 //! ```text
-//!  workspace container ──443──► forwarder: who is it? which host? ──unix socket, CONNECT──► agent: in the policy? ──► tunnel
+//!  container ──443──► forwarder: who is it? which host? ──► agent: in the policy? ──► tunnel
 //! ```
 //!
-//! It has no rights, no secret and no configuration but its arguments, and reads what strangers write so that the agent need not.
+//! It runs in a container of its own, bears Coder's names there, and reaches the agent by its [door](crate::proxy::Door), a
+//! socket or a port; or in the agent itself, on a bridge of the host.
+//!
+//! In a container it has no rights and no configuration but its arguments and, for a port, the door's credential, and reads what
+//! strangers write so that the agent need not.
 //! It takes connections from the containers of its network alone: the host reaches a container too, but comes from the network's
 //! gateway address or from outside the network. TLS stays end to end: the first message is read for the server's name
 //! and passed on as it came.
 //!
-//! What can fail: a port may be taken ([`ForwarderError::Bind`]); everything later concerns one connection, which is closed.
+//! What can fail: a port may be taken ([`ForwarderError`]); everything later concerns one connection, which is closed.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
@@ -27,9 +31,13 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::sniff::fuzzing;
 use self::sniff::{MAX_FIRST_BYTES, Sniff, Speech, sniff};
-use crate::proxy::{accepted, read_answer};
+use crate::BridgeAddress;
+use crate::proxy::{CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
 
+mod hosts;
 mod sniff;
+
+pub use self::hosts::entry as hosts_entry;
 
 /// Within this time a client has to say which host it means.
 const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(10);
@@ -85,82 +93,144 @@ impl std::str::FromStr for Network {
 /// What a forwarder is started with.
 #[derive(Debug, Clone)]
 pub struct ForwarderConfig {
-    /// Ports to listen on; the policy's.
+    /// Where to listen.
+    pub listen: Listen,
+    /// Ports to listen on; the policy's. Port 0 takes any free port.
     pub ports: Vec<u16>,
-    /// The agent's socket.
-    pub agent: PathBuf,
+    /// Whom to ask.
+    pub agent: Agent,
     /// Connections are taken from these networks alone.
     pub from: Vec<Network>,
     /// Addresses in those networks that are not containers: the networks' gateways, which are the host.
     pub except: Vec<IpAddr>,
 }
 
+/// Where a forwarder listens.
+#[derive(Debug, Clone)]
+pub enum Listen {
+    /// On every address: in a container, where there are no others than its networks'.
+    Everywhere,
+    /// On the host, for what is on a bridge.
+    Bridge(BridgeAddress),
+}
+
+/// The agent, as a forwarder reaches it.
+#[derive(Debug, Clone)]
+pub enum Agent {
+    /// By the door's socket.
+    Socket(PathBuf),
+    /// By the door's port.
+    Port {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The door's credential.
+        credential: SecretString,
+    },
+    /// In this process.
+    Here(Outlet),
+}
+
 /// Why a forwarder did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwarderError {
-    /// The port is taken, or may not be bound.
-    #[error("the forwarder could not listen on port {port}")]
-    Bind {
-        /// Which one.
-        port: u16,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+#[error("the forwarder could not listen on port {port}")]
+pub struct ForwarderError {
+    /// Which port is taken, or may not be bound.
+    pub port: u16,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
 }
 
-/// Serves until `stop` is cancelled; then every connection is closed.
-///
-/// # Errors
-/// See [`ForwarderError`].
-pub async fn serve(config: ForwarderConfig, stop: CancellationToken) -> Result<(), ForwarderError> {
-    let config = Arc::new(config);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let tasks = TaskTracker::new();
-    let mut listeners = Vec::with_capacity(config.ports.len());
-    for &port in &config.ports {
-        let listener = listen(port)
-            .await
-            .map_err(|source| ForwarderError::Bind { port, source })?;
-        listeners.push((port, listener));
+/// A forwarder that listens and serves nobody yet. Dropping it ends that.
+#[derive(Debug)]
+pub struct Forwarder {
+    config: Arc<ForwarderConfig>,
+    listeners: Vec<(u16, TcpListener)>,
+}
+
+impl Forwarder {
+    /// Listens on all ports.
+    ///
+    /// # Errors
+    /// See [`ForwarderError`].
+    pub async fn bind(config: ForwarderConfig) -> Result<Self, ForwarderError> {
+        let mut listeners = Vec::with_capacity(config.ports.len());
+        for &port in &config.ports {
+            let listener = match &config.listen {
+                Listen::Everywhere => everywhere(port).await,
+                Listen::Bridge(bridge) => bridge.listen(port),
+            };
+            let failed = |source| ForwarderError { port, source };
+            let listener = listener.map_err(failed)?;
+            listeners.push((listener.local_addr().map_err(failed)?.port(), listener));
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            listeners,
+        })
     }
-    for (port, listener) in listeners {
-        let (config, slots, stop) = (Arc::clone(&config), Arc::clone(&slots), stop.clone());
-        let tasks = tasks.clone();
-        tasks.clone().spawn(async move {
-            while let Some(taken) = stop.run_until_cancelled(listener.accept()).await {
-                let (stream, peer) = match taken {
-                    Ok(taken) => taken,
-                    Err(error) => {
-                        tracing::warn!(%error, "could not accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                };
-                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                    continue;
-                };
-                if !may_use(&config, peer.ip()) {
-                    tracing::warn!(%peer, "refused a connection from outside the network's containers");
-                    reset(&stream);
-                    continue;
-                }
-                let (config, stop) = (Arc::clone(&config), stop.clone());
-                tasks.spawn(async move {
-                    stop.run_until_cancelled(forward(&config, stream, peer, port))
-                        .await;
-                    drop(slot);
-                });
+
+    /// The ports, with those that were chosen.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.listeners.iter().map(|(port, _)| *port)
+    }
+
+    /// Serves until `stop` is cancelled; then every connection is closed.
+    pub async fn serve(self, stop: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let tasks = TaskTracker::new();
+        for (port, listener) in self.listeners {
+            let accepting = accept(
+                Arc::clone(&self.config),
+                (port, listener),
+                Arc::clone(&slots),
+                tasks.clone(),
+                stop.clone(),
+            );
+            tasks.spawn(accepting);
+        }
+        stop.cancelled().await;
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn accept(
+    config: Arc<ForwarderConfig>,
+    (port, listener): (u16, TcpListener),
+    slots: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    while let Some(taken) = stop.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            continue;
+        };
+        if !may_use(&config, peer.ip()) {
+            tracing::warn!(%peer, "refused a connection from outside the network's containers");
+            reset(&stream);
+            continue;
+        }
+        let (config, stop) = (Arc::clone(&config), stop.clone());
+        tasks.spawn(async move {
+            stop.run_until_cancelled(forward(&config, stream, peer, port))
+                .await;
+            drop(slot);
         });
     }
-    stop.cancelled().await;
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
 }
 
-async fn listen(port: u16) -> io::Result<TcpListener> {
+async fn everywhere(port: u16) -> io::Result<TcpListener> {
     // A dual-stack socket where there is IPv6.
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         Ok(listener) => Ok(listener),
@@ -189,10 +259,10 @@ async fn forward(config: &ForwarderConfig, mut client: TcpStream, peer: SocketAd
         }
         Err(_) => return reset(&client),
     };
-    let reached = timeout(ANSWER_WITHIN, reach(config, &name, port)).await;
-    let mut agent = match reached {
-        Ok(Ok(agent)) => agent,
-        Ok(Err(Unreached::Refused(answer))) => {
+    let reached = timeout(ANSWER_WITHIN, reach(&config.agent, &name, port)).await;
+    let reached = match reached {
+        Ok(Ok(reached)) => reached,
+        Ok(Err(Refused::Answered(answer))) => {
             tracing::info!(%peer, %name, port, answer = first_line(&answer), "the agent refused");
             if speech == Speech::Http {
                 let _ = client.write_all(&answer).await;
@@ -201,8 +271,8 @@ async fn forward(config: &ForwarderConfig, mut client: TcpStream, peer: SocketAd
             }
             return reset(&client);
         }
-        Ok(Err(Unreached::Agent(error))) => {
-            tracing::warn!(%error, agent = %config.agent.display(), "the agent does not answer");
+        Ok(Err(Refused::Failed(error))) => {
+            tracing::warn!(%error, agent = ?config.agent, "the agent does not answer");
             return reset(&client);
         }
         Err(_) => {
@@ -210,10 +280,8 @@ async fn forward(config: &ForwarderConfig, mut client: TcpStream, peer: SocketAd
             return reset(&client);
         }
     };
-    if agent.write_all(&first).await.is_ok() {
-        // How it ends is known to the two ends; nobody else asks.
-        let _ = copy_bidirectional(&mut client, &mut agent).await;
-    }
+    // How it ends is known to the two ends; nobody else asks.
+    let _ = reached.carry(client, &first).await;
 }
 
 /// Reads until the host is known.
@@ -237,27 +305,59 @@ async fn first_bytes(client: &mut TcpStream) -> Result<(Vec<u8>, String, Speech)
     }
 }
 
-enum Unreached {
-    Agent(io::Error),
-    Refused(Vec<u8>),
+/// A connection to a host of the policy.
+enum Reached {
+    Socket(BufReader<UnixStream>),
+    Port(BufReader<TcpStream>),
+    Here(OpenStream),
+}
+
+impl Reached {
+    /// Sends what the client has said, then carries both ways.
+    async fn carry(self, mut client: TcpStream, first: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Socket(mut agent) => {
+                agent.write_all(first).await?;
+                copy_bidirectional(&mut client, &mut agent).await?;
+            }
+            Self::Port(mut agent) => {
+                agent.write_all(first).await?;
+                copy_bidirectional(&mut client, &mut agent).await?;
+            }
+            Self::Here(mut stream) => {
+                stream.send(first).await?;
+                // Nothing more is looked at, so the smallest buffer will do.
+                let mut client = BufReader::with_capacity(1, client);
+                if stream.join(&mut client).await != CloseReason::Finished {
+                    reset(client.get_ref());
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A connection to `name` through the agent.
-async fn reach(config: &ForwarderConfig, name: &str, port: u16) -> Result<BufReader<UnixStream>, Unreached> {
-    let stream = UnixStream::connect(&config.agent)
-        .await
-        .map_err(Unreached::Agent)?;
-    let mut agent = BufReader::new(stream);
-    let request = format!("CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n");
-    agent
-        .write_all(request.as_bytes())
-        .await
-        .map_err(Unreached::Agent)?;
-    let answer = read_answer(&mut agent).await.map_err(Unreached::Agent)?;
-    if accepted(&answer) {
-        Ok(agent)
-    } else {
-        Err(Unreached::Refused(answer))
+async fn reach(agent: &Agent, name: &str, port: u16) -> Result<Reached, Refused> {
+    match agent {
+        Agent::Socket(path) => {
+            let stream = UnixStream::connect(path).await.map_err(Refused::Failed)?;
+            ask(stream, name, port, None).await.map(Reached::Socket)
+        }
+        Agent::Port {
+            host,
+            port: door,
+            credential,
+        } => {
+            let stream = hosts::connect(host, *door).await.map_err(Refused::Failed)?;
+            ask(stream, name, port, Some(credential)).await.map(Reached::Port)
+        }
+        Agent::Here(outlet) => {
+            let refused = |refusal: Refusal| Refused::Answered(refusal.answer());
+            let host = Host::parse(name).map_err(|error| refused(Refusal::BadTarget(error)))?;
+            let opened = outlet.open_named(&Target { host, port }).await;
+            opened.map(Reached::Here).map_err(refused)
+        }
     }
 }
 
@@ -273,8 +373,9 @@ mod tests {
     #[test]
     fn the_containers_of_the_network_are_served_and_its_gateway_is_not() {
         let config = ForwarderConfig {
+            listen: Listen::Everywhere,
             ports: vec![443],
-            agent: PathBuf::from("/run/orfe/door.sock"),
+            agent: Agent::Socket(PathBuf::from("/run/orfe/door.sock")),
             from: vec!["172.18.0.0/16".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             except: vec!["172.18.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
         };

@@ -7,6 +7,7 @@
 //!
 //! Packets are handled by one thread for each end, and by several for a gateway; see the documentation of the module `netstack`.
 
+mod bridge;
 pub mod carrier;
 mod client;
 mod connections;
@@ -27,6 +28,7 @@ pub mod udp;
 
 use std::process::ExitCode;
 
+pub use bridge::BridgeAddress;
 pub use client::{
     HostOptions, ParseTcpStackError, Phase, SplitDns, TcpStack, Tunnel, TunnelConfig, TunnelDialer,
     TunnelError, TunnelPeer, TunnelStatus,

@@ -53,7 +53,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data_encoding::BASE64;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{broadcast, watch};
 
@@ -63,7 +62,6 @@ use self::listen::{Entry, Listening, Shared};
 mod admit;
 mod body;
 mod connections;
-#[cfg(unix)]
 mod door;
 mod forward;
 pub(crate) mod fuzzing;
@@ -83,10 +81,9 @@ mod target;
 mod upstream;
 
 pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
+pub use self::door::{Door, DoorError, Place};
 #[cfg(unix)]
-pub use self::door::{Door, DoorError};
-#[cfg(unix)]
-pub(crate) use self::door::{accepted, read_answer};
+pub(crate) use self::door::{Refused, ask};
 pub use self::forward::{Forward, ForwardConfig};
 pub use self::outlet::{OpenStream, Outlet};
 pub use self::refusal::Refusal;
@@ -200,13 +197,8 @@ impl Proxy {
         if !listen.ip().is_loopback() {
             return Err(ProxyError::NotLoopback(listen));
         }
-        if !stands_in_url(credential.expose_secret()) {
-            return Err(ProxyError::Credential);
-        }
-        let plain = SecretString::from(format!("{USER}:{}", credential.expose_secret()));
-        let token = SecretString::from(BASE64.encode(plain.expose_secret().as_bytes()));
-        let listening =
-            Listening::start(listen, Entry::Proxy { plain, token }, limits, routes, dialer).await?;
+        let entry = Entry::with(&credential).ok_or(ProxyError::Credential)?;
+        let listening = Listening::start(listen, entry, limits, routes, dialer).await?;
         Ok(Self {
             listening,
             credential,
@@ -299,13 +291,6 @@ impl fmt::Debug for Proxy {
             .field("local_addr", &self.listening.shared.local_addr)
             .finish_non_exhaustive()
     }
-}
-
-fn stands_in_url(credential: &str) -> bool {
-    (16..=256).contains(&credential.len())
-        && credential
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::LogFormat;
+use super::containers::RawContainers;
 use super::http_proxy::RawHttpProxy;
 use super::tunnel::RawBridges;
-use super::{ContainersEnabled, LogFormat};
 use crate::failure::{Exit, Failure};
 
 /// What may stand in `agent.toml`. Unknown names are errors: a mistyped one would silently do nothing.
@@ -30,13 +31,6 @@ pub(super) struct Raw {
     pub(super) containers: RawContainers,
     #[serde(default)]
     pub(super) log: RawLog,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawContainers {
-    pub(super) enabled: Option<ContainersEnabled>,
-    pub(super) network: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

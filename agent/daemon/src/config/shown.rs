@@ -8,7 +8,7 @@ impl Config {
     /// Name, value and origin of every setting, in the order of the documentation.
     pub(crate) fn rows(&self) -> Vec<(&'static str, String, Origin)> {
         let show = |path: &Path| path.display().to_string();
-        vec![
+        let mut rows = vec![
             ("config", show(&self.file.value), self.file.origin),
             ("state", show(&self.state.value), self.state.origin),
             ("control", show(&self.control.value), self.control.origin),
@@ -63,16 +63,9 @@ impl Config {
                 self.bridges.value.to_string(),
                 self.bridges.origin,
             ),
-            (
-                "containers.enabled",
-                self.containers.value.as_str().to_owned(),
-                self.containers.origin,
-            ),
-            (
-                "containers.network",
-                self.container_network.value.clone(),
-                self.container_network.origin,
-            ),
+        ];
+        rows.extend(self.containers.rows());
+        rows.extend([
             (
                 "log.filter",
                 self.log_filter.value.clone(),
@@ -83,6 +76,7 @@ impl Config {
                 self.log_format.value.as_str().to_owned(),
                 self.log_format.origin,
             ),
-        ]
+        ]);
+        rows
     }
 }

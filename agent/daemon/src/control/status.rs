@@ -1,5 +1,6 @@
 //! What `orfe status` shows, as data; `--json` prints it as it stands here.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use orfe_protocol::id::{DeviceId, Revision};
@@ -53,6 +54,24 @@ pub(crate) struct Containers {
     /// The names that they reach by it.
     pub names: Vec<String>,
     /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The listener for the engine's default bridge; absent where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_gateway: Option<HostGateway>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostGateway {
+    /// Where it listens; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The bridge that it is reached by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// Why it does not listen, or what is not known while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

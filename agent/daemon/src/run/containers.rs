@@ -1,32 +1,41 @@
-//! Keeps a way from workspace containers to Coder, while there is a tunnel and a Docker engine.
+//! Keeps ways from workspace containers to Coder, while there is a tunnel and a Docker engine.
 //!
 //! ```text
-//!  workspace container ─443─► forwarder's container ─unix socket─► door ─policy─► tunnel ─► Coder
+//!  workspace container ─443─► forwarder's container ─socket, port─► door ─policy─► tunnel ─► Coder
 //!        network `orfe`, in which the forwarder bears Coder's names
+//!
+//!  workspace container ─443─► forwarder in this process ─policy─► tunnel ─► Coder
+//!        default bridge, whose template leads Coder's names to `host-gateway`
 //! ```
 //!
-//! The task makes true what is desired, looks again at intervals, and says in the status how it is. Nothing listens on the
-//! host. When the daemon stops, the forwarder's container goes; the network stays, because workspaces may be in it. After a
-//! kill -9 the container stays too and is taken over by the next life, whose door is in the same folder.
+//! The task makes true what is desired, looks again at intervals, and says in the status how it is. The second way is off by
+//! default, and without it nothing listens on the host where the engine can mount a socket (`door`). When the daemon stops, the
+//! forwarder's container goes; the network stays, because workspaces may be in it. After a
+//! kill -9 the container stays too and is taken over by the next life, whose door is where it was.
 
+mod door;
 mod engine;
+mod forwarder;
+mod host_gateway;
 mod image;
+mod network;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use orfe_platform::private;
 use orfe_protocol::desired::Tunnel;
-use orfe_tunnel::dial::Dialer;
-use orfe_tunnel::proxy::{Door, Limits, Routes};
+use orfe_tunnel::proxy::Outlet;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::engine::{Spec, Trouble};
-use crate::control::status::{Containers, ContainersState};
+use self::door::DoorKeeper;
+use self::engine::Engine;
+use self::forwarder::Spec;
+use self::host_gateway::HostGatewayKeeper;
+use crate::config;
+use crate::control::status::{Containers, ContainersState, HostGateway};
 
 /// How often it is looked whether container and network are still there.
 const LOOK: Duration = Duration::from_secs(30);
@@ -36,21 +45,40 @@ const RETRY: Duration = Duration::from_secs(10);
 const NO_DOCKER: Duration = Duration::from_secs(60);
 /// How long taking the container away may hold up the daemon's end; the daemon waits 5 s for all its tasks.
 const REMOVE_WITHIN: Duration = Duration::from_secs(4);
-/// Name of the door in its folder.
-pub(super) const DOOR: &str = "door.sock";
+/// Why there is no way for containers.
+#[derive(Debug, Clone)]
+enum Trouble {
+    /// There is no engine, or this user may not use it.
+    NoEngine(String),
+    /// The engine does not do what is asked of it, or this machine does not.
+    Failed(String),
+}
 
-/// The ends of the channels that the task speaks through, and what is configured.
+impl Trouble {
+    fn reason(self) -> String {
+        match self {
+            Self::NoEngine(reason) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
+/// The task, with what it keeps.
 pub(super) struct ContainersTask {
     /// The Docker network.
-    pub(super) network: String,
+    network: String,
+    /// The image that is configured.
+    image: Option<String>,
     /// The device's name, which tells forwarders of several agents on one machine apart.
-    pub(super) device: String,
-    /// The folder that is mounted into the forwarder; it holds the door and nothing else.
-    pub(super) folder: PathBuf,
-    pub(super) desired: watch::Receiver<Option<Tunnel>>,
-    pub(super) routes: watch::Receiver<Arc<Routes>>,
-    pub(super) dialer: watch::Receiver<Option<Arc<dyn Dialer>>>,
-    pub(super) told: watch::Sender<Option<Containers>>,
+    device: String,
+    desired: watch::Receiver<Option<Tunnel>>,
+    told: watch::Sender<Option<Containers>>,
+    door: DoorKeeper,
+    /// Where the owner wants it.
+    host_gateway: Option<HostGatewayKeeper>,
+    /// The image of this program, once it is made.
+    made: Option<String>,
+    /// Whether there may be a container of this life.
+    is_up: bool,
 }
 
 /// What containers are to reach.
@@ -74,14 +102,47 @@ impl Wanted {
 }
 
 impl ContainersTask {
+    /// A task for the agent with this state folder.
+    pub(super) fn new(
+        config: &config::Containers,
+        device: String,
+        state: &Path,
+        outlet: Outlet,
+        desired: watch::Receiver<Option<Tunnel>>,
+        told: watch::Sender<Option<Containers>>,
+    ) -> Self {
+        let host_gateway = match config.host_gateway.value {
+            config::HostGateway::Off => None,
+            config::HostGateway::On => Some(HostGatewayKeeper {
+                outlet: outlet.clone(),
+                listening: None,
+            }),
+        };
+        Self {
+            network: config.network.value.clone(),
+            image: config.image.value.clone(),
+            device,
+            desired,
+            told,
+            door: DoorKeeper {
+                choice: config.door.value,
+                folder: state.join("containers"),
+                seat: state.join("door.json"),
+                outlet,
+                open: None,
+            },
+            host_gateway,
+            made: None,
+            is_up: false,
+        }
+    }
+
     /// Runs until it is told to stop, and takes its container away then.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut door = None;
-        let mut tag = None;
         loop {
             let wanted = Wanted::of(self.desired.borrow_and_update().as_ref());
             let round = async {
-                let pause = self.turn(&wanted, &mut door, &mut tag).await;
+                let pause = self.turn(&wanted).await;
                 tokio::select! {
                     () = changed(&mut self.desired, &wanted) => {}
                     () = sleep(pause) => {}
@@ -91,118 +152,164 @@ impl ContainersTask {
                 break;
             }
         }
-        self.leave(door).await;
+        self.leave().await;
     }
 
     /// Makes true what is wanted, once. Gives the time after which to look again.
-    async fn turn(&self, wanted: &Wanted, door: &mut Option<Door>, tag: &mut Option<String>) -> Duration {
+    async fn turn(&mut self, wanted: &Wanted) -> Duration {
         if wanted.names.is_empty() {
-            self.leave(door.take()).await;
+            self.leave().await;
             self.told.send_replace(None);
             return LOOK;
         }
         if self.told.borrow().is_none() {
-            self.tell(wanted, ContainersState::Starting, None);
+            self.tell(wanted, ContainersState::Starting, None, None);
         }
-        match self.ensure(wanted, door, tag).await {
-            Ok(()) => {
-                self.tell(wanted, ContainersState::Ready, None);
-                LOOK
-            }
-            Err(Trouble::NoEngine(reason)) => {
-                self.tell(wanted, ContainersState::NoDocker, Some(reason));
-                NO_DOCKER
-            }
-            Err(Trouble::Failed(reason)) => {
-                self.tell(wanted, ContainersState::Failed, Some(reason));
-                RETRY
-            }
-        }
+        // What is asked of the engine makes large futures; on the heap they are there only while they are needed.
+        let (made, host_gateway) = Box::pin(self.ensure(wanted)).await;
+        let retries = host_gateway.as_ref().is_some_and(|way| way.reason.is_some());
+        let (state, reason, pause) = match made {
+            Ok(()) if retries => (ContainersState::Ready, None, RETRY),
+            Ok(()) => (ContainersState::Ready, None, LOOK),
+            Err(Trouble::NoEngine(reason)) => (ContainersState::NoDocker, Some(reason), NO_DOCKER),
+            Err(Trouble::Failed(reason)) => (ContainersState::Failed, Some(reason), RETRY),
+        };
+        self.tell(wanted, state, reason, host_gateway);
+        pause
     }
 
-    async fn ensure(
-        &self,
+    /// Both ways; each may be there without the other, but the second is asked for in the container of the first.
+    async fn ensure(&mut self, wanted: &Wanted) -> (Result<(), Trouble>, Option<HostGateway>) {
+        let engine = match engine::connect().await {
+            Ok(engine) => engine,
+            Err(trouble) => {
+                let reason = trouble.clone().reason();
+                return (Err(trouble), self.without_engine(reason).await);
+            }
+        };
+        let bridge = match self.host_gateway {
+            Some(_) => Some(HostGatewayKeeper::bridge(&engine).await),
+            None => None,
+        };
+        let shows_host_gateway = matches!(bridge, Some(Ok(_)));
+        let made = self.ensure_forwarder(&engine, wanted, shows_host_gateway).await;
+        let (Some(bridge), Some(keeper)) = (bridge, &mut self.host_gateway) else {
+            return (made, None);
+        };
+        let found = async {
+            made.clone()?;
+            Ok((bridge?, engine.host_gateway(&container_of(&self.device)).await?))
+        };
+        let reason = match found.await {
+            Ok((bridge, address)) => keeper.ensure(bridge, address, &wanted.ports).await.err(),
+            Err(trouble) => {
+                keeper.check().await;
+                Some(Trouble::reason(trouble))
+            }
+        };
+        let status = keeper.status(reason);
+        (made, Some(status))
+    }
+
+    /// What is left of the second way while nothing can be asked.
+    async fn without_engine(&mut self, reason: String) -> Option<HostGateway> {
+        let keeper = self.host_gateway.as_mut()?;
+        keeper.check().await;
+        Some(keeper.status(Some(reason)))
+    }
+
+    async fn ensure_forwarder(
+        &mut self,
+        engine: &Engine,
         wanted: &Wanted,
-        door: &mut Option<Door>,
-        tag: &mut Option<String>,
+        shows_host_gateway: bool,
     ) -> Result<(), Trouble> {
-        let engine = Box::pin(engine::connect()).await?;
-        if door.is_none() {
-            *door = Some(self.open_door()?);
-        }
+        let network = engine.ensure_network(&self.network).await?;
+        let entrance = self.door.ensure(engine.home, &network).await?;
+        let image = engine.ensure_image(self.image.as_deref(), &mut self.made).await?;
         let spec = Spec {
-            network: &self.network,
-            container: &self.container(),
+            network_name: &self.network,
+            network: &network,
+            container: &container_of(&self.device),
             device: &self.device,
-            folder: &self.folder,
             names: &wanted.names,
             ports: &wanted.ports,
+            entrance: &entrance,
+            shows_host_gateway,
         };
-        // What is asked of the engine makes large futures; on the heap they are there only while they are needed.
-        Box::pin(engine.ensure(&spec, tag)).await
+        self.is_up = true;
+        engine.ensure(&spec, &image).await
     }
 
-    fn open_door(&self) -> Result<Door, Trouble> {
-        let failed = |error: &dyn std::error::Error| {
-            let cause = error
-                .source()
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            Trouble::Failed(format!("{error}{cause}"))
-        };
-        private::create_dir(&self.folder).map_err(|error| failed(&error))?;
-        Door::open(
-            &self.folder.join(DOOR),
-            Limits::default(),
-            self.routes.clone(),
-            self.dialer.clone(),
-        )
-        .map_err(|error| failed(&error))
-    }
-
-    /// Name of the forwarder's container.
-    fn container(&self) -> String {
-        format!("orfe-forwarder-{}", self.device)
-    }
-
-    fn tell(&self, wanted: &Wanted, state: ContainersState, reason: Option<String>) {
+    fn tell(
+        &self,
+        wanted: &Wanted,
+        state: ContainersState,
+        reason: Option<String>,
+        host_gateway: Option<HostGateway>,
+    ) {
         let news = Containers {
             state,
             network: self.network.clone(),
             names: wanted.names.iter().cloned().collect(),
             reason,
+            host_gateway,
         };
         self.told.send_if_modified(|told| {
             let changed = told.as_ref() != Some(&news);
             if changed {
-                if let (Some(reason), ContainersState::Failed) = (&news.reason, state) {
-                    tracing::warn!(reason, "workspace containers cannot reach Coder");
-                } else {
-                    tracing::info!(state = state.as_str(), "way of workspace containers");
-                }
+                log(&news, told.as_ref());
                 *told = Some(news);
             }
             changed
         });
     }
 
-    /// Takes the container away and closes the door. Without a door there was never a container of this life.
-    async fn leave(&self, door: Option<Door>) {
-        let Some(door) = door else { return };
-        let removed = timeout(REMOVE_WITHIN, async {
-            Box::pin(async { engine::connect().await?.remove(&self.container()).await }).await
-        });
-        match removed.await {
-            Ok(Ok(())) => {}
-            Ok(Err(Trouble::NoEngine(reason) | Trouble::Failed(reason))) => {
-                tracing::warn!(container = self.container(), reason, "the forwarder stays");
+    /// Takes the container away and closes what listens.
+    async fn leave(&mut self) {
+        if std::mem::take(&mut self.is_up) {
+            let container = container_of(&self.device);
+            let removed = timeout(REMOVE_WITHIN, async {
+                Box::pin(async { engine::connect().await?.remove(&container).await }).await
+            });
+            match removed.await {
+                Ok(Ok(())) => {}
+                Ok(Err(trouble)) => {
+                    tracing::warn!(container, reason = trouble.reason(), "the forwarder stays");
+                }
+                Err(_) => tracing::warn!(container, "the forwarder stays: no answer in time"),
             }
-            Err(_) => tracing::warn!(
-                container = self.container(),
-                "the forwarder stays: no answer in time"
-            ),
         }
-        door.shutdown().await;
+        self.door.close().await;
+        if let Some(keeper) = &mut self.host_gateway {
+            keeper.close().await;
+        }
+    }
+}
+
+/// Name of the forwarder's container.
+fn container_of(device: &str) -> String {
+    format!("orfe-forwarder-{device}")
+}
+
+/// Says what changed.
+fn log(news: &Containers, known: Option<&Containers>) {
+    if known.is_none_or(|known| (known.state, &known.reason) != (news.state, &news.reason)) {
+        if let (Some(reason), ContainersState::Failed) = (&news.reason, news.state) {
+            tracing::warn!(reason, "workspace containers cannot reach Coder");
+        } else {
+            tracing::info!(state = news.state.as_str(), "way of workspace containers");
+        }
+    }
+    let known = known.and_then(|known| known.host_gateway.as_ref());
+    let Some(way) = news.host_gateway.as_ref().filter(|way| known != Some(way)) else {
+        return;
+    };
+    match (way.address, &way.reason) {
+        (Some(address), _) => {
+            tracing::info!(%address, ports = ?way.ports, "listening at the engine's host-gateway");
+        }
+        (None, reason) => tracing::warn!(reason, "nothing listens at the engine's host-gateway"),
     }
 }
 

@@ -31,7 +31,7 @@ use super::probes::find_program;
 use super::spec::{self, Folders, Place};
 use crate::config::Config;
 use crate::failure::{Failure, one_line};
-use crate::state::{ProxySeat, StateFolder};
+use crate::state::{Seat, StateFolder};
 
 /// What a proxy is started with.
 #[derive(Clone)]
@@ -223,7 +223,7 @@ async fn open_proxy(state: &StateFolder, number: u8, ways: &Ways) -> Result<(Pro
         let config = ProxyConfig::new(listen, credential.expose().to_owned().into());
         match Proxy::start(config, ways.routes.clone(), ways.dialer.clone()).await {
             Ok(proxy) => {
-                let seat = ProxySeat {
+                let seat = Seat {
                     port: proxy.local_addr().port(),
                     credential: credential.clone(),
                 };

@@ -1,7 +1,7 @@
 //! Workspace containers reach Coder through the tunnel, with a real Docker engine: no proxy variable in the container, Coder's
 //! own name, port 443, TLS end to end; the agent an ordinary user in the engine's group, in userspace mode.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 
 use orfe_test_support::wait::wait_for;
@@ -10,26 +10,32 @@ use serde_json::Value;
 use crate::engine::{self, Engine};
 use crate::fleet::{Fleet, PATIENCE, PSK};
 
-const CODER: &str = "coder.demo.internal";
+pub(crate) const CODER: &str = "coder.demo.internal";
 /// The forwarder of the fleet's device.
-const FORWARDER: &str = "orfe-forwarder-box";
-const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: coder.demo.internal\r\nConnection: close\r\n\r\n";
+pub(crate) const FORWARDER: &str = "orfe-forwarder-box";
+pub(crate) const HEALTHZ: &str =
+    "GET /healthz HTTP/1.1\r\nHost: coder.demo.internal\r\nConnection: close\r\n\r\n";
 
 /// A TLS client in a container on `network`, which says `request` and prints the answer until it ends or for five seconds.
-fn ask(engine: &Engine, network: &str, host: &str, request: &str) -> Output {
+pub(crate) fn ask(engine: &Engine, network: &str, host: &str, request: &str) -> Output {
+    ask_with(engine, &["--network", network], &[], host, request)
+}
+
+/// The same in a container that is made with `options`, and with more `arguments` of the client's.
+pub(crate) fn ask_with(
+    engine: &Engine,
+    options: &[&str],
+    arguments: &[&str],
+    host: &str,
+    request: &str,
+) -> Output {
     let connect = format!("{host}:443");
+    let mut all = vec!["-connect", &connect, "-servername", CODER];
     // Quiet, it goes on reading when its input has ended.
-    let options = ["-CAfile", "/ca.pem", "-verify_return_error", "-quiet"];
-    let mut arguments = vec![
-        "-connect",
-        &connect,
-        "-servername",
-        CODER,
-        "-verify_hostname",
-        CODER,
-    ];
-    arguments.extend(options);
-    engine.client(network, &arguments, request)
+    all.extend(["-verify_hostname", CODER, "-CAfile", "/ca.pem"]);
+    all.extend(["-verify_return_error", "-quiet"]);
+    all.extend(arguments);
+    engine.client_with(options, &all, request)
 }
 
 /// A handshake from a container.
@@ -39,7 +45,7 @@ fn shake_hands(engine: &Engine, network: &str, host: &str, name: &str) -> String
     text(&engine.client(network, &arguments, ""))
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -64,17 +70,16 @@ async fn wait_for_answer(engine: &Engine, what: &str) {
     .unwrap();
 }
 
-/// A connection from a network namespace to the forwarder's port, with as much of a TLS handshake as is answered.
-fn from_namespace(namespace: &str, address: IpAddr, bind: Option<&str>) -> String {
+/// A connection from a network namespace to port 443 of `address`, with as much of a TLS handshake as is answered.
+pub(crate) fn from_namespace(namespace: &str, address: IpAddr, bind: Option<&str>) -> String {
+    from_namespace_to(namespace, SocketAddr::new(address, 443), bind)
+}
+
+/// The same for another port.
+pub(crate) fn from_namespace_to(namespace: &str, address: SocketAddr, bind: Option<&str>) -> String {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, "timeout", "5", "openssl", "s_client"]);
-    command.args([
-        "-connect",
-        &format!("{address}:443"),
-        "-servername",
-        CODER,
-        "-brief",
-    ]);
+    command.args(["-connect", &address.to_string(), "-servername", CODER, "-brief"]);
     if let Some(bind) = bind {
         command.args(["-bind", bind]);
     }

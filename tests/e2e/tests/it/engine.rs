@@ -7,6 +7,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -54,22 +55,18 @@ pub(crate) fn obstacle() -> Option<String> {
 impl Engine {
     pub(crate) fn start() -> Self {
         let id = std::process::id();
-        let (host, neighbour) = (format!("orfe-eng-{id}"), format!("orfe-nbr-{id}"));
-        for namespace in [&host, &neighbour] {
-            ip(&["netns", "add", namespace]);
-            ip(&["-n", namespace, "link", "set", "lo", "up"]);
-        }
-        // 10.77.0.1 is the host on the cable between the two.
-        ip(&[
-            "-n", &host, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &neighbour,
-        ]);
-        for (namespace, address) in [(&host, "10.77.0.1/24"), (&neighbour, "10.77.0.2/24")] {
-            ip(&["-n", namespace, "address", "add", address, "dev", "cable"]);
-            ip(&["-n", namespace, "link", "set", "cable", "up"]);
-        }
-        ip(&["-n", &neighbour, "route", "add", "default", "via", "10.77.0.1"]);
+        let host = format!("orfe-eng-{id}");
+        ip(&["netns", "add", &host]);
+        ip(&["-n", &host, "link", "set", "lo", "up"]);
+        let neighbour = neighbour_of(&host);
         let own = vec![host.clone(), neighbour.clone()];
         Self::start_at(host, neighbour, own)
+    }
+
+    /// The same in a network namespace that somebody else made, with one beside it.
+    pub(crate) fn start_beside(namespace: &str) -> Self {
+        let neighbour = neighbour_of(namespace);
+        Self::start_at(namespace.to_owned(), neighbour.clone(), vec![neighbour])
     }
 
     /// The same in a network namespace that somebody else made, and with none beside it.
@@ -185,14 +182,20 @@ impl Engine {
         self.answer(&["import", archive.to_str().unwrap(), "client"]);
     }
 
-    /// Kills the engine with everything in it, and starts it again.
+    /// Ends the engine with everything in it, and starts it again.
     pub(crate) fn restart(&mut self) {
         self.end();
+        self.start_again();
+    }
+
+    /// Starts it after [`Self::end`].
+    pub(crate) fn start_again(&mut self) {
         self.daemon = spawn(self.folder.path(), &self.host, "dockerd-2");
         self.wait_until_it_answers();
     }
 
-    fn end(&mut self) {
+    /// Ends the engine with everything in it. Its bridges stay.
+    pub(crate) fn end(&mut self) {
         // `nsenter` becomes the engine, so the pid is the engine's.
         processes::send(self.daemon.pid(), Signal::SIGTERM);
         let _ = wait_for_blocking("the engine to end", Duration::from_secs(30), || {
@@ -232,7 +235,25 @@ fn spawn(folder: &Path, namespace: &str, log: &str) -> ProcessGuard {
     ProcessGuard::spawn(&mut command, folder, log).unwrap()
 }
 
-fn ip(arguments: &[&str]) {
+/// A namespace with a cable to `host`, who is 10.77.0.1 on it and the way to everywhere else.
+fn neighbour_of(host: &str) -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let neighbour = format!("orfe-nbr-{}-{number}", std::process::id());
+    ip(&["netns", "add", &neighbour]);
+    ip(&["-n", &neighbour, "link", "set", "lo", "up"]);
+    ip(&[
+        "-n", host, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &neighbour,
+    ]);
+    for (namespace, address) in [(host, "10.77.0.1/24"), (&neighbour, "10.77.0.2/24")] {
+        ip(&["-n", namespace, "address", "add", address, "dev", "cable"]);
+        ip(&["-n", namespace, "link", "set", "cable", "up"]);
+    }
+    ip(&["-n", &neighbour, "route", "add", "default", "via", "10.77.0.1"]);
+    neighbour
+}
+
+pub(crate) fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments:?}: {said}");

@@ -15,6 +15,8 @@ mod carrier;
 #[cfg(test)]
 mod containers;
 #[cfg(test)]
+mod containers_on_host;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod engine;

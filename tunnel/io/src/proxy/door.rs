@@ -1,47 +1,80 @@
-//! The door for workspace containers: a unix socket by which the forwarder in a container asks for names of the policy.
+//! The door for workspace containers: by it the forwarder in a container asks for names of the policy.
 //!
-//! Who may open the socket may use it: its folder belongs to the agent's user alone and is mounted into the forwarder. It takes
-//! `CONNECT` and nothing else, and it takes it for names and ports of the policy and nothing else; where the proxy of a child
-//! would go directly, this refuses.
+//! It is in one of two places. Who may open the unix **socket** may use it: its folder belongs to the agent's user alone and
+//! is mounted into the forwarder. Who reaches the TCP **port** may be anybody on this machine or on the bridge, so it asks
+//! for a credential, and who does not show it gets no byte of an answer. Either way it takes `CONNECT` and nothing else, and
+//! it takes it for names and ports of the policy and nothing else; where the proxy of a child would go directly, this refuses.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+#[cfg(unix)]
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::Limits;
-use super::body::Body;
-use super::connections::Counters;
-use super::head::{self, Kind};
-use super::lookup;
-use super::reach::{self, Destination, WatchedDialer};
+use super::head::{self, Kind, Request};
+use super::listen::{Entry, token};
+use super::outlet::Outlet;
 use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
-use super::routes::{Decision, Routes, Transport, Way};
-use super::splice::{Side, Until, splice};
-use super::target::{Host, Target};
-use crate::dial::Dialer;
+use super::splice::Side;
+use super::target::Target;
+use crate::BridgeAddress;
 
 /// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
+/// Longer than any reason that a door gives, in bytes.
+const MAX_REASON: u64 = 1024;
+
 /// The door could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the socket for containers cannot be made at {}", path.display())]
-pub struct DoorError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
+pub enum DoorError {
+    /// The path is too long, or not to be written.
+    #[cfg(unix)]
+    #[error("the socket for containers cannot be made at {}", path.display())]
+    Socket {
+        /// Where it should have been.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The port is taken, or the address is not there.
+    #[error("the port for containers cannot be opened at {address}")]
+    Port {
+        /// Where it should have listened.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The credential is too short or has other characters.
+    #[error(
+        "the credential of the port for containers has to be 16 to 256 characters out of A-Z a-z 0-9 - . _ ~"
+    )]
+    Credential,
+}
+
+/// Where a door's port is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On 127.0.0.1: for engines whose machine has a way to this one's loopback.
+    Loopback,
+    /// On a bridge, for what is on it.
+    Bridge(BridgeAddress),
 }
 
 /// An open door. Dropping it closes every connection without waiting; [`Door::shutdown`] waits.
@@ -53,9 +86,9 @@ pub struct Door {
 }
 
 struct Shared {
-    limits: Limits,
-    routes: watch::Receiver<Arc<Routes>>,
-    dialer: WatchedDialer,
+    outlet: Outlet,
+    /// Who is let in; `None` where whoever gets here may.
+    entry: Option<Entry>,
     stop: CancellationToken,
 }
 
@@ -64,14 +97,10 @@ impl Door {
     /// come; it has to be one that nobody else may enter.
     ///
     /// # Errors
-    /// The path is too long, or the socket cannot be made there.
-    pub fn open(
-        path: &Path,
-        limits: Limits,
-        routes: watch::Receiver<Arc<Routes>>,
-        dialer: watch::Receiver<Option<Arc<dyn Dialer>>>,
-    ) -> Result<Self, DoorError> {
-        let failed = |source| DoorError {
+    /// [`DoorError::Socket`].
+    #[cfg(unix)]
+    pub fn at_socket(path: &Path, outlet: Outlet) -> Result<Self, DoorError> {
+        let failed = |source| DoorError::Socket {
             path: path.to_owned(),
             source,
         };
@@ -80,19 +109,47 @@ impl Door {
             _ => {}
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
+        Ok(Self::start(listener, None, outlet))
+    }
+
+    /// Listens on a port for who shows the credential ([`super::ProxyConfig::credential`] says what it may be); gives
+    /// the port, too, which for 0 is any free one.
+    ///
+    /// # Errors
+    /// [`DoorError::Port`] and [`DoorError::Credential`].
+    pub async fn at_port(
+        place: &Place,
+        port: u16,
+        credential: &SecretString,
+        outlet: Outlet,
+    ) -> Result<(Self, u16), DoorError> {
+        let entry = Entry::with(credential).ok_or(DoorError::Credential)?;
+        let (address, listener) = match place {
+            Place::Loopback => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                (address, TcpListener::bind(address).await)
+            }
+            Place::Bridge(bridge) => (SocketAddr::new(bridge.address(), port), bridge.listen(port)),
+        };
+        let failed = |source| DoorError::Port { address, source };
+        let listener = listener.map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        Ok((Self::start(listener, Some(entry), outlet), port))
+    }
+
+    fn start(listener: impl Listener, entry: Option<Entry>, outlet: Outlet) -> Self {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
-            limits,
-            routes,
-            dialer,
+            outlet,
+            entry,
             stop: stop.clone(),
         });
         let tasks = TaskTracker::new();
         tasks.spawn(accept(listener, shared, tasks.clone()));
-        Ok(Self {
+        Self {
             tasks,
             stop: stop.drop_guard(),
-        })
+        }
     }
 
     /// Stops listening, closes every connection and waits until the last task has ended.
@@ -103,17 +160,48 @@ impl Door {
     }
 }
 
-async fn accept(listener: UnixListener, shared: Arc<Shared>, tasks: TaskTracker) {
+/// Where connections come from.
+trait Listener: Send + 'static {
+    type Stream: Side + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+#[cfg(unix)]
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        // A late segment costs a round trip; the option is never refused on a live socket.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+/// A unix socket is carried through buffers.
+#[cfg(unix)]
+impl Side for UnixStream {}
+
+async fn accept(listener: impl Listener, shared: Arc<Shared>, tasks: TaskTracker) {
     // Beyond the limit the forwarder waits in the listener's backlog, which its own limit bounds.
-    let slots = Arc::new(Semaphore::new(shared.limits.connections));
+    let slots = Arc::new(Semaphore::new(shared.outlet.limits.connections));
     while let Some(Ok(slot)) = shared
         .stop
         .run_until_cancelled(Arc::clone(&slots).acquire_owned())
         .await
     {
-        match shared.stop.run_until_cancelled(listener.accept()).await {
+        match shared.stop.run_until_cancelled(listener.next()).await {
             None => return,
-            Some(Ok((stream, _))) => {
+            Some(Ok(stream)) => {
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
                     shared.stop.run_until_cancelled(serve(&shared, stream)).await;
@@ -128,15 +216,19 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, tasks: TaskTracker)
     }
 }
 
-async fn serve(shared: &Shared, stream: UnixStream) {
+async fn serve(shared: &Shared, stream: impl Side) {
     let mut client = buffered(stream);
     let reached = async {
-        let (target, way) = admit(shared, &mut client).await?;
-        reach(shared, &target, &way).await
+        let target = admit(shared, &mut client).await?;
+        shared.outlet.open_named(&target).await
     };
     match reached.await {
-        Ok(Destination::Socket(stream)) => carry(&mut client, stream).await,
-        Ok(Destination::Tunnel(stream)) => carry(&mut client, stream).await,
+        Ok(destination) => {
+            if client.write_all(ESTABLISHED).await.is_ok() && client.flush().await.is_ok() {
+                let reason = destination.join(&mut client).await;
+                tracing::debug!(?reason, "a container's connection ended");
+            }
+        }
         Err(refusal) => {
             tracing::debug!(code = refusal.code(), "refused a container");
             // Who does not wait for the answer does not need it.
@@ -146,68 +238,73 @@ async fn serve(shared: &Shared, stream: UnixStream) {
     }
 }
 
-/// Reads a request and decides its way.
-async fn admit(shared: &Shared, client: &mut BufReader<UnixStream>) -> Result<(Target, Way), Refusal> {
-    let head = match timeout(shared.limits.head, read_head(client)).await {
-        Err(_) => return Err(Refusal::HeadTimeout),
-        Ok(Err(HeadError::TooLarge)) => return Err(Refusal::HeadTooLarge),
-        Ok(Err(HeadError::Invalid(reason))) => return Err(Refusal::BadRequest(reason)),
+/// Reads what is asked for, and lets in who may ask.
+async fn admit(shared: &Shared, client: &mut BufReader<impl Side>) -> Result<Target, Refusal> {
+    let asked = request(shared, client).await;
+    if let Some(entry) = &shared.entry {
+        // Whatever else is wrong with it, a stranger is told nothing.
+        let shown = asked.as_ref().ok().and_then(|asked| asked.authorization.as_ref());
+        if !shown.is_some_and(|shown| entry.admits(shown)) {
+            return Err(Refusal::Foreign("the door's credential is missing or wrong"));
+        }
+    }
+    let asked = asked?;
+    if matches!(asked.kind, Kind::Connect) {
+        Ok(asked.target)
+    } else {
+        Err(Refusal::BadRequest("containers may only ask for CONNECT"))
+    }
+}
+
+async fn request(shared: &Shared, client: &mut BufReader<impl Side>) -> Result<Request, Refusal> {
+    match timeout(shared.outlet.limits.head, read_head(client)).await {
+        Err(_) => Err(Refusal::HeadTimeout),
+        Ok(Err(HeadError::TooLarge)) => Err(Refusal::HeadTooLarge),
+        Ok(Err(HeadError::Invalid(reason))) => Err(Refusal::BadRequest(reason)),
         Ok(Err(HeadError::Closed | HeadError::Io(_))) => {
-            return Err(Refusal::BadRequest("the request is not complete"));
+            Err(Refusal::BadRequest("the request is not complete"))
         }
-        Ok(Ok(head)) => head,
-    };
-    let request = head::parse(&head)?;
-    if !matches!(request.kind, Kind::Connect) {
-        return Err(Refusal::BadRequest("containers may only ask for CONNECT"));
-    }
-    let routes = shared.routes.borrow().clone();
-    match (
-        &request.target.host,
-        routes.decide(&request.target, Transport::Tcp),
-    ) {
-        (Host::Name(name), decision) if routes.names(name, request.target.port) => match decision {
-            Decision::Go(way) => Ok((request.target, way)),
-            Decision::Refuse(refusal) => Err(refusal),
-        },
-        _ => Err(Refusal::AddressRefused("no name and port of the policy")),
+        Ok(Ok(head)) => head::parse(&head),
     }
 }
 
-async fn reach(shared: &Shared, target: &Target, way: &Way) -> Result<Destination, Refusal> {
-    match way {
-        Way::Tunnel(address) => reach::through_tunnel(shared.dialer.clone(), *address, &shared.limits).await,
-        Way::Lookup(lookup) => lookup::dial(shared.dialer.clone(), lookup, &shared.limits).await,
-        Way::Direct(rule) => reach::directly(target, rule, &shared.limits).await,
-        Way::Upstream(proxy) => {
-            // There is no port of ours that the owner's proxy could be mistaken for.
-            let own = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-            reach::through_upstream(proxy, Some(target), own, &shared.limits).await
-        }
-    }
+/// What an open door said to [`ask`], if it did not say yes.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Nothing that makes sense, or it is not there.
+    Failed(io::Error),
+    /// No, with the whole answer.
+    Answered(Vec<u8>),
 }
 
-async fn carry<D: Side>(client: &mut BufReader<UnixStream>, mut destination: BufReader<D>) {
-    if client.write_all(ESTABLISHED).await.is_err() || client.flush().await.is_err() {
-        return;
+/// The other side of a door: asks for a host of the policy. Afterwards the connection is that host's.
+pub(crate) async fn ask<S>(
+    door: S,
+    name: &str,
+    port: u16,
+    credential: Option<&SecretString>,
+) -> Result<BufReader<S>, Refused>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut door = BufReader::new(door);
+    let mut request = format!("CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n");
+    if let Some(credential) = credential {
+        request.push_str("Proxy-Authorization: Basic ");
+        request.push_str(token(credential).expose_secret());
+        request.push_str("\r\n");
     }
-    let counters = Counters::default();
-    let (body, until) = (Body::Unbounded, Until::BothEnd);
-    let reason = splice(client, &mut destination, &counters, body, until).await;
-    tracing::debug!(?reason, "a container's connection ended");
-}
-
-/// A unix socket is carried through buffers.
-impl Side for UnixStream {}
-
-/// Reads the answer to a `CONNECT`, head only.
-pub(crate) async fn read_answer(agent: &mut BufReader<UnixStream>) -> io::Result<Vec<u8>> {
-    read_head(agent)
+    request.push_str("\r\n");
+    let request = SecretString::from(request);
+    let bytes = request.expose_secret().as_bytes();
+    door.write_all(bytes).await.map_err(Refused::Failed)?;
+    let mut answer = read_head(&mut door)
         .await
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// Whether an answer to a `CONNECT` says yes.
-pub(crate) fn accepted(answer: &[u8]) -> bool {
-    matches!(super::upstream::status_of(answer), Some(200..=299))
+        .map_err(|error| Refused::Failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    if matches!(super::upstream::status_of(&answer), Some(200..=299)) {
+        return Ok(door);
+    }
+    // Its one line of reason, and then the door closes. Without it the head alone is passed on.
+    let _ = door.take(MAX_REASON).read_to_end(&mut answer).await;
+    Err(Refused::Answered(answer))
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::BASE64;
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use super::lobby::Lobby;
 use super::reach::{self, WatchedDialer};
 use super::routes::Routes;
 use super::target::Target;
-use super::{Limits, ProxyError, admit};
+use super::{Limits, ProxyError, USER, admit};
 
 /// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +36,17 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    /// For who shows this credential; `None` where it is too short to be one, or could not stand in a URL.
+    pub(super) fn with(credential: &SecretString) -> Option<Self> {
+        if !stands_in_url(credential.expose_secret()) {
+            return None;
+        }
+        Some(Self::Proxy {
+            plain: pair(credential),
+            token: token(credential),
+        })
+    }
+
     /// Whether a `Proxy-Authorization` is `Basic` and the expected token. The time it takes tells the token's length and
     /// nothing of its content.
     pub(super) fn admits(&self, given: &SecretString) -> bool {
@@ -54,6 +66,22 @@ impl Entry {
             Self::Forward(_) => false,
         }
     }
+}
+
+fn pair(credential: &SecretString) -> SecretString {
+    format!("{USER}:{}", credential.expose_secret()).into()
+}
+
+/// What stands behind `Basic` in a `Proxy-Authorization`.
+pub(super) fn token(credential: &SecretString) -> SecretString {
+    BASE64.encode(pair(credential).expose_secret().as_bytes()).into()
+}
+
+fn stands_in_url(credential: &str) -> bool {
+    (16..=256).contains(&credential.len())
+        && credential
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
 fn same(given: &str, expected: &SecretString) -> bool {
@@ -168,16 +196,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
 
 #[cfg(test)]
 mod tests {
-    use data_encoding::BASE64;
-
     use super::*;
 
     fn entry() -> Entry {
-        let plain = "orfe:0123456789abcdef";
-        Entry::Proxy {
-            plain: plain.to_owned().into(),
-            token: BASE64.encode(plain.as_bytes()).into(),
-        }
+        Entry::with(&"0123456789abcdef".to_owned().into()).expect("a credential")
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! Connections for who has no port of the proxy: `orfe nc` comes through the daemon's own socket.
+//! Connections for who has no port of the proxy: `orfe nc` comes through the daemon's own socket, containers come by a
+//! [`Door`](super::Door) or a forwarder in this process.
 //!
 //! Who may use it is the caller's business; routing and waiting are the proxy's.
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, Join};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, Join};
 use tokio::sync::watch;
 
 use super::body::Body;
@@ -15,13 +17,13 @@ use super::lookup;
 use super::reach::{self, Destination};
 use super::routes::{Decision, Transport, Way};
 use super::splice::{Side, Until, splice};
-use super::{Limits, Refusal, Routes, Target};
+use super::{Host, Limits, Refusal, Routes, Target};
 use crate::dial::Dialer;
 
 /// Opens connections the way that the proxy would.
 #[derive(Clone)]
 pub struct Outlet {
-    limits: Limits,
+    pub(super) limits: Limits,
     routes: watch::Receiver<Arc<Routes>>,
     dialer: watch::Receiver<Option<Arc<dyn Dialer>>>,
 }
@@ -30,7 +32,7 @@ pub struct Outlet {
 pub struct OpenStream(Destination);
 
 impl Outlet {
-    /// An outlet; of the limits, `hold` and `dial` count.
+    /// An outlet; of the limits, `hold` and `dial` count, and for a door `head` and `connections`.
     pub fn new(
         limits: Limits,
         routes: watch::Receiver<Arc<Routes>>,
@@ -49,6 +51,25 @@ impl Outlet {
     /// Why not.
     pub async fn open(&self, target: &Target) -> Result<OpenStream, Refusal> {
         let decision = self.routes.borrow().decide(target, Transport::Tcp);
+        self.follow(target, decision).await
+    }
+
+    /// The same for names and ports of the policy, and for nothing else: what the proxy would dial directly is refused.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn open_named(&self, target: &Target) -> Result<OpenStream, Refusal> {
+        let decision = {
+            let routes = self.routes.borrow();
+            match &target.host {
+                Host::Name(name) if routes.names(name, target.port) => routes.decide(target, Transport::Tcp),
+                _ => return Err(Refusal::AddressRefused("no name and port of the policy")),
+            }
+        };
+        self.follow(target, decision).await
+    }
+
+    async fn follow(&self, target: &Target, decision: Decision) -> Result<OpenStream, Refusal> {
         let destination = match decision {
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Go(Way::Tunnel(address)) => {
@@ -70,9 +91,22 @@ impl Outlet {
 
 impl OpenStream {
     /// Copies both ways until both directions have ended, each on its own.
-    pub async fn carry(mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> CloseReason {
+    pub async fn carry(self, client: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> CloseReason {
         let (reader, writer) = tokio::io::split(client);
-        let client = &mut BufReader::new(tokio::io::join(reader, writer));
+        self.join(&mut BufReader::new(tokio::io::join(reader, writer)))
+            .await
+    }
+
+    /// Sends what the client has said already.
+    pub(crate) async fn send(&mut self, first: &[u8]) -> io::Result<()> {
+        match &mut self.0 {
+            Destination::Socket(stream) => stream.write_all(first).await,
+            Destination::Tunnel(stream) => stream.write_all(first).await,
+        }
+    }
+
+    /// [`Self::carry`] for a client whose bytes need not pass through this process, where it is a socket.
+    pub(crate) async fn join(mut self, client: &mut BufReader<impl Side>) -> CloseReason {
         let counters = Counters::default();
         let (body, until) = (Body::Unbounded, Until::BothEnd);
         let reason = match &mut self.0 {

@@ -129,7 +129,7 @@ impl Refusal {
     }
 
     /// The whole HTTP answer, head and body; empty for what gets none.
-    pub(super) fn answer(self) -> Vec<u8> {
+    pub(crate) fn answer(self) -> Vec<u8> {
         if matches!(self, Self::Foreign(_)) {
             return Vec::new();
         }

@@ -20,7 +20,7 @@ use crate::dial::{BoxedStream, kernel_socket};
 use crate::kernel_stream::{KernelSocket, shut};
 
 /// What one side of a connection is, below the buffer for its head.
-pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
     /// The kernel's socket that its bytes come from and go to, if it is one.
     fn kernel(&self) -> Option<Kernel<'_>> {
         None
@@ -41,7 +41,7 @@ impl Side for BoxedStream {
 
 /// A socket of the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kernel<'a> {
+pub(crate) enum Kernel<'a> {
     Plain(&'a TcpStream),
     /// Dialled through the tunnel.
     Dialled(&'a KernelSocket),
@@ -147,7 +147,6 @@ async fn both(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
@@ -172,11 +171,7 @@ mod tests {
             splice(&mut near, &mut far, &counters, body, until),
             play(client, destination)
         );
-        (
-            reason,
-            counters.up.load(Ordering::Relaxed),
-            counters.down.load(Ordering::Relaxed),
-        )
+        (reason, counters.up.bytes(), counters.down.bytes())
     }
 
     #[tokio::test]

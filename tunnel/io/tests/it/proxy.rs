@@ -8,6 +8,8 @@ mod associate;
 mod bounds;
 mod carrying;
 mod control;
+#[cfg(unix)]
+mod door;
 mod forward;
 mod forwarding;
 mod holding;

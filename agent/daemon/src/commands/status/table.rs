@@ -26,7 +26,7 @@ use orfe_protocol::observed::{
     TunnelStatus,
 };
 
-use crate::control::status::{Containers, ContainersState, Status};
+use crate::control::status::{Containers, ContainersState, HostGateway, Status};
 
 /// Width that lines are wrapped to.
 const WIDTH: usize = 80;
@@ -116,10 +116,13 @@ fn push_work(page: &mut String, status: &Status, now: Timestamp) {
     for slot in &status.provisioners {
         push_provisioner(page, slot, &status.state, now);
     }
-    if let Some(containers) = &status.containers
-        && containers.state != ContainersState::NoDocker
-    {
-        row(page, "containers", &describe_containers(containers));
+    if let Some(containers) = &status.containers {
+        if containers.state != ContainersState::NoDocker {
+            row(page, "containers", &describe_containers(containers));
+        }
+        if let Some(way) = &containers.host_gateway {
+            row(page, "host gateway", &describe_host_gateway(way));
+        }
     }
 }
 
@@ -178,6 +181,23 @@ fn describe_containers(containers: &Containers) -> String {
         containers.network,
         containers.names.join(", ")
     )
+}
+
+fn describe_host_gateway(way: &HostGateway) -> String {
+    let listening = match (way.address, &way.bridge) {
+        (Some(address), Some(bridge)) => {
+            let ports: Vec<String> = way.ports.iter().map(u16::to_string).collect();
+            format!(
+                "listening at {address}, port {}, for bridge `{bridge}`",
+                ports.join(", ")
+            )
+        }
+        _ => "not listening".to_owned(),
+    };
+    match &way.reason {
+        Some(reason) => format!("{listening}\n{reason}"),
+        None => listening,
+    }
 }
 
 fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {

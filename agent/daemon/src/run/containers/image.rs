@@ -2,6 +2,8 @@
 //!
 //! A static program stands alone. Another one is put there with its loader and with the shared libraries that this very process
 //! has mapped, each at its own path; so every build of the agent makes an image that runs it, and no registry is asked.
+//!
+//! On other systems than Linux this program is none that a container could run, and an image has to be configured.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,6 +15,15 @@ use sha2::{Digest as _, Sha256};
 
 /// Where the program is in the image.
 pub(super) const PROGRAM: &str = "/orfe";
+
+/// How an engine knows an image.
+#[derive(Debug, Clone)]
+pub(super) struct ImageName {
+    /// A reference for the engine.
+    pub(super) name: String,
+    /// What stands for its content.
+    pub(super) id: String,
+}
 
 /// Block size of a tar archive.
 const BLOCK: usize = 512;
@@ -26,6 +37,12 @@ pub(super) struct Image {
 impl Image {
     /// Reads the program of this process, which takes as much memory as the program's file.
     pub(super) fn of_this_program() -> io::Result<Self> {
+        if std::env::consts::OS != "linux" {
+            return Err(io::Error::other(
+                "this program is none for Linux, as containers need (hint: name an image with Linux's `orfe` as \
+                 containers.image; docs/containers.md says how to make one)",
+            ));
+        }
         // What runs, not what has taken its place on the disk since.
         let program = std::fs::read("/proc/self/exe")?;
         let mut archive = Archive::default();
@@ -125,9 +142,31 @@ impl Archive {
     }
 }
 
+/// The content of the one file in a tar archive that an engine sent, as far as it is there.
+pub(super) fn only_file(archive: &[u8]) -> Option<&[u8]> {
+    let (header, rest) = archive.split_at_checked(BLOCK)?;
+    // Twelve octal digits, of which the last may be a space or nothing.
+    let size = std::str::from_utf8(&header[124..136]).ok()?;
+    let size = usize::from_str_radix(size.trim_matches(['\0', ' ']), 8).ok()?;
+    Some(&rest[..size.min(rest.len())])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_one_file_of_an_archive_is_read_back() {
+        let mut archive = Archive::default();
+        archive
+            .add(Path::new("/etc/hosts"), b"127.0.0.1 localhost\n")
+            .unwrap();
+        let archive = archive.finish();
+        assert_eq!(only_file(&archive), Some(&b"127.0.0.1 localhost\n"[..]));
+        assert_eq!(only_file(&archive[..515]), Some(&b"127"[..]));
+        assert_eq!(only_file(&archive[..511]), None);
+        assert_eq!(only_file(&[b'9'; 600]), None);
+    }
 
     #[test]
     fn the_loader_of_this_very_test_is_found_and_none_where_there_is_none() {

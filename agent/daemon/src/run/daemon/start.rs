@@ -176,18 +176,21 @@ impl Daemon {
         desired: watch::Receiver<Option<Tunnel>>,
         told: watch::Sender<Option<Containers>>,
     ) {
-        if self.config.containers.value == ContainersEnabled::Off {
+        if self.config.containers.enabled.value == ContainersEnabled::Off {
             return;
         }
-        let task = ContainersTask {
-            network: self.config.container_network.value.clone(),
-            device: self.identity.name.to_string(),
-            folder: self.state.path().join("containers"),
+        let task = ContainersTask::new(
+            &self.config.containers,
+            self.identity.name.to_string(),
+            self.state.path(),
+            Outlet::new(
+                Limits::default(),
+                self.ways.routes.clone(),
+                self.ways.dialer.clone(),
+            ),
             desired,
-            routes: self.ways.routes.clone(),
-            dialer: self.ways.dialer.clone(),
             told,
-        };
+        );
         self.tasks.spawn(task.run(self.stop.clone()));
     }
 }

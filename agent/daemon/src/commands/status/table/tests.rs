@@ -148,6 +148,36 @@ fn the_tcp_stack_is_named_with_its_reason() {
 }
 
 #[test]
+fn the_ways_of_workspace_containers_are_shown_each_with_what_is_wrong_with_it() {
+    let mut status = status();
+    let mut shown = |containers: serde_json::Value| {
+        status.containers = Some(serde_json::from_value(containers).unwrap());
+        let page = page(&status);
+        let rows = page
+            .lines()
+            .skip_while(|line| !line.starts_with("provisioner"))
+            .skip(1);
+        rows.take_while(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    insta::assert_snapshot!(shown(json!({
+        "state": "ready", "network": "orfe", "names": ["coder.example.com"],
+        "host_gateway": {"address": "172.17.0.1", "bridge": "docker0", "ports": [80, 443]},
+    })), @r"
+    containers   ready: network `orfe` reaches coder.example.com
+    host gateway listening at 172.17.0.1, port 80, 443, for bridge `docker0`
+    ");
+    insta::assert_snapshot!(shown(json!({
+        "state": "no_docker", "network": "orfe", "names": ["coder.example.com"], "reason": "no engine",
+        "host_gateway": {"reason": "no engine"},
+    })), @r"
+    host gateway not listening
+                 no engine
+    ");
+}
+
+#[test]
 fn every_line_fits_and_colour_is_only_for_terminals() {
     let text = page(&status());
     assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
