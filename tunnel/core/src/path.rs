@@ -30,11 +30,9 @@ pub const MTU_MAX: u16 = 1420;
 
 /// Sizes that are tried: what DSL, mobile networks and tunnels leave, up to an Ethernet path over IPv6.
 const SIZES: [u16; 6] = [1320, 1360, 1380, 1400, 1412, MTU_MAX];
-/// Interval of requests while something flows, and while nothing does.
+/// Interval of requests while something flows, which is when a packet arrived since the last request, and while nothing does.
 const BUSY: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
-/// How long after the last packet something counts as flowing.
-const BUSY_FOR: Duration = Duration::from_secs(10);
 /// A request without an answer for this long is lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 /// What loss is counted over.
@@ -193,7 +191,7 @@ impl Path {
         if now >= self.next_regular {
             let busy = self
                 .last_traffic
-                .is_some_and(|at| now.saturating_duration_since(at) < BUSY_FOR);
+                .is_some_and(|at| now.saturating_duration_since(at) < BUSY);
             self.next_regular = now + if busy { BUSY } else { IDLE };
             self.regulars = self.regulars.wrapping_add(1);
             self.confirm_due = self.mtu > MTU_MIN && self.regulars.is_multiple_of(CONFIRM_EVERY);

@@ -85,6 +85,11 @@ pub(crate) trait Front: Send + 'static {
     /// would otherwise contradict it, so that it is published in this round.
     fn reconcile(&mut self, ends: &mut Ends, now: Instant) -> bool;
 
+    /// When [`Front::reconcile`] has something to do by the mere passing of time.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
     /// Carries out a command.
     fn handle_command(&mut self, command: Self::Command, ends: &mut Ends, now: Instant);
 

@@ -193,7 +193,7 @@ struct ClientFront {
 }
 
 impl ClientFront {
-    /// Sends what the prober has. It is asked once in each round, and there is one every second at the latest.
+    /// Sends what the prober has.
     fn send_probes(&mut self, ends: &mut Ends, now: Instant) {
         let Some(prober) = &mut self.prober else { return };
         if ends.node.is_resting(&self.gateway) {
@@ -235,6 +235,10 @@ impl Front for ClientFront {
             .set_in_use(&self.gateway, ends.stack.connections() > 0, now);
         self.send_probes(ends, now);
         false
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.prober.as_ref().map(Path::poll_timeout)
     }
 
     fn handle_command(&mut self, command: Dial, ends: &mut Ends, now: Instant) {

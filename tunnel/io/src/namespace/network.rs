@@ -36,12 +36,15 @@ const WANTED_CONGESTION: &str = "bbr";
 /// The largest socket buffers decide over the rate on lossy paths: what was sent behind a lost segment stays in the buffer
 /// until that one has arrived, so with the usual 4 MiB BBR sends 220 Mbit/s at 50 ms and 1 % loss, where with 16 MiB it sends
 /// 800. A buffer grows only as far as the path has carried data, and the kernel's own bound for all of them (`tcp_mem`) holds.
-const SETTINGS: [(&str, &str); 5] = [
+///
+/// There are no routers behind the device: asking for them would only wake us.
+const SETTINGS: [(&str, &str); 6] = [
     ("/proc/sys/net/ipv4/tcp_congestion_control", WANTED_CONGESTION),
     ("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535"),
     ("/proc/sys/net/ipv4/tcp_tw_reuse", "1"),
     ("/proc/sys/net/ipv4/tcp_wmem", "4096 65536 16777216"),
     ("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 33554432"),
+    ("/proc/sys/net/ipv6/conf/orfe0/router_solicitations", "0"),
 ];
 
 /// What is set beside that for a gateway, which accepts. Each connection has an address of its own there, so what the kernel

@@ -19,6 +19,8 @@ pub(super) const KERNEL: Token = Token(2);
 
 /// Longest sleep while the node has no timer at all.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
+/// How often it is looked at what the kernel's connections hold, and which of them are over.
+const KERNEL_INTERVAL: Duration = Duration::from_secs(2);
 /// Retry of a UDP socket that took no more, in case its readiness was not reported.
 const UDP_RETRY: Duration = Duration::from_millis(20);
 /// Datagrams that may wait while the socket takes none; above it they are lost, as on a full link.
@@ -249,7 +251,12 @@ impl<F: Front> Round<F> {
         if self.readable || (kernel_is_readable && !self.blocked) {
             return Duration::ZERO;
         }
-        let timer = self.node_due.map(|at| at.saturating_duration_since(now));
+        let due = [self.node_due, self.front.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min();
+        let timer = due.map(|at| at.saturating_duration_since(now));
+        let kernel = self.ends.kernel.is_some().then_some(KERNEL_INTERVAL);
         // While UDP takes nothing, the stack's wish to send would only make the thread spin.
         let stack = if self.blocked {
             Some(UDP_RETRY)
@@ -259,7 +266,7 @@ impl<F: Front> Round<F> {
         let publish = self
             .unpublished
             .then(|| (self.published + PUBLISH_INTERVAL).saturating_duration_since(now));
-        [timer, stack, publish]
+        [timer, kernel, stack, publish]
             .into_iter()
             .flatten()
             .fold(MAX_SLEEP, Duration::min)

@@ -153,7 +153,7 @@ impl Inbound {
                 opened = 0;
             }
         }
-        // An answer is shown at once, and the counters with it: whoever looks is woken once for both.
+        // An answer is shown at once, and the counters with it.
         if self.measuring.take_answers(&mut self.packets, now) {
             self.is_changed = true;
             self.timer = now;
@@ -182,6 +182,8 @@ impl Inbound {
             self.is_changed = true;
         }
         if self.is_changed || now.saturating_duration_since(self.published) >= PUBLISH_INTERVAL {
+            // Together, so that whoever looks is woken once for both.
+            self.measuring.show();
             self.shared.publish(&node, now);
             self.published = now;
             self.unpublished = false;

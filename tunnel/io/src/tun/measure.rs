@@ -69,7 +69,8 @@ impl Measuring {
         self.prober.as_ref().map(Path::poll_timeout)
     }
 
-    fn show(&self) {
+    /// Shows what was measured, when it is news.
+    pub(super) fn show(&self) {
         let report = self.prober.as_ref().and_then(Path::report);
         self.shown.send_if_modified(|shown| {
             let changed = *shown != report;
