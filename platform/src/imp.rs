@@ -6,7 +6,7 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(not(target_os = "linux"))]
-mod no_ports;
+pub(crate) mod no_ports;
 #[cfg(not(target_os = "linux"))]
 pub(crate) mod polled;
 #[cfg(unix)]

@@ -17,13 +17,16 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+#[cfg(unix)]
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -118,6 +121,7 @@ pub enum Listen {
 #[derive(Debug, Clone)]
 pub enum Agent {
     /// By the door's socket.
+    #[cfg(unix)]
     Socket(PathBuf),
     /// By the door's port.
     Port {
@@ -307,6 +311,7 @@ async fn first_bytes(client: &mut TcpStream) -> Result<(Vec<u8>, String, Speech)
 
 /// A connection to a host of the policy.
 enum Reached {
+    #[cfg(unix)]
     Socket(BufReader<UnixStream>),
     Port(BufReader<TcpStream>),
     Here(OpenStream),
@@ -316,6 +321,7 @@ impl Reached {
     /// Sends what the client has said, then carries both ways.
     async fn carry(self, mut client: TcpStream, first: &[u8]) -> io::Result<()> {
         match self {
+            #[cfg(unix)]
             Self::Socket(mut agent) => {
                 agent.write_all(first).await?;
                 copy_bidirectional(&mut client, &mut agent).await?;
@@ -340,6 +346,7 @@ impl Reached {
 /// A connection to `name` through the agent.
 async fn reach(agent: &Agent, name: &str, port: u16) -> Result<Reached, Refused> {
     match agent {
+        #[cfg(unix)]
         Agent::Socket(path) => {
             let stream = UnixStream::connect(path).await.map_err(Refused::Failed)?;
             ask(stream, name, port, None).await.map(Reached::Socket)
@@ -375,7 +382,11 @@ mod tests {
         let config = ForwarderConfig {
             listen: Listen::Everywhere,
             ports: vec![443],
-            agent: Agent::Socket(PathBuf::from("/run/orfe/door.sock")),
+            agent: Agent::Port {
+                host: "host.docker.internal".to_owned(),
+                port: 40000,
+                credential: "0123456789abcdef".into(),
+            },
             from: vec!["172.18.0.0/16".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             except: vec!["172.18.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
         };

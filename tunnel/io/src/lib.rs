@@ -12,7 +12,6 @@ pub mod carrier;
 mod client;
 mod connections;
 pub mod dial;
-#[cfg(unix)]
 pub mod forwarder;
 #[doc(hidden)]
 pub mod fuzzing;

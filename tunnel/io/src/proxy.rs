@@ -82,7 +82,6 @@ mod upstream;
 
 pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
 pub use self::door::{Door, DoorError, Place};
-#[cfg(unix)]
 pub(crate) use self::door::{Refused, ask};
 pub use self::forward::{Forward, ForwardConfig};
 pub use self::outlet::{OpenStream, Outlet};

@@ -213,10 +213,6 @@ impl Routes {
     }
 
     /// Whether the policy has this name with this port. The name is in lower case, as targets are.
-    #[cfg_attr(
-        not(unix),
-        expect(dead_code, reason = "asked by the door, which is a unix socket")
-    )]
     pub(super) fn names(&self, name: &str, port: u16) -> bool {
         self.names
             .get(name)
