@@ -128,8 +128,9 @@ pub struct Limits {
     /// As long as this a request for the tunnel is held while the tunnel is down. Default 20 s.
     pub hold: Duration,
     /// As many clients at once may be there without having shown the credential; one more pushes out the oldest of them.
-    /// Default 512, so that a burst of clients with the credential fits: as many as are accepted in two or three
-    /// turns, before the first of them is heard. With a head of 64 KiB each they hold 32 MiB at the very most.
+    /// Default 1024, as many as are served: what could be served of a burst is never pushed out by the rest of it, however slowly
+    /// its clients come to show their credential. With a head of 64 KiB each they hold 64 MiB at the very most; a silent one holds
+    /// less than 1 KiB and its task.
     pub lobby: usize,
     /// As many clients are served at once: of a proxy, of those with the credential. Default 1024.
     pub connections: usize,
@@ -144,7 +145,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             dial: Duration::from_secs(10),
             hold: Duration::from_secs(20),
-            lobby: 512,
+            lobby: 1024,
             connections: 1024,
             associations: 32,
         }
