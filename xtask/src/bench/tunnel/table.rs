@@ -71,10 +71,9 @@ fn starts(rows: &Rows, text: &mut String) -> std::fmt::Result {
         ["", "start", "ping", "median", "connects", "p50", "p99", ""],
         ["configuration", "ms", "ms", "ms", "/s", "ms", "ms", "failed"],
     ] {
-        writeln!(
-            text,
-            "{name:<28}{start:>7}{ping:>7}{median:>7}{connects:>9}{p50:>7}{p99:>8}{failed:>7}"
-        )?;
+        let line =
+            format!("{name:<28}{start:>7}{ping:>7}{median:>7}{connects:>9}{p50:>7}{p99:>8}{failed:>7}");
+        writeln!(text, "{}", line.trim_end())?;
     }
     for config in Config::ALL {
         let (ping, connects) = (rows.find(config, Case::Ping), rows.find(config, Case::Connects));
