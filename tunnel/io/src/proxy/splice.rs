@@ -147,7 +147,6 @@ async fn both(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
@@ -172,11 +171,7 @@ mod tests {
             splice(&mut near, &mut far, &counters, body, until),
             play(client, destination)
         );
-        (
-            reason,
-            counters.up.load(Ordering::Relaxed),
-            counters.down.load(Ordering::Relaxed),
-        )
+        (reason, counters.up.bytes(), counters.down.bytes())
     }
 
     #[tokio::test]

@@ -93,7 +93,6 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8], counter: &Counter) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -129,7 +128,7 @@ mod tests {
         );
         copied.unwrap();
         read.unwrap();
-        (received, counter.load(Ordering::Relaxed))
+        (received, counter.bytes())
     }
 
     #[tokio::test]
@@ -173,7 +172,7 @@ mod tests {
             // The buffers of two sockets are full when nothing has moved for a while.
             loop {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                match counter.load(Ordering::Relaxed) {
+                match counter.bytes() {
                     now if now == last && now > 0 => return,
                     now => last = now,
                 }
