@@ -27,7 +27,12 @@ impl Backoff {
 
     /// The delay before the next attempt.
     pub fn next(&mut self, rng: &mut impl Rng) -> Duration {
-        let ceiling = self.ceiling();
+        self.next_within(self.cap, rng)
+    }
+
+    /// The same, `cap` at most.
+    pub fn next_within(&mut self, cap: Duration, rng: &mut impl Rng) -> Duration {
+        let ceiling = self.ceiling().min(cap);
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(rng.random_range(0.0..=1.0))
     }

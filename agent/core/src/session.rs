@@ -6,7 +6,8 @@
 //!        └────────────────────────┴────────────────────────┴──────────────────────┘
 //! ```
 //!
-//! The delay before a new attempt is drawn with full jitter from 1 s doubling to 30 s; it falls back to the first
+//! The delay before a new attempt is drawn with full jitter from 1 s doubling to 30 s, or to [`REFUSED`] while nothing listens
+//! at the registry's address, whichever ways there are to it: that shows a restart, and ends as suddenly. It falls back to the first
 //! only after a session has lived for [`STABLE`], so that a registry that takes sessions and drops them is not
 //! hammered. A refusal that no retry can cure (the device is revoked, or not known) waits much longer, and says so in `status`.
 
@@ -37,6 +38,10 @@ pub const GRACE: Duration = Duration::from_secs(10);
 /// Wait after a refusal that a retry alone does not cure, and after an overloaded registry's answer.
 const LONG: Duration = Duration::from_secs(300);
 
+/// Longest wait while connections are refused. A fleet of 10 000 devices that lost its registry sends it 5 000 SYNs a second at
+/// most, and each is refused by its kernel.
+const REFUSED: Duration = Duration::from_secs(4);
+
 /// Bounds for the heartbeat interval that a registry may set; outside them it is taken for a mistake.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
@@ -58,6 +63,8 @@ pub enum SessionCommand {
 pub enum Closed {
     /// It could not be opened, or broke. The text says why.
     Lost(String),
+    /// Nothing listens at the registry's address: it is being restarted, as a rule. The text says it.
+    Refused(String),
     /// The registry closed it with this code.
     Code(u16, String),
 }
@@ -65,7 +72,7 @@ pub enum Closed {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lost(reason) => f.write_str(reason),
+            Self::Lost(reason) | Self::Refused(reason) => f.write_str(reason),
             Self::Code(code, reason) if reason.is_empty() => {
                 write!(f, "the registry closed it (code {code})")
             }
@@ -266,13 +273,14 @@ impl Session {
             (_, Some(Closed::Code(code, text))) => {
                 (None, format!("the registry closed the session ({code} {text})"))
             }
-            (_, Some(Closed::Lost(reason))) => (None, reason.clone()),
+            (_, Some(Closed::Lost(reason) | Closed::Refused(reason))) => (None, reason.clone()),
             (Some((_, message)), None) => (None, message.clone()),
             (None, None) => (None, "the registry was silent for too long".to_owned()),
         };
-        let delay = match ceiling {
-            Some(ceiling) => ceiling.mul_f64(rng.random_range(0.5..=1.0)),
-            None => self.backoff.next(rng),
+        let delay = match (ceiling, closed) {
+            (Some(ceiling), _) => ceiling.mul_f64(rng.random_range(0.5..=1.0)),
+            (None, Some(Closed::Refused(_))) => self.backoff.next_within(REFUSED, rng),
+            (None, _) => self.backoff.next(rng),
         };
         self.failed = Some(reason);
         self.state = State::Waiting { until: now + delay };

@@ -117,6 +117,15 @@ impl LinkError {
             })
     }
 
+    /// Whether nothing listens where the registry is reached directly, be there another way or not.
+    pub(crate) fn is_refused(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => source.kind() == std::io::ErrorKind::ConnectionRefused,
+            Self::NeitherWay { direct, .. } => direct.is_refused(),
+            _ => false,
+        }
+    }
+
     /// Whether something answered that is not the registry, as a captive portal does.
     pub(crate) fn is_foreign(&self) -> bool {
         match self {
@@ -222,7 +231,25 @@ fn websocket_config() -> WebSocketConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+
+    #[test]
+    fn a_refusal_is_one_whether_there_is_another_way_or_not() {
+        let direct = |kind: io::ErrorKind| LinkError::Connect {
+            address: "orfe.example.com:443".to_owned(),
+            source: kind.into(),
+        };
+        let neither = |direct| LinkError::NeitherWay {
+            direct: Box::new(direct),
+            inside: Box::new(LinkError::NotBinary),
+        };
+        assert!(direct(io::ErrorKind::ConnectionRefused).is_refused());
+        assert!(neither(direct(io::ErrorKind::ConnectionRefused)).is_refused());
+        assert!(!direct(io::ErrorKind::NetworkUnreachable).is_refused());
+        assert!(!neither(direct(io::ErrorKind::TimedOut)).is_refused());
+    }
 
     #[test]
     fn the_endpoint_stands_under_the_registrys_address() {

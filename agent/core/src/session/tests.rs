@@ -141,6 +141,31 @@ fn a_stable_session_starts_the_backoff_anew_and_a_short_one_does_not() {
 }
 
 #[test]
+fn while_connections_are_refused_the_next_attempt_is_never_far() {
+    for (closed, at_most) in [
+        (Closed::Refused("refused".into()), REFUSED),
+        (Closed::Lost("no route".into()), Duration::from_secs(30)),
+    ] {
+        let mut bench = Bench::new();
+        let mut longest = Duration::ZERO;
+        for _ in 0..40 {
+            bench.run_to_timeout();
+            bench.session.handle_closed(&closed, bench.now, &mut bench.rng);
+            longest = longest.max(bench.wait_left());
+        }
+        assert!(
+            longest <= at_most && longest > at_most / 2,
+            "{closed}: {longest:?}"
+        );
+        assert_eq!(
+            bench.session.backoff.attempts(),
+            40,
+            "what it is counts all the same"
+        );
+    }
+}
+
+#[test]
 fn a_refusal_that_no_retry_cures_waits_long_and_says_why() {
     let mut bench = Bench::live();
     bench.hear(FromRegistry::Refused(Refused {

@@ -157,5 +157,9 @@ fn describe(error: &LinkError) -> Closed {
     if let LinkError::Closed { code, reason } = error {
         return Closed::Code(*code, reason.trim_start_matches(": ").to_owned());
     }
-    Closed::Lost(error.text())
+    if error.is_refused() {
+        Closed::Refused(error.text())
+    } else {
+        Closed::Lost(error.text())
+    }
 }
