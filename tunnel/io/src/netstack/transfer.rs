@@ -15,11 +15,13 @@
 pub(crate) mod fuzzing;
 mod rate;
 mod receiver;
+mod round_trip;
 mod scoreboard;
 mod segment;
 mod sender;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

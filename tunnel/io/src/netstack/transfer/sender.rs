@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - What is lost is found from selective acknowledgements and send times (`scoreboard`) and sent again.
-//! - How much may be in flight follows the rate of delivery (`rate`), and ends at the window of the other end.
+//! - How much may be in flight follows the rate of delivery (`rate`), and ends at the window of the other end (`window`).
+//! - How long an answer is waited for follows the round trip (`round_trip`).
 //! - Only what may be sent is taken from the ring, so what is held here is what is in flight, and bounded as that is.
 //!
 //! A closed window is probed for as long as there is something to send, because the news that it is open again can be
@@ -24,19 +25,11 @@ use smoltcp::wire::TcpSeqNumber;
 
 use super::super::pool::{Pool, Queue};
 use super::rate::Rate;
+use super::round_trip::RoundTrip;
 use super::scoreboard::{Delivery, Scoreboard};
 use super::segment::{Fields, Heading};
+use super::window::Window;
 
-/// Shortest retransmission timeout. The other end may hold back an acknowledgement for 40 ms (Linux) or more.
-const MIN_TIMEOUT: Duration = Duration::from_millis(200);
-/// Longest.
-const MAX_TIMEOUT: Duration = Duration::from_mins(1);
-/// Longest pause between probes of a closed window: it bounds what a lost update costs.
-const MAX_PROBE_PAUSE: Duration = Duration::from_secs(10);
-/// Timeouts before the round trip is known (RFC 6298, section 2.1).
-const INITIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// The first timeout only probes with the last segment (RFC 8985, section 7); it may come early.
-const PROBE_SLACK: Duration = Duration::from_millis(60);
 /// While so many segments are in flight none follows that is shorter than it could be: what is known of a segment takes some
 /// 90 bytes, which no pool counts, and an application that writes byte by byte would have as many of them as the window has bytes.
 const MANY: usize = 64;
@@ -79,13 +72,8 @@ pub(super) struct Sender {
     kept: Queue,
     /// The application writes no more than what is kept.
     is_closed: bool,
-    /// The right edge of the other end's window, and the largest that the window was.
-    edge: u64,
-    widest: u64,
-    /// Where the segment was, and what it acknowledged, that told the window last (RFC 9293: SND.WL1, SND.WL2).
-    told: (i128, u64),
-    /// Smoothed round trip and its variation.
-    round_trip: Option<(Duration, Duration)>,
+    window: Window,
+    round_trip: RoundTrip,
     /// When something was last sent for the first time or delivered, and the timeouts since.
     progress: Instant,
     timeouts: u32,
@@ -113,10 +101,8 @@ impl Sender {
             board: Scoreboard::default(),
             rate: Rate::new(now),
             is_closed: false,
-            edge: offer.window.into(),
-            widest: offer.window.into(),
-            told: (i128::MIN, 0),
-            round_trip: round_trip.map(|took| (took, took / 2)),
+            window: Window::new(offer.window, offer.scale),
+            round_trip: RoundTrip::new(round_trip),
             progress: now,
             timeouts: 0,
             probe_at: None,
@@ -144,7 +130,7 @@ impl Sender {
 
     /// Smoothed round trip.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.round_trip.map(|(smoothed, _)| smoothed)
+        self.round_trip.smoothed()
     }
 
     /// Whether the other end has all of it, and the end as well.
@@ -193,7 +179,7 @@ impl Sender {
     fn allowed(&self) -> u64 {
         let waiting = self.board.in_flight() + self.board.lost();
         let by_rate = self.rate.window().saturating_sub(waiting);
-        by_rate.min(self.edge.saturating_sub(self.board.end()))
+        by_rate.min(self.window.edge().saturating_sub(self.board.end()))
     }
 
     /// Whether FIN is due and was not sent.
@@ -211,7 +197,9 @@ impl Sender {
         }
         let before = self.board.acknowledged();
         let is_old = acknowledged < before;
-        self.note_window(heard, acknowledged);
+        if self.window.note(heard.window, heard.at, acknowledged, before) {
+            (self.probe_at, self.probes) = (None, 0);
+        }
         let mut delivery = Delivery::default();
         if !is_old {
             self.kept.consume((acknowledged - before) as usize);
@@ -230,29 +218,6 @@ impl Sender {
             self.note_duplicate(acknowledged, acknowledged == before && heard.is_bare);
         }
         Ok(self.note(&delivery, now))
-    }
-
-    fn note_window(&mut self, heard: Heard, acknowledged: u64) {
-        let edge = acknowledged + (u64::from(heard.window) << self.offer.scale);
-        let news = (heard.at, acknowledged);
-        let (at, until) = self.told;
-        // What acknowledges more is newer, even where its own bytes are sent again.
-        let is_newer = acknowledged > self.board.acknowledged();
-        if !is_newer && (heard.at < at || (heard.at == at && acknowledged < until)) {
-            return;
-        }
-        // Of two that cannot be told apart the further one counts: the other may have been overtaken.
-        let edge = if news == self.told {
-            edge.max(self.edge)
-        } else {
-            edge
-        };
-        self.told = news;
-        if edge > self.edge {
-            (self.probe_at, self.probes) = (None, 0);
-        }
-        self.edge = edge;
-        self.widest = self.widest.max(edge.saturating_sub(acknowledged));
     }
 
     /// The first of what is missing is lost, when there are enough duplicates, or a loss is mended and what follows is
@@ -283,14 +248,7 @@ impl Sender {
             .map(|sent_at| now.saturating_duration_since(sent_at));
         self.rate.note_delivered(delivery.bytes, newest, round_trip, now);
         let sample = round_trip?;
-        // RFC 6298, section 2.
-        self.round_trip = Some(match self.round_trip {
-            None => (sample, sample / 2),
-            Some((smoothed, varies)) => {
-                let differs = smoothed.abs_diff(sample);
-                ((smoothed * 7 + sample) / 8, (varies * 3 + differs) / 4)
-            }
-        });
+        self.round_trip.note(sample);
         Some(sample)
     }
 
@@ -306,12 +264,9 @@ impl Sender {
         let before = out.len();
         let mut left = room;
         if !self.board.is_empty() {
-            // RFC 8985 tolerates reordering within a quarter of the round trip.
-            let lost = self
-                .board
-                .detect(self.round_trip().unwrap_or(INITIAL_TIMEOUT) / 4);
+            let lost = self.board.detect(self.round_trip.tolerance());
             self.rate.note_lost(lost);
-            if now >= self.progress + self.timeout() {
+            if now >= self.progress + self.round_trip.timeout(self.timeouts) {
                 self.time_out(now);
                 left = left.min(1);
             }
@@ -332,18 +287,6 @@ impl Sender {
             self.rate.note_silence();
         }
         self.timeouts = self.timeouts.saturating_add(1);
-    }
-
-    /// How long nothing may happen while something is in flight.
-    fn timeout(&self) -> Duration {
-        let Some((smoothed, varies)) = self.round_trip else {
-            return INITIAL_TIMEOUT * 2_u32.saturating_pow(self.timeouts.min(6));
-        };
-        let timeout = match self.timeouts {
-            0 => smoothed * 2 + PROBE_SLACK,
-            timeouts => (smoothed + varies * 4).max(MIN_TIMEOUT) * 2_u32.saturating_pow(timeouts.min(16) - 1),
-        };
-        timeout.min(MAX_TIMEOUT)
     }
 
     fn resend(
@@ -385,7 +328,8 @@ impl Sender {
             let is_tail = len == unsent;
             // A short segment goes out only when nothing more is there, or when nothing longer ever could (RFC 9293,
             // section 3.8.6.2.1).
-            let is_silly = len < self.offer.segment as u64 && !self.board.is_empty() && len < self.widest / 2;
+            let is_silly =
+                len < self.offer.segment as u64 && !self.board.is_empty() && len < self.window.widest() / 2;
             if unsent > 0 && (len == 0 || (!is_tail && is_silly) || self.waits_for_more(len)) {
                 return;
             }
@@ -427,7 +371,7 @@ impl Sender {
     }
 
     fn is_shut_out(&self) -> bool {
-        self.unsent() > 0 && self.board.is_empty() && self.edge <= self.board.end()
+        self.unsent() > 0 && self.board.is_empty() && self.window.edge() <= self.board.end()
     }
 
     /// Asks whether a closed window is open again.
@@ -442,11 +386,7 @@ impl Sender {
             self.probe_at = None;
         }
         if self.probe_at.is_none() {
-            let pause = self
-                .round_trip
-                .map_or(INITIAL_TIMEOUT, |(smoothed, varies)| smoothed + varies * 4);
-            let pause = pause.max(MIN_TIMEOUT) * 2_u32.pow(self.probes.min(10));
-            self.probe_at = Some(now + pause.min(MAX_PROBE_PAUSE));
+            self.probe_at = Some(now + self.round_trip.probe_pause(self.probes));
         }
     }
 
@@ -464,7 +404,7 @@ impl Sender {
         if self.board.is_empty() {
             self.probe_at
         } else {
-            Some(self.progress + self.timeout())
+            Some(self.progress + self.round_trip.timeout(self.timeouts))
         }
     }
 
