@@ -78,7 +78,7 @@ pub(crate) use self::door::{accepted, read_answer};
 pub use self::forward::{Forward, ForwardConfig};
 pub use self::outlet::{OpenStream, Outlet};
 pub use self::refusal::Refusal;
-pub use self::routes::{Network, ParseNetworkError, Route, Routes, Transport, TunnelWanted};
+pub use self::routes::{Network, NetworkPorts, ParseNetworkError, Route, Routes, Transport, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};
 pub use self::upstream::{UpstreamProxy, UpstreamProxyError};
 use crate::dial::Dialer;
