@@ -142,18 +142,61 @@ pub struct NamedDestination {
 pub struct NetworkDestination {
     /// `ADDRESS/PREFIX`.
     pub network: String,
-    /// TCP ports that policy allows; empty for all, [`NetworkDestination::NO_PORTS`] for none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<u16>,
+    #[serde(default, skip_serializing_if = "TcpPorts::are_all")]
+    pub ports: TcpPorts,
     /// UDP ports that policy allows; empty for none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub udp_ports: Vec<u16>,
 }
 
-impl NetworkDestination {
-    /// Stands for no TCP port at all, where an empty list stands for all of them: port 0 is reserved (RFC 6335, section 6) and
-    /// nobody can dial it. An agent that does not know this meaning refuses TCP all the same.
-    pub const NO_PORTS: [u16; 1] = [0];
+/// TCP ports of a network that policy allows.
+///
+/// On the wire this is a list, and an empty or absent one means all of them. "None" came later, as the list of port 0 alone: that is
+/// reserved (RFC 6335, section 6) and nobody can dial it, so an agent that takes it for a port refuses TCP all the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<u16>", into = "Vec<u16>")]
+pub enum TcpPorts {
+    #[default]
+    All,
+    None,
+    /// These; never empty, and never port 0.
+    Only(Vec<u16>),
+}
+
+impl TcpPorts {
+    /// These ports; none of them when there are none.
+    pub fn only(mut ports: Vec<u16>) -> Self {
+        ports.retain(|port| *port != 0);
+        if ports.is_empty() {
+            Self::None
+        } else {
+            Self::Only(ports)
+        }
+    }
+
+    const fn are_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+}
+
+impl From<Vec<u16>> for TcpPorts {
+    fn from(listed: Vec<u16>) -> Self {
+        if listed.is_empty() {
+            Self::All
+        } else {
+            Self::only(listed)
+        }
+    }
+}
+
+impl From<TcpPorts> for Vec<u16> {
+    fn from(ports: TcpPorts) -> Self {
+        match ports {
+            TcpPorts::All => Self::new(),
+            TcpPorts::None => vec![0],
+            TcpPorts::Only(ports) => ports,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -188,6 +231,32 @@ mod tests {
         let json = serde_json::to_string(&tunnel).unwrap();
         assert!(json.contains(r#""dns_suffixes":["svc.cluster.local"]"#), "{json}");
         assert_eq!(serde_json::from_str::<Tunnel>(&json).unwrap(), tunnel);
+    }
+
+    #[test]
+    fn a_networks_ports_are_all_none_or_some_and_older_ends_understand_the_lists() {
+        for (ports, json) in [
+            (TcpPorts::All, r#"{"network":"10.0.0.0/8"}"#),
+            (TcpPorts::None, r#"{"network":"10.0.0.0/8","ports":[0]}"#),
+            (TcpPorts::only(vec![]), r#"{"network":"10.0.0.0/8","ports":[0]}"#),
+            (
+                TcpPorts::only(vec![22, 443]),
+                r#"{"network":"10.0.0.0/8","ports":[22,443]}"#,
+            ),
+        ] {
+            let destination = NetworkDestination {
+                network: "10.0.0.0/8".to_owned(),
+                ports,
+                udp_ports: Vec::new(),
+            };
+            assert_eq!(serde_json::to_string(&destination).unwrap(), json);
+            assert_eq!(
+                serde_json::from_str::<NetworkDestination>(json).unwrap(),
+                destination
+            );
+        }
+        assert_eq!(TcpPorts::from(vec![]), TcpPorts::All);
+        assert_eq!(TcpPorts::from(vec![0, 22]), TcpPorts::Only(vec![22]));
     }
 
     #[test]

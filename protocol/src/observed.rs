@@ -178,6 +178,8 @@ pub struct TunnelStatus {
     /// What stands in the way, for people: `a captive portal answers in place of the gateway`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
+    #[serde(default, skip_serializing_if = "TunnelStart::is_granted")]
+    pub start: TunnelStart,
 }
 
 impl TunnelStatus {
@@ -196,13 +198,28 @@ impl TunnelStatus {
             carrier: None,
             path: None,
             obstacle: None,
+            start: TunnelStart::default(),
         }
     }
+}
 
-    /// Whether the tunnel could not even be started, and why: then nobody asks the gateway anything.
-    pub fn start_refused(&self) -> Option<&str> {
-        let is_refused = self.phase == TunnelPhase::Down && self.tcp_stack_reason.is_none();
-        self.obstacle.as_deref().filter(|_| is_refused)
+/// Whether the machine lets the tunnel be started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunnelStart {
+    /// It does, as far as it was tried. An agent that says nothing does not tell.
+    #[default]
+    Granted,
+    /// It does not, and nobody asks the gateway anything; the obstacle says why.
+    Refused,
+    #[serde(other)]
+    Unknown,
+}
+
+impl TunnelStart {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    const fn is_granted(&self) -> bool {
+        matches!(self, Self::Granted)
     }
 }
 
@@ -366,5 +383,27 @@ impl Health {
             Self::Idle => "idle",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_start_is_said_and_who_says_nothing_was_not_refused() {
+        let mut status = TunnelStatus::new(TunnelPhase::Down, Timestamp::UNIX_EPOCH, "auto");
+        let older = serde_json::to_string(&status).unwrap();
+        assert!(!older.contains("start"), "{older}");
+        assert_eq!(serde_json::from_str::<TunnelStatus>(&older).unwrap(), status);
+        status.start = TunnelStart::Refused;
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(json.contains(r#""start":"refused""#), "{json}");
+        assert_eq!(serde_json::from_str::<TunnelStatus>(&json).unwrap(), status);
+        let newer = json.replace("refused", "postponed");
+        assert_eq!(
+            serde_json::from_str::<TunnelStatus>(&newer).unwrap().start,
+            TunnelStart::Unknown
+        );
     }
 }

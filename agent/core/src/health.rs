@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use orfe_protocol::observed::{
     Check, CheckCode, CheckOutcome, Docker, Health, ProvisionerState, ProvisionerStatus, TunnelPhase,
-    TunnelStatus,
+    TunnelStart, TunnelStatus,
 };
 
 pub use self::terraform::{TERRAFORM_MIN, Terraform, read_terraform_version};
@@ -142,9 +142,11 @@ pub fn verdict(checks: &[Check], provisioners_wanted: u8) -> Health {
 }
 
 fn tunnel(status: Option<&TunnelStatus>) -> Finding {
-    if let Some(reason) = status.and_then(TunnelStatus::start_refused) {
+    if status.is_some_and(|status| status.start == TunnelStart::Refused) {
+        let obstacle = status.and_then(|status| status.obstacle.clone());
         // It says what there is to do, too.
-        return Finding::new(CheckOutcome::Failed, reason.to_owned());
+        let reason = obstacle.unwrap_or_else(|| "the tunnel cannot be started".to_owned());
+        return Finding::new(CheckOutcome::Failed, reason);
     }
     let obstacle = status.and_then(|status| status.obstacle.as_deref());
     let named =

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use orfe_protocol::desired::{NamedDestination, NetworkDestination};
+use orfe_protocol::desired::{NamedDestination, NetworkDestination, TcpPorts};
 use orfe_protocol::name::HostName;
 use orfe_protocol::tag::Tags;
 use orfe_store::{Peer, Subnet, Ula};
@@ -136,11 +136,9 @@ impl SitePolicy {
                 network: network.to_string(),
                 // A network for UDP alone is told, too: what a device does not know of, it would send directly.
                 ports: if tcp.is_all() {
-                    Vec::new()
-                } else if tcp.is_empty() {
-                    NetworkDestination::NO_PORTS.to_vec()
+                    TcpPorts::All
                 } else {
-                    tcp.list()
+                    TcpPorts::only(tcp.list())
                 },
                 udp_ports: entry.udp_ports.list(),
             })

@@ -86,7 +86,7 @@ pub(crate) use self::door::{Refused, ask};
 pub use self::forward::{Forward, ForwardConfig};
 pub use self::outlet::{OpenStream, Outlet};
 pub use self::refusal::Refusal;
-pub use self::routes::{Route, Routes, Transport, TunnelWanted};
+pub use self::routes::{NetworkPorts, Route, Routes, Transport, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};
 pub use self::upstream::{UpstreamProxy, UpstreamProxyError};
 use crate::dial::Dialer;

@@ -95,10 +95,11 @@ fn a_tunnel_that_cannot_be_started_says_why_and_does_not_blame_the_gateway() {
     let refused = TunnelStatus {
         phase: TunnelPhase::Down,
         obstacle: Some(reason.to_owned()),
+        start: TunnelStart::Refused,
         ..up()
     };
     let unanswered = TunnelStatus {
-        tcp_stack_reason: Some("the configuration fixes it".to_owned()),
+        start: TunnelStart::Granted,
         ..refused.clone()
     };
     let (health, checks) = judge(|o| o.tunnel = Some(refused));

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use orfe_core::agent::Input;
 use orfe_protocol::desired::Tunnel as Desired;
-use orfe_protocol::observed::{TunnelMode, TunnelPhase, TunnelStatus};
+use orfe_protocol::observed::{TunnelMode, TunnelPhase, TunnelStart, TunnelStatus};
 use orfe_tunnel::dial::Dialer;
 use orfe_tunnel::{
     AllowedIp, Phase, PrivateKey, PublicKey, TcpStack, Tunnel, TunnelConfig, TunnelError, TunnelPeer,
@@ -169,6 +169,7 @@ async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> (Tunnel, Ve
         let waiting = TunnelStatus {
             addresses: desired.addresses.clone(),
             obstacle: failures.last.as_ref().map(|last| last.text().to_owned()),
+            start: failures.start(),
             mode: ends.mode(),
             ..TunnelStatus::new(failures.phase(), since, ends.wanted_stack())
         };
@@ -250,11 +251,18 @@ impl Failures {
         self.pause
     }
 
+    fn start(&self) -> TunnelStart {
+        match self.last {
+            Some(NotStarted::Refused(_)) => TunnelStart::Refused,
+            Some(NotStarted::Unresolved(_)) | None => TunnelStart::Granted,
+        }
+    }
+
     /// What is refused is down; nobody waits for the gateway then.
     fn phase(&self) -> TunnelPhase {
-        match self.last {
-            Some(NotStarted::Refused(_)) => TunnelPhase::Down,
-            Some(NotStarted::Unresolved(_)) | None => TunnelPhase::Connecting,
+        match self.start() {
+            TunnelStart::Refused => TunnelPhase::Down,
+            TunnelStart::Granted | TunnelStart::Unknown => TunnelPhase::Connecting,
         }
     }
 }
@@ -342,7 +350,10 @@ mod tests {
         let (first, rest) = attempts.split_first().unwrap();
         assert_eq!(*first, (true, 2));
         assert_eq!(rest, [4, 8, 16, 32, 60, 60].map(|pause| (false, pause)));
-        assert_eq!(failures.phase(), TunnelPhase::Down);
+        assert_eq!(
+            (failures.phase(), failures.start()),
+            (TunnelPhase::Down, TunnelStart::Refused)
+        );
         assert!(failures.is_news(&refused("no memory")));
         assert_eq!(failures.add(refused("no memory")), RETRY, "another reason");
     }

@@ -74,7 +74,7 @@ fn told(site: &SitePolicy, who: Who<'_>) -> String {
         .iter()
         .map(|(name, to)| format!("{name}{:?}{:?}", to.ports, to.udp_ports));
     let networks = site.networks(who);
-    let networks = networks.iter().map(|to| format!("{}{:?}", to.network, to.ports));
+    let networks = networks.iter().map(|to| format!("{}:{:?}", to.network, to.ports));
     names.chain(networks).collect::<Vec<_>>().join(" ")
 }
 
@@ -90,7 +90,7 @@ fn each_is_told_what_holds_for_it() {
         ),
         (
             tags(&["team=ops"]),
-            "coder.internal[22, 443][] data.internal[443, 8000, 8001, 8002][53] 10.20.0.0/16[]",
+            "coder.internal[22, 443][] data.internal[443, 8000, 8001, 8002][53] 10.20.0.0/16:All",
         ),
     ] {
         assert_eq!(told(&site, Who::Device(&device)), expected, "{device}");
@@ -98,12 +98,12 @@ fn each_is_told_what_holds_for_it() {
     let alice = person("alice", None);
     assert_eq!(
         told(&site, Who::Person(&alice)),
-        "coder.internal[443][] data.internal[443, 8000, 8001, 8002][53] 10.20.0.0/16[]"
+        "coder.internal[443][] data.internal[443, 8000, 8001, 8002][53] 10.20.0.0/16:All"
     );
     let bob = person("bob", None);
     assert_eq!(
         told(&site, Who::Person(&bob)),
-        "coder.internal[443][] 10.20.0.0/16[]"
+        "coder.internal[443][] 10.20.0.0/16:All"
     );
     let narrow = person("alice", Some(&["coder.internal"]));
     assert_eq!(told(&site, Who::Person(&narrow)), "coder.internal[443][]");
@@ -124,16 +124,16 @@ network = "10.40.0.0/24"
 ports = [443]
 "#,
     );
-    let network = |network: &str, ports: &[u16], udp_ports: &[u16]| NetworkDestination {
+    let network = |network: &str, ports: TcpPorts, udp_ports: &[u16]| NetworkDestination {
         network: network.to_owned(),
-        ports: ports.to_vec(),
+        ports,
         udp_ports: udp_ports.to_vec(),
     };
     assert_eq!(
         site.networks(Who::Device(&tags(&[]))),
         [
-            network("10.30.0.0/24", &NetworkDestination::NO_PORTS, &[53, 5000, 5001]),
-            network("10.40.0.0/24", &[443], &[]),
+            network("10.30.0.0/24", TcpPorts::None, &[53, 5000, 5001]),
+            network("10.40.0.0/24", TcpPorts::Only(vec![443]), &[]),
         ]
     );
 }

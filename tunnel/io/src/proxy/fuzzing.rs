@@ -17,7 +17,7 @@ use super::receive::read_head;
 use super::routes::{Decision, Transport, Way};
 use super::socks::wire;
 use super::target::{Host, Target};
-use super::{Routes, TunnelWanted};
+use super::{NetworkPorts, Routes, TunnelWanted};
 
 const NAME: &str = "coder.demo.internal";
 const SUFFIX: &str = "svc.cluster.local";
@@ -98,7 +98,7 @@ fn check_way(target: &Target) {
     let added = routes.add_name(NAME, INNER.into(), [443]);
     assert!(added.is_ok(), "the table's own name");
     if let Ok(network) = "10.20.0.0/16".parse() {
-        routes.add_network(network, [], [53]);
+        routes.add_network(network, NetworkPorts::All, [53]);
     }
     let added = routes.add_suffix(SUFFIX);
     assert!(added.is_ok(), "the table's own suffix");

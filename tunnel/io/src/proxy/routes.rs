@@ -64,10 +64,30 @@ struct PolicyName {
 #[derive(Debug, Clone)]
 struct PolicyNetwork {
     network: AllowedIp,
-    /// Empty for all.
-    ports: BTreeSet<u16>,
-    /// Empty for none.
+    ports: NetworkPorts,
     udp_ports: BTreeSet<u16>,
+}
+
+/// TCP ports of a network that may be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkPorts {
+    All,
+    /// These and no others, be they none.
+    Only(BTreeSet<u16>),
+}
+
+impl NetworkPorts {
+    /// These and no others.
+    pub fn of(ports: impl IntoIterator<Item = u16>) -> Self {
+        Self::Only(ports.into_iter().collect())
+    }
+
+    fn contain(&self, port: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ports) => ports.contains(&port),
+        }
+    }
 }
 
 /// What is to be carried.
@@ -160,17 +180,16 @@ impl Routes {
         }
     }
 
-    /// Adds a network that is reached by address. No TCP ports stand for all of them, port 0 alone for none, since nothing can
-    /// be asked for there; no UDP ports stand for none.
+    /// Adds a network that is reached by address, at these ports.
     pub fn add_network(
         &mut self,
         network: AllowedIp,
-        ports: impl IntoIterator<Item = u16>,
+        ports: NetworkPorts,
         udp_ports: impl IntoIterator<Item = u16>,
     ) {
         self.networks.push(PolicyNetwork {
             network,
-            ports: ports.into_iter().collect(),
+            ports,
             udp_ports: udp_ports.into_iter().collect(),
         });
     }
@@ -326,7 +345,7 @@ impl PolicyName {
 impl PolicyNetwork {
     fn allows(&self, port: u16, transport: Transport) -> bool {
         match transport {
-            Transport::Tcp => self.ports.is_empty() || self.ports.contains(&port),
+            Transport::Tcp => self.ports.contain(port),
             Transport::Udp => self.udp_ports.contains(&port),
         }
     }

@@ -23,7 +23,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use orfe_protocol::observed::{
     Carrier, Check, CheckOutcome, Facts, Health, ProvisionerState, ProvisionerStatus, TunnelPhase,
-    TunnelStatus,
+    TunnelStart, TunnelStatus,
 };
 
 use crate::control::status::{Containers, ContainersState, HostGateway, Status};
@@ -238,7 +238,7 @@ fn describe_tunnel(tunnel: &TunnelStatus, now: Timestamp) -> String {
             ),
             None => write!(text, "\nround trip, loss and path MTU are not measured yet"),
         };
-    } else if tunnel.phase != TunnelPhase::Up && tunnel.start_refused().is_none() {
+    } else if tunnel.phase != TunnelPhase::Up && tunnel.start != TunnelStart::Refused {
         text.push_str("\nno way to the gateway answers yet; each is tried in turn");
     }
     if let Some(obstacle) = &tunnel.obstacle {

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use orfe_protocol::desired::Tunnel;
-use orfe_tunnel::proxy::{Routes, TunnelWanted, UpstreamProxy};
+use orfe_protocol::desired::{TcpPorts, Tunnel};
+use orfe_tunnel::proxy::{NetworkPorts, Routes, TunnelWanted, UpstreamProxy};
 
 /// Names of policy, and those below the suffixes of the gateway's DNS, go through the tunnel, or nowhere;
 /// everything else through the owner's proxy, if there is one.
@@ -25,11 +25,7 @@ pub(super) fn routes(tunnel: Option<&Tunnel>, owners_proxy: Option<UpstreamProxy
     }
     for entry in tunnel.iter().flat_map(|tunnel| &tunnel.networks) {
         match entry.network.parse() {
-            Ok(network) => routes.add_network(
-                network,
-                entry.ports.iter().copied(),
-                entry.udp_ports.iter().copied(),
-            ),
+            Ok(network) => routes.add_network(network, ports(&entry.ports), entry.udp_ports.iter().copied()),
             Err(error) => {
                 tracing::warn!(network = entry.network, %error, "a network of the policy cannot be used");
             }
@@ -52,6 +48,14 @@ pub(super) fn routes(tunnel: Option<&Tunnel>, owners_proxy: Option<UpstreamProxy
     }
     routes.set_upstream_proxy(owners_proxy);
     routes
+}
+
+fn ports(ports: &TcpPorts) -> NetworkPorts {
+    match ports {
+        TcpPorts::All => NetworkPorts::All,
+        TcpPorts::None => NetworkPorts::of([]),
+        TcpPorts::Only(ports) => NetworkPorts::of(ports.iter().copied()),
+    }
 }
 
 /// The inner addresses of both ends, and the registry's, should the gateway have it elsewhere.

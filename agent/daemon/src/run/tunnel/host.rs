@@ -215,7 +215,7 @@ mod tests {
         for network in ["10.0.0.0/8", "192.0.2.0/24", "10.0.0.0/8", "fd00::/8"] {
             desired.networks.push(orfe_protocol::desired::NetworkDestination {
                 network: network.to_owned(),
-                ports: vec![],
+                ports: orfe_protocol::desired::TcpPorts::All,
                 udp_ports: vec![],
             });
         }

@@ -154,7 +154,11 @@ fn of_the_addresses_of_a_name_those_in_policys_networks_are_dialled() {
     let mut routes = routes(TunnelWanted::Wanted);
     routes.add_suffix("svc.cluster.local").expect("suffix");
     routes.set_dns_servers(["100.127.0.1".parse().expect("address")]);
-    routes.add_network("10.96.0.0/16".parse().expect("network"), [443, 5432], [53]);
+    routes.add_network(
+        "10.96.0.0/16".parse().expect("network"),
+        NetworkPorts::of([443, 5432]),
+        [53],
+    );
     let reach = |target: &str, transport, found: &[&str]| {
         let decision = routes.decide(&Target::parse(target, None).expect(target), transport);
         let Decision::Go(Way::Lookup(lookup)) = decision else {
@@ -239,11 +243,23 @@ fn with_networks(tunnel: TunnelWanted) -> Routes {
     let mut routes = with_proxy(tunnel);
     routes.allow_datagrams("CODER.demo.internal", [3478]);
     routes.allow_datagrams("unknown.demo.internal", [53]);
-    routes.add_network("10.20.0.0/16".parse().expect("network"), [], [53]);
-    routes.add_network("10.20.5.0/24".parse().expect("network"), [], [5353]);
-    routes.add_network("fd00:5::/32".parse().expect("network"), [22, 443], []);
+    routes.add_network("10.20.0.0/16".parse().expect("network"), NetworkPorts::All, [53]);
+    routes.add_network(
+        "10.20.5.0/24".parse().expect("network"),
+        NetworkPorts::All,
+        [5353],
+    );
+    routes.add_network(
+        "fd00:5::/32".parse().expect("network"),
+        NetworkPorts::of([22, 443]),
+        [],
+    );
     // For datagrams alone.
-    routes.add_network("10.30.0.0/16".parse().expect("network"), [0], [53]);
+    routes.add_network(
+        "10.30.0.0/16".parse().expect("network"),
+        NetworkPorts::of([]),
+        [53],
+    );
     routes
 }
 

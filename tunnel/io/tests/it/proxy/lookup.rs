@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use orfe_tunnel::proxy::{Event, Limits, Route, Routes, TunnelWanted};
+use orfe_tunnel::proxy::{Event, Limits, NetworkPorts, Route, Routes, TunnelWanted};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -80,8 +80,16 @@ fn table() -> Routes {
     let mut table = routes(TunnelWanted::Wanted);
     table.add_suffix("svc.cluster.local").expect("suffix");
     table.set_dns_servers([INNER.into()]);
-    table.add_network("10.96.0.0/16".parse().expect("network"), [5432], []);
-    table.add_network("fd10:96::/64".parse().expect("network"), [5432], []);
+    table.add_network(
+        "10.96.0.0/16".parse().expect("network"),
+        NetworkPorts::of([5432]),
+        [],
+    );
+    table.add_network(
+        "fd10:96::/64".parse().expect("network"),
+        NetworkPorts::of([5432]),
+        [],
+    );
     table
 }
 

@@ -89,6 +89,7 @@ fn a_tunnel_that_cannot_be_started_tries_no_way_and_says_why() {
         "namespace",
     );
     tunnel.obstacle = Some("the tunnel cannot be started: no namespace (allow it)".into());
+    tunnel.start = TunnelStart::Refused;
     status.tunnel = Some(tunnel.clone());
     insta::assert_snapshot!(page(&status).lines().skip(3).take(3).collect::<Vec<_>>().join("\n"), @r"
     tunnel       down for 3 min, no handshake yet
@@ -96,7 +97,7 @@ fn a_tunnel_that_cannot_be_started_tries_no_way_and_says_why() {
                  ! the tunnel cannot be started: no namespace (allow it)
     ");
     // A started one that nothing answers does try.
-    tunnel.tcp_stack_reason = Some("the configuration fixes it".into());
+    tunnel.start = TunnelStart::Granted;
     status.tunnel = Some(tunnel);
     assert!(page(&status).contains("each is tried in turn"));
 }
