@@ -320,6 +320,12 @@ impl<E: Engine> Node<E> {
         self.segment_mtu = mtu.min(self.mtu);
     }
 
+    /// How many peers it knows.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
     /// Largest inner packet in bytes.
     #[must_use]
     pub fn mtu(&self) -> usize {

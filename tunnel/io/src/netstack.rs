@@ -28,6 +28,7 @@ mod budget;
 mod connection;
 mod datagrams;
 mod device;
+mod due;
 mod exchange;
 mod flow;
 #[cfg(target_os = "linux")]
@@ -255,7 +256,7 @@ impl<C: Send + 'static> Netstack<C> {
             sent: Sent::default(),
             blocked: false,
             packets: Batch::new(),
-            node_due: Some(now),
+            due: due::Due::new(now),
             published: now,
             unpublished: true,
         };

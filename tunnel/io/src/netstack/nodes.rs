@@ -207,6 +207,11 @@ impl Nodes {
         Some(event)
     }
 
+    /// How many peers there are.
+    pub(super) fn peers(&self) -> usize {
+        self.first.peers()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let second = self.second.as_ref().and_then(|second| second.node.poll_timeout());
         let both = self.first.poll_timeout().into_iter().chain(second);

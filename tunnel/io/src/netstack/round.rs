@@ -10,6 +10,7 @@ use mio::{Events, Poll, Token};
 use orfe_tunnel_core::{Batch, PeerId};
 use tokio::sync::mpsc;
 
+use super::due::Due;
 use super::{Ends, Front, KernelStack, Link, Wake};
 use crate::udp::{ReceiveBuffers, Sent, UdpPort};
 
@@ -53,8 +54,7 @@ pub(super) struct Round<F: Front> {
     /// The socket took no more when it was last tried.
     pub(super) blocked: bool,
     pub(super) packets: Batch<PeerId>,
-    /// When the node's timers are due.
-    pub(super) node_due: Option<Instant>,
+    pub(super) due: Due,
     pub(super) published: Instant,
     pub(super) unpublished: bool,
 }
@@ -119,19 +119,14 @@ impl<F: Front> Round<F> {
         if let Some(kernel) = &mut self.ends.kernel {
             kernel.flush();
         }
-        if is_changed || self.node_due.is_none_or(|due| due <= now) {
+        if self.due.take(now) {
             self.ends.node.handle_timeout(now, &mut self.ends.out);
-            is_changed = true;
         }
         self.egress(now);
         while let Some(event) = self.ends.node.poll_event() {
             self.front.handle_event(event);
             self.unpublished = true;
             is_changed = true;
-        }
-        if is_changed {
-            // The node asks all of its peers, so it is asked only when the answer may be another.
-            self.node_due = self.ends.node.poll_timeout().map(|(at, _reason)| at);
         }
         while let Some(flow) = self.ends.stack.poll_closed() {
             self.front.handle_closed(flow);
@@ -142,6 +137,12 @@ impl<F: Front> Round<F> {
             self.unpublished = true;
         }
         self.publish(is_due, now);
+        if is_changed {
+            self.due.note_change();
+        }
+        let node = &self.ends.node;
+        self.due
+            .ask(node.peers(), now, || node.poll_timeout().map(|(at, _reason)| at));
     }
 
     fn rebind(&mut self) {
@@ -241,7 +242,7 @@ impl<F: Front> Round<F> {
             self.published = now;
             if std::mem::take(&mut self.unpublished) {
                 // What was sent and received has timers of its own, in whole seconds.
-                self.node_due = self.ends.node.poll_timeout().map(|(at, _reason)| at);
+                self.due.note_change();
             }
         }
     }
@@ -251,7 +252,7 @@ impl<F: Front> Round<F> {
         if self.readable || (kernel_is_readable && !self.blocked) {
             return Duration::ZERO;
         }
-        let due = [self.node_due, self.front.poll_timeout()]
+        let due = [self.due.poll_timeout(), self.front.poll_timeout()]
             .into_iter()
             .flatten()
             .min();

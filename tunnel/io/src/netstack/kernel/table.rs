@@ -4,7 +4,7 @@
 //! other end's FIN, and the acknowledgement of ours. A connection that ends otherwise (a path that is gone) is over after a
 //! silence in both directions.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Number;
@@ -14,22 +14,24 @@ use crate::netstack::flow::Flow;
 /// Silence after which a connection that was left is over. The kernel's retransmissions may come to lie a minute apart.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Connections that were left and are not over. Beyond, the one that was left first is forgotten: its end does not hear what
-/// it had yet to hear. An orderly end takes one round trip here, so these are the ones of paths that are gone.
+/// Connections that were left and are not over. Beyond, the one that has been silent longest is forgotten: its end does not hear
+/// what it had yet to hear. An orderly end takes as long as the peer takes to read what is on its way, so these are the ones of
+/// slow readers and of paths that are gone.
 const MAX_LEFT: usize = 4096;
 
 /// One connection.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "five facts that come in any order and do not follow from one another"
+    reason = "four facts that come in any order and do not follow from one another"
 )]
 pub(super) struct Carried {
     /// As the peer sees it.
     pub(super) flow: Flow,
     /// When a packet passed last.
     last: Instant,
-    is_left: bool,
+    /// It was left, and at this time it is looked whether it has been silent.
+    left: Option<Instant>,
     /// Nobody waits to hear that it is over.
     is_disowned: bool,
     has_reset: bool,
@@ -43,15 +45,15 @@ pub(super) struct Carried {
 pub(super) struct Table {
     carried: HashMap<Number, Carried>,
     last: Option<Number>,
-    /// Those that were left, in the order in which they are to be looked at.
-    left: VecDeque<(Instant, Number)>,
+    /// Those that were left and are not over, in the order in which they are to be looked at.
+    left: BTreeSet<(Instant, Number)>,
     disowned: usize,
     over: VecDeque<(Flow, Number)>,
 }
 
 impl Carried {
     pub(super) fn is_left(&self) -> bool {
-        self.is_left
+        self.left.is_some()
     }
 
     pub(super) fn note_incoming(&mut self, segment: &Segment, now: Instant) {
@@ -74,7 +76,7 @@ impl Carried {
     }
 
     fn is_over(&self) -> bool {
-        self.is_left && (self.has_reset || (self.peer_has_ended && self.our_end_has_arrived))
+        self.is_left() && (self.has_reset || (self.peer_has_ended && self.our_end_has_arrived))
     }
 }
 
@@ -92,7 +94,7 @@ impl Table {
             Carried {
                 flow,
                 last: now,
-                is_left: false,
+                left: None,
                 is_disowned: false,
                 has_reset: false,
                 peer_has_ended: false,
@@ -118,15 +120,16 @@ impl Table {
 
     /// The connection has no stream any more.
     pub(super) fn leave(&mut self, number: Number, now: Instant) {
-        let Some(carried) = self.carried.get_mut(&number).filter(|carried| !carried.is_left) else {
+        let Some(carried) = self.carried.get_mut(&number).filter(|carried| !carried.is_left()) else {
             return;
         };
-        carried.is_left = true;
+        let look_at = now + SILENCE;
+        carried.left = Some(look_at);
         carried.last = carried.last.max(now);
-        self.left.push_back((now + SILENCE, number));
+        self.left.insert((look_at, number));
         self.settle(number);
         if self.left.len() > MAX_LEFT
-            && let Some((_, first)) = self.left.pop_front()
+            && let Some((_, first)) = self.left.first().copied()
         {
             self.finish(first);
         }
@@ -163,6 +166,9 @@ impl Table {
         let Some(carried) = self.carried.remove(&number) else {
             return;
         };
+        if let Some(look_at) = carried.left {
+            self.left.remove(&(look_at, number));
+        }
         if carried.is_disowned {
             self.disowned -= 1;
         } else {
@@ -172,19 +178,15 @@ impl Table {
 
     /// The next connection that is over, be it by silence.
     pub(super) fn poll_over(&mut self, now: Instant) -> Option<(Flow, Number)> {
-        while let Some((at, number)) = self.left.front().copied() {
-            let since = self.carried.get(&number).map(|carried| carried.last + SILENCE);
-            match since {
-                Some(_) if at > now => break,
-                Some(since) if since > now => {
-                    self.left.pop_front();
-                    self.left.push_back((since, number));
+        while let Some((at, number)) = self.left.first().copied().filter(|(at, _)| *at <= now) {
+            self.left.remove(&(at, number));
+            match self.carried.get_mut(&number) {
+                Some(carried) if carried.last + SILENCE > now => {
+                    let look_at = carried.last + SILENCE;
+                    carried.left = Some(look_at);
+                    self.left.insert((look_at, number));
                 }
-                Some(_) => {
-                    self.left.pop_front();
-                    self.finish(number);
-                }
-                None => drop(self.left.pop_front()),
+                _ => self.finish(number),
             }
         }
         self.over.pop_front()
@@ -291,6 +293,29 @@ mod tests {
         assert_eq!(number, first, "its number is free again");
         table.last = Some(Number((1 << 24) - 1));
         assert_ne!(table.insert(flow(2), now), number);
+    }
+
+    #[test]
+    fn one_that_ends_slowly_outlives_any_number_that_end_in_order() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let slow = table.insert(flow(1), now);
+        table.leave(slow, now);
+        for port in 0..=2 * MAX_LEFT {
+            let number = table.insert(flow(port as u16), now);
+            let carried = table.get_mut(number).unwrap();
+            carried.note_incoming(&fin(9), now);
+            carried.note_outgoing(&fin(9), now);
+            carried.note_incoming(&ack(9), now);
+            table.leave(number, now);
+            assert_eq!(table.poll_over(now), Some((flow(port as u16), number)));
+        }
+        assert!(
+            table.get(slow).is_some(),
+            "its end has yet to hear what is on its way"
+        );
+        assert_eq!(table.left.len(), 1);
+        assert_eq!(table.poll_over(now + SILENCE), Some((flow(1), slow)));
+        assert!(table.left.is_empty());
     }
 
     #[test]
