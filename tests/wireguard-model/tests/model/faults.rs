@@ -227,10 +227,16 @@ fn handshake_limits_are_refilled_by_time_alone_without_peers_and_timers() {
             stranger.rehandshake(&key, base + time, &mut asked);
             let mut batch = Batch::new();
             let initiation = asked.iter().last().map(|(datagram, _)| datagram.to_vec());
-            batch.push(&initiation.unwrap_or_default(), SocketAddr::from(([192, 0, 2, 9], port)));
+            batch.push(
+                &initiation.unwrap_or_default(),
+                SocketAddr::from(([192, 0, 2, 9], port)),
+            );
             gateway.handle_datagrams(&batch, base + time, &mut packets, &mut out);
         }
         let drops = gateway.drops();
-        assert_eq!((drops.unknown_peer, drops.limited), (3 * (second + 1), 2 * (second + 1)));
+        assert_eq!(
+            (drops.unknown_peer, drops.limited),
+            (3 * (second + 1), 2 * (second + 1))
+        );
     }
 }

@@ -70,7 +70,10 @@ fn with_nothing_open_a_kept_session_falls_silent_and_a_packet_of_the_device_need
         assert!(world.delivered.contains_key(&up), "after {idle} s");
         let down = world.send(GATEWAY, 100);
         world.advance(Duration::from_millis(100));
-        assert!(world.delivered.contains_key(&down), "the gateway knows the way again");
+        assert!(
+            world.delivered.contains_key(&down),
+            "the gateway knows the way again"
+        );
     }
 }
 
@@ -105,7 +108,10 @@ fn a_gateway_that_is_gone_is_asked_for_ever_though_nothing_is_open() {
     assert!(world.stats(DEVICE).unanswered_since.is_some());
     world.network.weather = Weather::default();
     world.advance(Duration::from_secs(36));
-    assert!(world.stats(DEVICE).unanswered_since.is_none(), "it is back by itself");
+    assert!(
+        world.stats(DEVICE).unanswered_since.is_none(),
+        "it is back by itself"
+    );
     world.advance(Duration::from_secs(200));
     let said = world.network.carried();
     world.advance(Duration::from_secs(600));
@@ -210,7 +216,10 @@ fn timers_wake_nobody_for_nothing() {
     world.advance(Duration::from_secs(3_600));
     let timers = world.ends[DEVICE].timers;
     // A keepalive each 25 s and a renewal each two minutes.
-    assert!((144..=300).contains(&timers), "{timers} for a session that is kept");
+    assert!(
+        (144..=300).contains(&timers),
+        "{timers} for a session that is kept"
+    );
 
     let mut world = World::new(KEEPALIVE, None);
     world.set_in_use(false);
@@ -258,7 +267,15 @@ fn who_has_nothing_to_answer_says_so_after_10_s() {
 
 #[test]
 fn an_old_session_is_renewed_when_it_is_used_and_never_used_when_it_is_too_old() {
-    for (age, again) in [(100, 1), (130, 2), (175, 2), (179, 2), (181, 2), (300, 2), (700, 2)] {
+    for (age, again) in [
+        (100, 1),
+        (130, 2),
+        (175, 2),
+        (179, 2),
+        (181, 2),
+        (300, 2),
+        (700, 2),
+    ] {
         let mut world = World::new(None, None);
         world.send(DEVICE, 100);
         world.advance(Duration::from_secs(age));
