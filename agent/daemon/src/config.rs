@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use orfe_platform::paths::{Environment, PathError, Places, check_socket_path};
 use orfe_tunnel::TcpStack;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub(crate) use self::containers::{Containers, DoorChoice, Enabled as ContainersEnabled, HostGateway};
 use self::http_proxy::HttpProxy;
@@ -97,7 +97,7 @@ pub(crate) struct Config {
 }
 
 /// Form of the daemon's own log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     Human,
@@ -110,6 +110,12 @@ impl LogFormat {
             Self::Human => "human",
             Self::Json => "json",
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for LogFormat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        words::one_of(deserializer, &[Self::Human, Self::Json], Self::as_str)
     }
 }
 
@@ -190,12 +196,9 @@ impl Config {
         check_control(&control)?;
         let coder = coder_program(path(variable("ORFE_CODER_BIN")), raw.provisioner.coder)?;
         let tcp_stack = text("ORFE_TCP_STACK")?
-            .map(|name| words::tcp_stack("the variable ORFE_TCP_STACK", &name))
+            .map(|name| words::tcp_stack(&name))
             .transpose()?;
-        let file_tcp_stack = (raw.tunnel.tcp_stack.as_deref())
-            .map(|name| words::tcp_stack(&format!("tunnel.tcp_stack in {}", file.value.display()), name))
-            .transpose()?;
-        let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, &file.value, raw.tunnel.mode)?;
+        let tunnel_mode = tunnel::mode(text("ORFE_TUNNEL")?, raw.tunnel.mode)?;
         let bridges = tunnel::bridges(&file.value, raw.tunnel.bridges)?;
         let (http_proxy, no_proxy) = http_proxy::resolve(&variable, &file.value, raw.http_proxy)?;
         let containers = containers::resolve(text("ORFE_CONTAINERS")?, &file.value, raw.containers)?;
@@ -204,6 +207,7 @@ impl Config {
             .transpose()?;
         let proxy_listen = local::proxy(&file.value, raw.proxy.listen)?;
         let forwards = local::forwards(&file.value, raw.forward)?;
+        local::check_apart(&file.value, proxy_listen, forwards.as_deref().unwrap_or_default())?;
         Ok(Self {
             state,
             control,
@@ -221,7 +225,7 @@ impl Config {
             forwards: pick(None, None, forwards, Vec::new),
             http_proxy,
             no_proxy,
-            tcp_stack: pick(None, tcp_stack, file_tcp_stack, TcpStack::default),
+            tcp_stack: pick(None, tcp_stack, raw.tunnel.tcp_stack, TcpStack::default),
             tunnel_mode,
             split_dns: pick(None, None, raw.tunnel.split_dns, || false),
             bridges: pick(None, None, bridges, || Bridges::Auto),

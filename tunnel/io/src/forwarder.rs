@@ -13,6 +13,9 @@
 //! gateway address or from outside the network. TLS stays end to end: the first message is read for the server's name
 //! and passed on as it came.
 //!
+//! Containers do not take its places from one another: each source address has a share of its own, and what is refused it leaves a
+//! line in the log once a minute at most.
+//!
 //! What can fail: a port may be taken ([`ForwarderError`]); everything later concerns one connection, which is closed.
 
 use std::io;
@@ -20,24 +23,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 #[cfg(unix)]
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::notices::Notices;
+use self::shares::{Place, Shares};
 pub(crate) use self::sniff::fuzzing;
 use self::sniff::{MAX_FIRST_BYTES, Sniff, Speech, sniff};
-use crate::BridgeAddress;
-use crate::proxy::{CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
+use crate::proxy::{ACCEPT_PAUSE, CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
+use crate::{AllowedIp, BridgeAddress};
 
 mod hosts;
+mod notices;
+mod shares;
 mod sniff;
 
 pub use self::hosts::entry as hosts_entry;
@@ -48,50 +54,10 @@ const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(35);
 /// As many connections are served at once; one of a workspace's agent stays open, its other ones are short. More are closed.
 const CONNECTIONS: usize = 1024;
-/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A network of addresses in CIDR notation, from which connections are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in it.
-    fn contains(&self, address: IpAddr) -> bool {
-        let bits = |address: IpAddr| match address {
-            IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
-            IpAddr::V6(address) => (address.to_bits(), 128_u32),
-        };
-        let ((own, width), (other, other_width)) = (bits(self.address), bits(address));
-        width == other_width
-            && u32::from(self.prefix) <= width
-            && (own ^ other)
-                .checked_shr(width - u32::from(self.prefix))
-                .unwrap_or(0)
-                == 0
-    }
-}
-
-impl std::str::FromStr for Network {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (address, prefix) = text
-            .split_once('/')
-            .ok_or("a network is ADDRESS/PREFIX, as in 172.18.0.0/16")?;
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| "a network begins with an IP address")?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        match prefix.parse() {
-            Ok(prefix) if prefix <= most => Ok(Self { address, prefix }),
-            _ => Err("a network ends with a prefix length of 0 to 32, or 128 for IPv6"),
-        }
-    }
-}
+/// As many of them may come from one address, which is one container's: a quarter, so that it takes four containers that mean
+/// harm to lock the others out, and far more than one workspace has open. Who may take further addresses (`CAP_NET_ADMIN`) or
+/// forge packets in a container has as many shares as it has addresses.
+const OF_ONE_SOURCE: usize = CONNECTIONS / 4;
 
 /// What a forwarder is started with.
 #[derive(Debug, Clone)]
@@ -103,7 +69,7 @@ pub struct ForwarderConfig {
     /// Whom to ask.
     pub agent: Agent,
     /// Connections are taken from these networks alone.
-    pub from: Vec<Network>,
+    pub from: Vec<AllowedIp>,
     /// Addresses in those networks that are not containers: the networks' gateways, which are the host.
     pub except: Vec<IpAddr>,
 }
@@ -150,7 +116,7 @@ pub struct ForwarderError {
 /// A forwarder that listens and serves nobody yet. Dropping it ends that.
 #[derive(Debug)]
 pub struct Forwarder {
-    config: Arc<ForwarderConfig>,
+    config: ForwarderConfig,
     listeners: Vec<(u16, TcpListener)>,
 }
 
@@ -170,10 +136,7 @@ impl Forwarder {
             let listener = listener.map_err(failed)?;
             listeners.push((listener.local_addr().map_err(failed)?.port(), listener));
         }
-        Ok(Self {
-            config: Arc::new(config),
-            listeners,
-        })
+        Ok(Self { config, listeners })
     }
 
     /// The ports, with those that were chosen.
@@ -183,32 +146,73 @@ impl Forwarder {
 
     /// Serves until `stop` is cancelled; then every connection is closed.
     pub async fn serve(self, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let shared = Arc::new(Shared {
+            config: self.config,
+            shares: Shares::new(CONNECTIONS, OF_ONE_SOURCE),
+            notices: Notices::default(),
+            stop,
+        });
         let tasks = TaskTracker::new();
         for (port, listener) in self.listeners {
-            let accepting = accept(
-                Arc::clone(&self.config),
-                (port, listener),
-                Arc::clone(&slots),
-                tasks.clone(),
-                stop.clone(),
-            );
-            tasks.spawn(accepting);
+            tasks.spawn(accept(Arc::clone(&shared), port, listener, tasks.clone()));
         }
-        stop.cancelled().await;
+        shared.stop.cancelled().await;
         tasks.close();
         tasks.wait().await;
     }
 }
 
-async fn accept(
-    config: Arc<ForwarderConfig>,
-    (port, listener): (u16, TcpListener),
-    slots: Arc<Semaphore>,
-    tasks: TaskTracker,
+/// What every connection's task needs.
+struct Shared {
+    config: ForwarderConfig,
+    shares: Arc<Shares>,
+    notices: Notices,
     stop: CancellationToken,
-) {
-    while let Some(taken) = stop.run_until_cancelled(listener.accept()).await {
+}
+
+impl Shared {
+    /// A place for a connection from `source`.
+    fn admit(&self, source: IpAddr) -> Result<Place, Closed> {
+        let source = source.to_canonical();
+        if !may_use(&self.config, source) {
+            return Err(Closed::Outsider);
+        }
+        self.shares.take(source).ok_or(Closed::TooMany)
+    }
+
+    /// Says why a connection was closed: where people look, as long as that does not fill the log, else for who debugs.
+    fn tell(&self, peer: SocketAddr, port: u16, closed: &Closed) {
+        let may_tell = self.notices.may_tell(peer.ip().to_canonical(), Instant::now());
+        let agent = &self.config.agent;
+        match (may_tell, closed) {
+            (false, _) => tracing::debug!(%peer, port, reason = %closed, "closed a connection"),
+            (true, Closed::NoAgent(_) | Closed::Late) => {
+                tracing::warn!(%peer, port, ?agent, reason = %closed, "closed a connection");
+            }
+            (true, _) => tracing::info!(%peer, port, reason = %closed, "closed a connection"),
+        }
+    }
+}
+
+/// Why a connection was closed before it reached anything.
+#[derive(Debug, thiserror::Error)]
+enum Closed {
+    #[error("it does not come from the network's containers")]
+    Outsider,
+    #[error("too many are open, from that address or in all")]
+    TooMany,
+    #[error("{0}")]
+    NoName(&'static str),
+    #[error("the agent refused `{name}`: {answer}")]
+    Refused { name: String, answer: String },
+    #[error("the agent does not answer: {0}")]
+    NoAgent(io::Error),
+    #[error("the agent did not answer in time")]
+    Late,
+}
+
+async fn accept(shared: Arc<Shared>, port: u16, listener: TcpListener, tasks: TaskTracker) {
+    while let Some(taken) = shared.stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match taken {
             Ok(taken) => taken,
             Err(error) => {
@@ -217,20 +221,20 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            continue;
-        };
-        if !may_use(&config, peer.ip()) {
-            tracing::warn!(%peer, "refused a connection from outside the network's containers");
-            reset(&stream);
-            continue;
+        match shared.admit(peer.ip()) {
+            Ok(place) => {
+                let shared = Arc::clone(&shared);
+                tasks.spawn(async move {
+                    let serving = forward(&shared, stream, peer, port);
+                    shared.stop.run_until_cancelled(serving).await;
+                    drop(place);
+                });
+            }
+            Err(closed) => {
+                shared.tell(peer, port, &closed);
+                reset(&stream);
+            }
         }
-        let (config, stop) = (Arc::clone(&config), stop.clone());
-        tasks.spawn(async move {
-            stop.run_until_cancelled(forward(&config, stream, peer, port))
-                .await;
-            drop(slot);
-        });
     }
 }
 
@@ -252,40 +256,39 @@ fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-async fn forward(config: &ForwarderConfig, mut client: TcpStream, peer: SocketAddr, port: u16) {
+async fn forward(shared: &Shared, mut client: TcpStream, peer: SocketAddr, port: u16) {
     // A late segment costs a round trip; the option is never refused on a live socket.
     let _ = client.set_nodelay(true);
     let (first, name, speech) = match timeout(FIRST_BYTES_WITHIN, first_bytes(&mut client)).await {
         Ok(Ok(found)) => found,
         Ok(Err(reason)) => {
-            tracing::info!(%peer, port, reason, "closed a connection");
+            shared.tell(peer, port, &Closed::NoName(reason));
             return reset(&client);
         }
         Err(_) => return reset(&client),
     };
-    let reached = timeout(ANSWER_WITHIN, reach(&config.agent, &name, port)).await;
-    let reached = match reached {
-        Ok(Ok(reached)) => reached,
+    let reached = timeout(ANSWER_WITHIN, reach(&shared.config.agent, &name, port)).await;
+    let closed = match reached {
+        Ok(Ok(reached)) => {
+            // How it ends is known to the two ends; nobody else asks.
+            let _ = reached.carry(client, &first).await;
+            return;
+        }
         Ok(Err(Refused::Answered(answer))) => {
-            tracing::info!(%peer, %name, port, answer = first_line(&answer), "the agent refused");
             if speech == Speech::Http {
                 let _ = client.write_all(&answer).await;
                 let _ = client.shutdown().await;
-                return;
+            } else {
+                reset(&client);
             }
-            return reset(&client);
+            let answer = first_line(&answer);
+            return shared.tell(peer, port, &Closed::Refused { name, answer });
         }
-        Ok(Err(Refused::Failed(error))) => {
-            tracing::warn!(%error, agent = ?config.agent, "the agent does not answer");
-            return reset(&client);
-        }
-        Err(_) => {
-            tracing::warn!(%name, port, "the agent did not answer in time");
-            return reset(&client);
-        }
+        Ok(Err(Refused::Failed(error))) => Closed::NoAgent(error),
+        Err(_) => Closed::Late,
     };
-    // How it ends is known to the two ends; nobody else asks.
-    let _ = reached.carry(client, &first).await;
+    shared.tell(peer, port, &closed);
+    reset(&client);
 }
 
 /// Reads until the host is known.
@@ -402,16 +405,6 @@ mod tests {
             ("fd00:2::5", false),
         ] {
             assert_eq!(may_use(&config, peer.parse().unwrap()), served, "{peer}");
-        }
-    }
-
-    #[test]
-    fn a_network_is_an_address_and_a_prefix() {
-        let all: Network = "0.0.0.0/0".parse().unwrap();
-        assert!(all.contains("9.9.9.9".parse().unwrap()));
-        assert!(!all.contains("::1".parse().unwrap()));
-        for wrong in ["172.18.0.0", "172.18.0.0/33", "x/8", "::/129", "::/x"] {
-            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
     }
 }

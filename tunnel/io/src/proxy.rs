@@ -38,8 +38,9 @@
 //! to be beaten by as many newcomers as the lobby has places within that moment; on loopback that is a flood of
 //! thousands of connections in some milliseconds, which costs whoever makes it a processor, and a client that loses
 //! tries again. A [`Forward`] has no lobby: there is no credential by which it could tell anybody from anybody, and a client that
-//! says nothing may wait for a server that speaks first. Each forward has places of its own, so that it takes none from the proxy. Neither has
-//! the door for containers, whose only client is the forwarder: what waits there waits in the listener's backlog.
+//! says nothing may wait for a server that speaks first. Each forward has places of its own, so that it takes none from the proxy. The
+//! port of the [`Door`] for containers has a lobby like the proxy's. Its socket has none, since nobody but the forwarder can open it: what
+//! waits there waits in the listener's backlog.
 //!
 //! A resolver is not believed either: an address is checked after resolution, and loopback, link-local and whatever lies
 //! behind the tunnel are never dialled directly. No answer has the status 403, which would stop `coder provisionerd` for good.
@@ -90,6 +91,9 @@ pub use self::routes::{NetworkPorts, Route, Routes, Transport, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};
 pub use self::upstream::{UpstreamProxy, UpstreamProxyError};
 use crate::dial::Dialer;
+
+/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The user name that goes with the credential.
 pub const USER: &str = "orfe";

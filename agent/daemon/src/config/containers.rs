@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Origin, Setting, pick};
+use super::{Origin, Setting, pick, words};
 use crate::failure::{Exit, Failure};
 
 /// What may stand below `[containers]`, and what holds where nothing does.
@@ -23,7 +23,7 @@ pub(crate) struct Containers {
 }
 
 /// Whether workspace containers get a way to Coder through the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Enabled {
     /// Where there is a tunnel and a Docker engine that this user may use.
@@ -32,7 +32,7 @@ pub(crate) enum Enabled {
 }
 
 /// How the forwarder in its container reaches the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum DoorChoice {
     /// By what the engine says of itself.
@@ -44,7 +44,7 @@ pub(crate) enum DoorChoice {
 }
 
 /// Whether the agent listens on the host for containers of the engine's default bridge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum HostGateway {
     On,
@@ -53,7 +53,10 @@ pub(crate) enum HostGateway {
 
 /// The same in the file.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[containers]`"
+)]
 pub(super) struct RawContainers {
     enabled: Option<Enabled>,
     network: Option<String>,
@@ -71,6 +74,12 @@ impl Enabled {
     }
 }
 
+impl<'de> Deserialize<'de> for Enabled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        words::one_of(deserializer, &[Self::Auto, Self::Off], Self::as_str)
+    }
+}
+
 impl DoorChoice {
     const fn as_str(self) -> &'static str {
         match self {
@@ -81,12 +90,24 @@ impl DoorChoice {
     }
 }
 
+impl<'de> Deserialize<'de> for DoorChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        words::one_of(deserializer, &[Self::Auto, Self::Socket, Self::Tcp], Self::as_str)
+    }
+}
+
 impl HostGateway {
     const fn as_str(self) -> &'static str {
         match self {
             Self::On => "on",
             Self::Off => "off",
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for HostGateway {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        words::one_of(deserializer, &[Self::On, Self::Off], Self::as_str)
     }
 }
 

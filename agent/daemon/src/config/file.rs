@@ -3,17 +3,18 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use orfe_tunnel::TcpStack;
 use serde::Deserialize;
 
-use super::LogFormat;
 use super::containers::RawContainers;
 use super::http_proxy::RawHttpProxy;
 use super::tunnel::RawBridges;
+use super::{LogFormat, TunnelMode, words};
 use crate::failure::{Exit, Failure};
 
 /// What may stand in `agent.toml`. Unknown names are errors: a mistyped one would silently do nothing.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "lines of the form `key = value`")]
 pub(super) struct Raw {
     pub(super) state: Option<PathBuf>,
     pub(super) control: Option<PathBuf>,
@@ -34,13 +35,19 @@ pub(super) struct Raw {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[proxy]`"
+)]
 pub(super) struct RawProxy {
     pub(super) listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[[forward]]`"
+)]
 pub(super) struct RawForward {
     pub(super) listen: SocketAddr,
     pub(super) to: String,
@@ -49,7 +56,10 @@ pub(super) struct RawForward {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[provisioner]`"
+)]
 pub(super) struct RawProvisioner {
     pub(super) coder: Option<PathBuf>,
     pub(super) path: Option<String>,
@@ -57,22 +67,49 @@ pub(super) struct RawProvisioner {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[tunnel]`"
+)]
 pub(super) struct RawTunnel {
-    /// A name; see [`orfe_tunnel::TcpStack`].
-    pub(super) tcp_stack: Option<String>,
-    /// A name; see [`super::TunnelMode`].
-    pub(super) mode: Option<String>,
+    #[serde(default, deserialize_with = "words::tcp_stack_of_file")]
+    pub(super) tcp_stack: Option<TcpStack>,
+    pub(super) mode: Option<TunnelMode>,
     pub(super) split_dns: Option<bool>,
     pub(super) bridges: Option<RawBridges>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[log]`"
+)]
 pub(super) struct RawLog {
     pub(super) filter: Option<String>,
     pub(super) format: Option<LogFormat>,
 }
+
+/// What the parser says in words of Rust or of its own, and how a person says it.
+const PLAIN: [(&str, &str); 6] = [
+    (
+        ", expected u64",
+        ", expected a whole number of seconds, such as 600",
+    ),
+    (", expected path string", ", expected a path in quotes"),
+    (
+        ", expected a sequence",
+        ", expected tables that begin with the line `[[forward]]`",
+    ),
+    (
+        ", expected socket address",
+        ", expected an IP address and a port, such as \"127.0.0.1:1080\"",
+    ),
+    (
+        "invalid socket address syntax",
+        "this takes an IP address and a port, such as \"127.0.0.1:1080\"",
+    ),
+    ("invalid type: map", "invalid type: table"),
+];
 
 /// Reads the file. One that is not there is empty, unless it was asked for by name.
 pub(super) fn read(path: &Path, named: bool) -> Result<Raw, Failure> {
@@ -147,10 +184,17 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Raw, Failure> {
         Failure::new(format!(
             "the config file {}{place} is not right: {}",
             path.display(),
-            error.message()
+            plain(error.message())
         ))
         .hint("`orfe --config /dev/null config show` prints every setting and its default".to_owned())
         .exit(Exit::Usage)
+    })
+}
+
+/// The parser's message in a person's words.
+fn plain(message: &str) -> String {
+    PLAIN.iter().fold(message.to_owned(), |message, (theirs, ours)| {
+        message.replace(theirs, ours)
     })
 }
 
@@ -188,6 +232,77 @@ mod tests {
         );
         assert!(complaint("[log]\nformat = \"xml\"\n").contains("line 2, column 10"));
         assert!(complaint("[provisioner]\ndrain_timeout_s = -1\n").contains("line 2, column 19"));
+    }
+
+    #[test]
+    fn what_is_of_a_wrong_type_is_told_what_may_stand_there() {
+        assert_eq!(
+            complaint("tunnel = 3\n"),
+            "the config file /etc/orfe/agent.toml, line 1, column 10 is not right: \
+             invalid type: integer `3`, expected a table, which begins with the line `[tunnel]`"
+        );
+        for (text, expected) in [
+            (
+                "proxy = 3",
+                "expected a table, which begins with the line `[proxy]`",
+            ),
+            (
+                "forward = [3]",
+                "expected a table, which begins with the line `[[forward]]`",
+            ),
+            (
+                "[forward]\nlisten = \"127.0.0.1:1\"",
+                "type: table, expected tables that begin with the line `[[forward]]`",
+            ),
+            (
+                "provisioner = 3",
+                "expected a table, which begins with the line `[provisioner]`",
+            ),
+            (
+                "http_proxy = \"off\"",
+                "expected a table, which begins with the line `[http_proxy]`",
+            ),
+            (
+                "containers = true",
+                "expected a table, which begins with the line `[containers]`",
+            ),
+            ("log = 3", "expected a table, which begins with the line `[log]`"),
+            (
+                "[containers]\nenabled = true",
+                "boolean `true`, expected \"auto\" or \"off\"",
+            ),
+            (
+                "[containers]\nhost_gateway = true",
+                "boolean `true`, expected \"on\" or \"off\"",
+            ),
+            (
+                "[containers]\ndoor = \"udp\"",
+                "string \"udp\", expected \"auto\", \"socket\" or \"tcp\"",
+            ),
+            ("[log]\nformat = 1", "integer `1`, expected \"human\" or \"json\""),
+            (
+                "[tunnel]\nmode = true",
+                "boolean `true`, expected \"userspace\", \"tun\" or \"off\"",
+            ),
+            (
+                "[tunnel]\ntcp_stack = 3",
+                "integer `3`, expected \"auto\", \"namespace\" or \"smoltcp\"",
+            ),
+            ("[tunnel]\nbridges = true", "this is \"auto\", \"off\", or a list"),
+            ("[proxy]\nlisten = 3", "expected an IP address and a port"),
+            (
+                "[proxy]\nlisten = \"1080\"",
+                "this takes an IP address and a port",
+            ),
+            ("state = 3", "expected a path in quotes"),
+            (
+                "[provisioner]\ndrain_timeout_s = -1",
+                "expected a whole number of seconds",
+            ),
+        ] {
+            let complaint = complaint(text);
+            assert!(complaint.contains(expected), "{text}: {complaint}");
+        }
     }
 
     #[test]

@@ -21,7 +21,10 @@ const OFF: &str = "off";
 
 /// The same in the file.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, which begins with the line `[http_proxy]`"
+)]
 pub(super) struct RawHttpProxy {
     url: Option<Secret>,
     no_proxy: Option<String>,

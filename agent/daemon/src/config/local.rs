@@ -65,6 +65,41 @@ fn forward(file: &Path, raw: RawForward) -> Result<Forward, Failure> {
     Ok(Forward { listen, to, exposed })
 }
 
+/// Refuses two ways in that would listen on one address.
+pub(super) fn check_apart(
+    file: &Path,
+    proxy: Option<SocketAddr>,
+    forwards: &[Forward],
+) -> Result<(), Failure> {
+    let proxy = proxy.map(|listen| (listen, format!("proxy.listen {listen}")));
+    let forwards = forwards
+        .iter()
+        .map(|forward| (forward.listen, format!("the forward {forward}")));
+    let ways: Vec<(SocketAddr, String)> = proxy.into_iter().chain(forwards).collect();
+    let clash = ways.iter().enumerate().find_map(|(index, (listen, name))| {
+        let (_, earlier) = ways[..index]
+            .iter()
+            .find(|(other, _)| is_one_place(*other, *listen))?;
+        Some((earlier, name))
+    });
+    match clash {
+        Some((first, second)) => Err(Failure::new(format!(
+            "{first} and {second} in {} cannot both listen",
+            file.display()
+        ))
+        .hint("give each a port of its own".to_owned())
+        .exit(Exit::Usage)),
+        None => Ok(()),
+    }
+}
+
+/// Whether only one of two can listen. Port 0 is one that is free, and all addresses of a family include each of it.
+fn is_one_place(one: SocketAddr, other: SocketAddr) -> bool {
+    let one_has_all =
+        one.is_ipv4() == other.is_ipv4() && (one.ip().is_unspecified() || other.ip().is_unspecified());
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || one_has_all)
+}
+
 pub(super) fn show_proxy(listen: Option<SocketAddr>) -> String {
     listen.map_or_else(|| "off".to_owned(), |listen| listen.to_string())
 }
@@ -85,9 +120,12 @@ mod tests {
     fn read(text: &str) -> Result<(Option<SocketAddr>, Vec<Forward>), String> {
         let file = Path::new("agent.toml");
         let raw = parse(file, text).map_err(|failure| failure.to_string())?;
-        let all = proxy(file, raw.proxy.listen).and_then(|proxy| Ok((proxy, forwards(file, raw.forward)?)));
-        let (proxy, forwards) = all.map_err(|failure| crate::failure::render(&failure.into()))?;
-        Ok((proxy, forwards.unwrap_or_default()))
+        let all = proxy(file, raw.proxy.listen).and_then(|proxy| {
+            let forwards = forwards(file, raw.forward)?.unwrap_or_default();
+            check_apart(file, proxy, &forwards)?;
+            Ok((proxy, forwards))
+        });
+        all.map_err(|failure| crate::failure::render(&failure.into()))
     }
 
     #[test]
@@ -104,6 +142,42 @@ mod tests {
             show_forwards(&forwards),
             "127.0.0.1:8443 to coder.example.com:443, 0.0.0.0:2222 to [fd00::1]:22 (exposed)"
         );
+    }
+
+    #[test]
+    fn two_ways_in_have_two_addresses() {
+        let forward = |listen: &str, to: &str| {
+            format!("[[forward]]\nlisten = \"{listen}\"\nto = \"{to}\"\nexposed = true\n")
+        };
+        let proxy = "[proxy]\nlisten = \"127.0.0.1:1080\"\n".to_owned();
+        let error = read(&(proxy + &forward("127.0.0.1:1080", "a.lan:1"))).unwrap_err();
+        for part in [
+            "proxy.listen 127.0.0.1:1080 and the forward 127.0.0.1:1080 to a.lan:1",
+            "in agent.toml cannot both listen",
+            "a port of its own",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::1]:1", "[::]:1"),
+        ] {
+            let error = read(&(forward(one, "a.lan:1") + &forward(other, "b.lan:2"))).unwrap_err();
+            assert!(
+                error.contains("to a.lan:1") && error.contains("to b.lan:2"),
+                "{error}"
+            );
+        }
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("127.0.0.1:1", "[::1]:1"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            let read = read(&(forward(one, "a.lan:1") + &forward(other, "b.lan:2")));
+            assert!(read.is_ok(), "{one} and {other}: {read:?}");
+        }
     }
 
     #[test]

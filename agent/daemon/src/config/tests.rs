@@ -246,7 +246,10 @@ fn the_tcp_stack_is_one_of_three() {
         ..PlaceArgs::default()
     };
     let text = crate::failure::render(&resolve(&flags, &[HOME]).unwrap_err().into());
-    assert!(text.contains("`gvisor`") && text.contains("`smoltcp`"), "{text}");
+    assert!(
+        text.contains("\"gvisor\"") && text.contains("or \"smoltcp\""),
+        "{text}"
+    );
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::Path;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Setting, pick};
+use super::{Setting, pick, words};
 use crate::failure::{Exit, Failure};
 
 /// What becomes of a tunnel that the registry wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TunnelMode {
     /// Nothing on the machine changes; connections go through Orfe's proxies
@@ -23,12 +23,20 @@ pub(crate) enum TunnelMode {
 }
 
 impl TunnelMode {
+    const ALL: [Self; 3] = [Self::Userspace, Self::Tun, Self::Off];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Userspace => "userspace",
             Self::Tun => "tun",
             Self::Off => "off",
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for TunnelMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        words::one_of(deserializer, &Self::ALL, Self::as_str)
     }
 }
 
@@ -43,7 +51,10 @@ pub(crate) enum Bridges {
 
 /// The same in the file: a word, or names.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "this is \"auto\", \"off\", or a list of names of bridges such as [\"docker0\"]"
+)]
 pub(super) enum RawBridges {
     Word(String),
     Names(Vec<String>),
@@ -59,27 +70,22 @@ impl fmt::Display for Bridges {
     }
 }
 
-/// The mode by the variable's text or the file's.
+/// The mode by the variable's text, or the file's.
 pub(super) fn mode(
     variable: Option<String>,
-    file: &Path,
-    raw: Option<String>,
+    raw: Option<TunnelMode>,
 ) -> Result<Setting<TunnelMode>, Failure> {
-    let variable = variable
-        .map(|name| parse_mode("the variable ORFE_TUNNEL", &name))
-        .transpose()?;
-    let place = format!("tunnel.mode in {}", file.display());
-    let raw = raw.map(|name| parse_mode(&place, &name)).transpose()?;
+    let variable = variable.map(|text| parse_mode(&text)).transpose()?;
     Ok(pick(None, variable, raw, TunnelMode::default))
 }
 
-/// The mode of this name, which stood at `place`.
-fn parse_mode(place: &str, name: &str) -> Result<TunnelMode, Failure> {
-    [TunnelMode::Userspace, TunnelMode::Tun, TunnelMode::Off]
+/// The mode that the variable names.
+fn parse_mode(text: &str) -> Result<TunnelMode, Failure> {
+    TunnelMode::ALL
         .into_iter()
-        .find(|mode| mode.as_str() == name)
+        .find(|mode| mode.as_str() == text)
         .ok_or_else(|| {
-            Failure::new(format!("{place} is `{name}`"))
+            Failure::new(format!("the variable ORFE_TUNNEL is `{text}`"))
                 .hint("`userspace`, `tun` and `off` are the choices".to_owned())
                 .exit(Exit::Usage)
         })

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use orfe_protocol::id::JoinCodeId;
 use orfe_protocol::key::WireGuardPublicKey;
-use orfe_protocol::name::DeviceName;
+use orfe_protocol::name::{DEVICE_NAME_MAX, DeviceName};
 use orfe_protocol::tag::Tag;
 use url::Url;
 
@@ -222,6 +222,7 @@ configuration, once, and kept nowhere.")]
     /// Show one peer with its counters
     Show {
         /// Name of the peer
+        #[arg(value_parser = peer_name)]
         name: DeviceName,
         #[command(flatten)]
         format: Format,
@@ -229,14 +230,23 @@ configuration, once, and kept nowhere.")]
     /// Take a peer's access away; its tunnel ends at once
     Remove {
         /// Name of the peer
+        #[arg(value_parser = peer_name)]
         name: DeviceName,
     },
+}
+
+/// A peer's name is written as a device's is; what is wrong with one is said of a peer.
+fn peer_name(text: &str) -> Result<DeviceName, String> {
+    text.parse().map_err(|_| {
+        format!("the name of a peer is 2 to {DEVICE_NAME_MAX} of a-z, 0-9 and `-`, with no `-` at either end")
+    })
 }
 
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct PeerAddArgs {
     /// Whom or what it is; 2 to 59 of a-z, 0-9 and `-`
+    #[arg(value_parser = peer_name)]
     pub(super) name: DeviceName,
     /// Public key, when the client has made its own pair
     #[arg(long, value_name = "KEY")]

@@ -12,7 +12,7 @@ use crate::api::{ChangeTags, DeviceAnswer, DeviceList, DeviceView, Done};
 use crate::fleet;
 
 /// Width of the labels on a device's page.
-const LABEL: usize = 14;
+const LABEL: usize = 15;
 
 pub(super) async fn run(
     client: &Client,

@@ -11,6 +11,9 @@ use crate::span::Span;
 /// Width of the labels.
 const LABEL: usize = 14;
 
+/// Width that sentences are wrapped to.
+const WIDTH: usize = 80;
+
 pub(super) async fn run(
     client: &Client,
     command: &GatewayCommand,
@@ -70,6 +73,13 @@ fn page(answer: &GatewayAnswer, width: Option<usize>) -> String {
     }
     let mut text = String::new();
     for (label, value) in rows {
+        // Sentences are wrapped wherever they go. What may be copied, such as an address, stays whole but on a terminal.
+        let is_sentence = matches!(label, "tcp" | "hint");
+        let width = if is_sentence {
+            Some(width.map_or(WIDTH, |width| width.min(WIDTH)))
+        } else {
+            width
+        };
         let label = format!("{label:LABEL$}");
         hang(&mut text, &label, &harmless(&value), width);
     }
@@ -131,7 +141,8 @@ mod tests {
         public key    AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
         endpoint      orfe.example.com:51820
         addresses     100.127.0.1, 10.10.0.1
-        tcp           smoltcp: no private network namespace here: making a namespace was refused (Operation not permitted)
+        tcp           smoltcp: no private network namespace here: making a namespace was
+                      refused (Operation not permitted)
         hint          allow it
         ");
     }

@@ -21,7 +21,7 @@ use crate::api::{AddPeer, PeerAnswer, PeerCounters, PeerList, PeerView, Removed}
 use crate::span::Span;
 
 /// Width of the labels on a peer's page.
-const LABEL: usize = 14;
+const LABEL: usize = 15;
 
 pub(super) async fn run(
     client: &Client,

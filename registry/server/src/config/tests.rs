@@ -158,6 +158,7 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
     folder.write("empty", "\n", 0o600);
     let coder = |line: &str| format!("[coder]\nurl = \"https://coder.internal\"\n{line}\n");
     let policy = "[[policy.allow]]\nname = \"a.b\"\nports = [1]\n";
+    let dns = "[[policy.allow]]\nname = \"a.b\"\nudp_ports = [53]\n";
     let refused = [
         coder("psk_file = \"missing\""),
         coder("psk_file = \"open-psk\""),
@@ -170,6 +171,7 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
         "public_url = \"http://orfe.example.com\"".to_owned(),
         "[[policy.allow]]\nname = \"a.b\"\nports = []\n".to_owned(),
         format!("{policy}{policy}"),
+        format!("{dns}{}", dns.replace("[53]", "[\"50-60\"]")),
         "wireguard = \"0.0.0.0:443\"\n[tunnel]\nalso_listen = [\"0.0.0.0:443\"]\n".to_owned(),
         "[tunnel]\nalso_listen = [\"[::]:1\", \"[::]:2\", \"[::]:3\", \"[::]:4\", \"[::]:5\"]\n".to_owned(),
     ]
@@ -207,6 +209,9 @@ fn what_cannot_work_is_refused_before_anything_is_opened() {
     hint: such as ports = [443] or udp_ports = [53]
 
     the policy names port 1 of `a.b` twice
+    hint: entries of one name have different ports
+
+    the policy names port 53 of `a.b` twice
     hint: entries of one name have different ports
 
     the gateway is to listen on UDP 0.0.0.0:443 twice

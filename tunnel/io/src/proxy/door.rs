@@ -2,7 +2,8 @@
 //!
 //! It is in one of two places. Who may open the unix **socket** may use it: its folder belongs to the agent's user alone and
 //! is mounted into the forwarder. Who reaches the TCP **port** may be anybody on this machine or on the bridge, so it asks
-//! for a credential, and who does not show it gets no byte of an answer. Either way it takes `CONNECT` and nothing else, and
+//! for a credential, and who does not show it gets no byte of an answer. Until then it waits in a lobby, out of
+//! which a newcomer pushes the oldest, and takes no place of those who have shown it. Either way it takes `CONNECT` and nothing else, and
 //! it takes it for names and ports of the policy and nothing else; where the proxy of a child would go directly, this refuses.
 
 use std::io;
@@ -10,7 +11,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 #[cfg(unix)]
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
@@ -22,19 +22,17 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::ACCEPT_PAUSE;
 use super::head::{self, Kind, Request};
 use super::listen::{Entry, token};
+use super::lobby::{Lobby, Stay};
 use super::outlet::Outlet;
 use super::receive::{HeadError, buffered, read_head};
 use super::refusal::Refusal;
+use super::serve::ESTABLISHED;
 use super::splice::Side;
 use super::target::Target;
 use crate::BridgeAddress;
-
-/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// Longer than any reason that a door gives, in bytes.
 const MAX_REASON: u64 = 1024;
@@ -89,6 +87,8 @@ struct Shared {
     outlet: Outlet,
     /// Who is let in; `None` where whoever gets here may.
     entry: Option<Entry>,
+    /// Places for those who were let in.
+    served: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -140,6 +140,7 @@ impl Door {
     fn start(listener: impl Listener, entry: Option<Entry>, outlet: Outlet) -> Self {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
+            served: Arc::new(Semaphore::new(outlet.limits.connections)),
             outlet,
             entry,
             stop: stop.clone(),
@@ -161,7 +162,7 @@ impl Door {
 }
 
 /// Where connections come from.
-trait Listener: Send + 'static {
+trait Listener: Send + Sync + 'static {
     type Stream: Side + Send + 'static;
 
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -192,23 +193,44 @@ impl Listener for TcpListener {
 impl Side for UnixStream {}
 
 async fn accept(listener: impl Listener, shared: Arc<Shared>, tasks: TaskTracker) {
-    // Beyond the limit the forwarder waits in the listener's backlog, which its own limit bounds.
-    let slots = Arc::new(Semaphore::new(shared.outlet.limits.connections));
-    while let Some(Ok(slot)) = shared
+    let lobby = shared
+        .entry
+        .as_ref()
+        .map(|_| Lobby::new(shared.outlet.limits.lobby));
+    while let Some(Some((stream, stay))) = shared
         .stop
-        .run_until_cancelled(Arc::clone(&slots).acquire_owned())
+        .run_until_cancelled(newcomer(&listener, &shared, lobby.as_ref()))
         .await
     {
-        match shared.stop.run_until_cancelled(listener.next()).await {
-            None => return,
-            Some(Ok(stream)) => {
-                let shared = Arc::clone(&shared);
-                tasks.spawn(async move {
-                    shared.stop.run_until_cancelled(serve(&shared, stream)).await;
-                    drop(slot);
-                });
-            }
-            Some(Err(error)) => {
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            let serving = serve(&shared, stream, stay);
+            shared.stop.run_until_cancelled(serving).await;
+        });
+    }
+}
+
+/// Who comes next, with a place. `None`: never, as nothing closes the places.
+async fn newcomer<L: Listener>(
+    listener: &L,
+    shared: &Shared,
+    lobby: Option<&Arc<Lobby>>,
+) -> Option<(L::Stream, Stay)> {
+    if let Some(lobby) = lobby {
+        let stream = connection(listener).await;
+        return Some((stream, Stay::Lobby(lobby.enter().await?)));
+    }
+    // Beyond the limit the forwarder waits in the listener's backlog, which its own limit bounds.
+    let permit = Arc::clone(&shared.served).acquire_owned().await.ok()?;
+    Some((connection(listener).await, Stay::Served(permit)))
+}
+
+/// The next connection that can be accepted.
+async fn connection<L: Listener>(listener: &L) -> L::Stream {
+    loop {
+        match listener.next().await {
+            Ok(stream) => return stream,
+            Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -216,30 +238,51 @@ async fn accept(listener: impl Listener, shared: Arc<Shared>, tasks: TaskTracker
     }
 }
 
-async fn serve(shared: &Shared, stream: impl Side) {
+async fn serve(shared: &Shared, stream: impl Side, mut stay: Stay) {
     let mut client = buffered(stream);
-    let reached = async {
-        let target = admit(shared, &mut client).await?;
-        shared.outlet.open_named(&target).await
+    let pushed_out = stay.pushed_out();
+    let greeting = greet(shared, &mut client, &mut stay);
+    let Some(greeted) = pushed_out.run_until_cancelled(greeting).await else {
+        tracing::debug!("a client that had not shown the door's credential made room for another");
+        return;
     };
-    match reached.await {
+    let Some(target) = greeted else { return };
+    match shared.outlet.open_named(&target).await {
         Ok(destination) => {
             if client.write_all(ESTABLISHED).await.is_ok() && client.flush().await.is_ok() {
                 let reason = destination.join(&mut client).await;
                 tracing::debug!(?reason, "a container's connection ended");
             }
         }
+        Err(refusal) => refuse(&mut client, refusal).await,
+    }
+    drop(stay);
+}
+
+/// Hears what a client asks for and lets it in, or refuses it.
+async fn greet(shared: &Shared, client: &mut BufReader<impl Side>, stay: &mut Stay) -> Option<Target> {
+    match admit(shared, client, stay).await {
+        Ok(target) => Some(target),
         Err(refusal) => {
-            tracing::debug!(code = refusal.code(), "refused a container");
-            // Who does not wait for the answer does not need it.
-            let _ = client.write_all(&refusal.answer()).await;
-            let _ = client.shutdown().await;
+            refuse(client, refusal).await;
+            None
         }
     }
 }
 
+async fn refuse(client: &mut BufReader<impl Side>, refusal: Refusal) {
+    tracing::debug!(code = refusal.code(), "refused a container");
+    // Who does not wait for the answer does not need it.
+    let _ = client.write_all(&refusal.answer()).await;
+    let _ = client.shutdown().await;
+}
+
 /// Reads what is asked for, and lets in who may ask.
-async fn admit(shared: &Shared, client: &mut BufReader<impl Side>) -> Result<Target, Refusal> {
+async fn admit(
+    shared: &Shared,
+    client: &mut BufReader<impl Side>,
+    stay: &mut Stay,
+) -> Result<Target, Refusal> {
     let asked = request(shared, client).await;
     if let Some(entry) = &shared.entry {
         // Whatever else is wrong with it, a stranger is told nothing.
@@ -248,6 +291,7 @@ async fn admit(shared: &Shared, client: &mut BufReader<impl Side>) -> Result<Tar
             return Err(Refusal::Foreign("the door's credential is missing or wrong"));
         }
     }
+    stay.let_in(&shared.served)?;
     let asked = asked?;
     if matches!(asked.kind, Kind::Connect) {
         Ok(asked.target)

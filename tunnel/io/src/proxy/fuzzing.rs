@@ -92,7 +92,7 @@ pub fn socks(bytes: &[u8]) {
     });
 }
 
-/// Policy's name and networks go through the tunnel or nowhere, this machine itself nowhere.
+/// Policy's name and networks go through the tunnel or nowhere, loopback and unspecified addresses nowhere.
 fn check_way(target: &Target) {
     let mut routes = Routes::new(TunnelWanted::Wanted);
     let added = routes.add_name(NAME, INNER.into(), [443]);

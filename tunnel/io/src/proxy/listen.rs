@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -17,10 +16,7 @@ use super::lobby::Lobby;
 use super::reach::{self, WatchedDialer};
 use super::routes::Routes;
 use super::target::Target;
-use super::{Limits, ProxyError, USER, admit};
-
-/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+use super::{ACCEPT_PAUSE, Limits, ProxyError, USER, admit};
 
 /// Who is let in, and where to.
 pub(super) enum Entry {

@@ -106,6 +106,14 @@ pub(super) enum Stay {
 }
 
 impl Stay {
+    /// Resolves when the client has to go: out of the lobby, for who is served never has to.
+    pub(super) fn pushed_out(&self) -> CancellationToken {
+        match self {
+            Self::Lobby(place) => place.pushed_out(),
+            Self::Served(_) => CancellationToken::new(),
+        }
+    }
+
     /// Takes a place among those who are served. Where there is none the client stays in the lobby, to be told so.
     pub(super) fn let_in(&mut self, served: &Arc<Semaphore>) -> Result<(), Refusal> {
         if let Self::Lobby(_) = self {

@@ -32,7 +32,7 @@ pub struct Outlet {
 pub struct OpenStream(Destination);
 
 impl Outlet {
-    /// An outlet; of the limits, `hold` and `dial` count, and for a door `head` and `connections`.
+    /// An outlet; of the limits, `hold` and `dial` count, and for a door `head` and `connections`, and `lobby` where it is a port.
     pub fn new(
         limits: Limits,
         routes: watch::Receiver<Arc<Routes>>,

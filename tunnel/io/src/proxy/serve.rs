@@ -27,7 +27,8 @@ use super::socks;
 use super::splice::{Side, Until, splice};
 use super::upstream::status_of;
 
-const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// The answer to CONNECT.
+pub(super) const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// In replies about connections: nothing hangs on the address that they went out from.
 const NO_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 /// How long and how much a client that was refused may still send. Closing on unread bytes is a reset, and a reset can

@@ -175,8 +175,12 @@ fn describe_containers(containers: &Containers) -> String {
         .as_deref()
         .map(|reason| format!("\n{reason}"))
         .unwrap_or_default();
+    let reaches = match containers.state {
+        ContainersState::Ready => "reaches",
+        ContainersState::Starting | ContainersState::NoDocker | ContainersState::Failed => "is to reach",
+    };
     format!(
-        "{}: network `{}` reaches {}{reason}",
+        "{}: network `{}` {reaches} {}{reason}",
         containers.state.as_str(),
         containers.network,
         containers.names.join(", ")

@@ -4,6 +4,7 @@
 //! `orfe.spec` differs from what is wanted is replaced as a whole: nothing is ever changed in place.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,6 +26,12 @@ use super::network::Network;
 
 /// Repository of the images; the tag is the version and the content.
 const REPOSITORY: &str = "orfe-forwarder";
+/// Where an engine is looked for unless `DOCKER_HOST` names another place.
+const USUAL_ENDPOINT: &str = if cfg!(windows) {
+    "npipe:////./pipe/docker_engine"
+} else {
+    "unix:///var/run/docker.sock"
+};
 /// How long one answer of the engine may take; taking in an image is the longest.
 const ANSWER: Duration = Duration::from_secs(60);
 /// More than any hosts file of a container, in bytes.
@@ -40,7 +47,7 @@ pub(super) struct Engine {
 
 /// Asks the engine who it is.
 pub(super) async fn connect() -> Result<Engine, Trouble> {
-    let none = |error: Error| Trouble::NoEngine(said(&error));
+    let none = |error: Error| no_engine(&error);
     let docker = orfe_hardware::engine(&orfe_hardware::Root::system(), ANSWER).map_err(none)?;
     // Engines refuse a version of the API that is newer than their own.
     let docker = docker.negotiate_version().await.map_err(none)?;
@@ -235,6 +242,24 @@ fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
+/// With where it was looked for, and what can be done.
+fn no_engine(error: &Error) -> Trouble {
+    let configured = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let place = configured.as_deref().unwrap_or(USUAL_ENDPOINT);
+    let mut said = said(error);
+    // The client's own words leave out the system's, which say the most.
+    if let Some(cause) = std::iter::successors(error.source(), |&error| error.source()).last() {
+        let cause = cause.to_string();
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    Trouble::NoEngine(format!(
+        "no Docker engine answers at {place}: {said} (hint: start Docker and let the agent's user use it, or set \
+         DOCKER_HOST to where it listens)"
+    ))
+}
+
 fn failed(what: &str, error: &Error) -> Trouble {
     Trouble::Failed(format!("{what}: {}", said(error)))
 }
@@ -246,4 +271,22 @@ fn said(error: &Error) -> String {
         other => other.to_string(),
     };
     text.lines().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_engine_is_told_with_where_it_was_looked_for_and_what_to_do() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let Trouble::NoEngine(reason) = no_engine(&missing.into()) else {
+            panic!("another trouble");
+        };
+        assert!(reason.starts_with("no Docker engine answers at "), "{reason}");
+        assert!(
+            reason.contains("://") && reason.contains("(hint: start Docker"),
+            "{reason}"
+        );
+    }
 }

@@ -11,9 +11,9 @@ use std::io;
 use std::net::IpAddr;
 
 use orfe_platform::ports;
-use orfe_tunnel::BridgeAddress;
 use orfe_tunnel::forwarder::{Agent, Forwarder, ForwarderConfig, ForwarderError, Listen};
 use orfe_tunnel::proxy::Outlet;
+use orfe_tunnel::{AllowedIp, BridgeAddress};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -132,7 +132,7 @@ impl HostGatewayKeeper {
     }
 }
 
-fn networks(bridge: &Network) -> Result<Vec<orfe_tunnel::forwarder::Network>, String> {
+fn networks(bridge: &Network) -> Result<Vec<AllowedIp>, String> {
     let parsed = bridge.subnets.iter().map(|subnet| subnet.range.parse());
     parsed
         .collect::<Result<_, _>>()

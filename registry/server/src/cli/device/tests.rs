@@ -104,19 +104,19 @@ fn on_a_terminal_all_of_it_fits() {
     laptop   never seen  -            -               -
       handshake never  seen never  tags owner=alice
 
-    name          gpu-box
-    state         unhealthy
-    id            01010101-0101-0101-0101-010101010101
-    tags          gpu=nvidia-rtx4090,os=linux,owner=alice
-    system        linux/amd64
-    gpu           nvidia-rtx4090
-    provisioners  1/2 connected, backoff
-    inner address 100.64.0.1
-    handshake     1 min ago
-    seen          just now
-    joined        2027-01-14T08:00:00Z
-    noise key     AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
-    wireguard key AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
+    name           gpu-box
+    state          unhealthy
+    id             01010101-0101-0101-0101-010101010101
+    tags           gpu=nvidia-rtx4090,os=linux,owner=alice
+    system         linux/amd64
+    gpu            nvidia-rtx4090
+    provisioners   1/2 connected, backoff
+    inner address  100.64.0.1
+    handshake      1 min ago
+    seen           just now
+    joined         2027-01-14T08:00:00Z
+    noise key      AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
+    wireguard key  AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
 
     CHECK      OUTCOME  REQUIRED  MESSAGE
     tunnel     ok       yes       handshake 12 s ago
@@ -138,19 +138,19 @@ fn an_empty_fleet_says_how_to_begin() {
 #[test]
 fn one_device_is_shown_with_its_checks() {
     insta::assert_snapshot!(page(&healthy(), now(), None), @r"
-    name          gpu-box
-    state         unhealthy
-    id            01010101-0101-0101-0101-010101010101
-    tags          gpu=nvidia-rtx4090,os=linux,owner=alice
-    system        linux/amd64
-    gpu           nvidia-rtx4090
-    provisioners  1/2 connected, backoff
-    inner address 100.64.0.1
-    handshake     1 min ago
-    seen          just now
-    joined        2027-01-14T08:00:00Z
-    noise key     AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
-    wireguard key AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
+    name           gpu-box
+    state          unhealthy
+    id             01010101-0101-0101-0101-010101010101
+    tags           gpu=nvidia-rtx4090,os=linux,owner=alice
+    system         linux/amd64
+    gpu            nvidia-rtx4090
+    provisioners   1/2 connected, backoff
+    inner address  100.64.0.1
+    handshake      1 min ago
+    seen           just now
+    joined         2027-01-14T08:00:00Z
+    noise key      AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
+    wireguard key  AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
 
     CHECK      OUTCOME  REQUIRED  MESSAGE
     tunnel     ok       yes       handshake 12 s ago

@@ -1,7 +1,10 @@
 use std::net::IpAddr;
 
+use clap::Parser as _;
+
 use super::*;
 use crate::api::{ClientConfig, DroppedPackets};
+use crate::cli::Cli;
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
@@ -82,21 +85,21 @@ fn peers_are_listed_and_shown() {
     bob    current  10.10.0.2  never      -         -        never                 Alice's phone
     ");
     insta::assert_snapshot!(page(&busy(), now(), Some(60)), @r"
-    name          alice
-    state         current
-    addresses     10.10.0.2, fd12:3456:789a:3::a0a:2
-    allowed       coder.internal
-    wireguard key AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
-    preshared key yes
-    added         2027-01-14T08:00:00Z
-    expires       2027-01-16T08:00:00Z
-    note          Alice's phone
-    handshake     1 min ago
-    endpoint      192.0.2.7:51820
-    traffic       1023 B received, 5.0 GiB sent
-    connections   3 open, 1 UDP flows, 40 forwarded, 2 refused,
-                  0 failed
-    dropped       7 rejected, 1 unsupported
+    name           alice
+    state          current
+    addresses      10.10.0.2, fd12:3456:789a:3::a0a:2
+    allowed        coder.internal
+    wireguard key  AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=
+    preshared key  yes
+    added          2027-01-14T08:00:00Z
+    expires        2027-01-16T08:00:00Z
+    note           Alice's phone
+    handshake      1 min ago
+    endpoint       192.0.2.7:51820
+    traffic        1023 B received, 5.0 GiB sent
+    connections    3 open, 1 UDP flows, 40 forwarded, 2 refused,
+                   0 failed
+    dropped        7 rejected, 1 unsupported
     ");
     let none = PeerList {
         version: 1,
@@ -185,6 +188,20 @@ fn the_qr_code_is_the_configuration() {
     assert_eq!(grids.len(), 1, "one code is seen");
     let (_, content) = grids[0].decode().unwrap();
     assert_eq!(content, *conf);
+}
+
+#[test]
+fn a_bad_name_is_said_to_be_a_peers() {
+    for command in ["add", "show", "remove"] {
+        for name in ["x", "Alice"] {
+            let error = Cli::try_parse_from(["orfe-registry", "peer", command, name]).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains("the name of a peer is") && !text.contains("device"),
+                "{text}"
+            );
+        }
+    }
 }
 
 #[test]

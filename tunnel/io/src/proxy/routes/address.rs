@@ -1,4 +1,5 @@
-//! Which addresses are dialled directly: never this machine itself, its link, or what is behind the tunnel.
+//! Which addresses are dialled directly: no loopback, link-local, unspecified, multicast or broadcast address, and none behind the
+//! tunnel. Another address of this machine's own network interfaces is dialled as any other.
 //!
 //! Checked after a name is resolved, because whoever answers for the name chooses the address (DNS rebinding).
 

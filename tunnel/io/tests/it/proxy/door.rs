@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use orfe_tunnel::forwarder::{Agent, Forwarder, ForwarderConfig, Listen};
 use orfe_tunnel::proxy::{Door, DoorError, Limits, Outlet, Place, Routes, TunnelWanted};
 use secrecy::SecretString;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(target_os = "linux")]
+use super::rig::may_open;
 use super::rig::{
     CREDENTIAL, INNER, LoopbackDialer, NAME, Rig, Server, connect_request, ending, loopback, read_head, rest,
     within,
@@ -18,15 +21,23 @@ use super::rig::{
 
 fn outlet(rig: &Rig) -> Outlet {
     let limits = Limits {
-        head: std::time::Duration::from_millis(300),
+        head: Duration::from_millis(300),
         ..Limits::default()
     };
+    outlet_with(rig, limits)
+}
+
+fn outlet_with(rig: &Rig, limits: Limits) -> Outlet {
     Outlet::new(limits, rig.routes.subscribe(), rig.dialer.subscribe())
 }
 
 async fn door(rig: &Rig) -> (Door, SocketAddr) {
+    door_to(outlet(rig)).await
+}
+
+async fn door_to(outlet: Outlet) -> (Door, SocketAddr) {
     let credential = SecretString::from(CREDENTIAL);
-    let opened = Door::at_port(&Place::Loopback, 0, &credential, outlet(rig)).await;
+    let opened = Door::at_port(&Place::Loopback, 0, &credential, outlet).await;
     let (door, port) = opened.expect("opened");
     (door, SocketAddr::new(loopback().ip(), port))
 }
@@ -100,6 +111,68 @@ async fn a_port_serves_who_has_the_credential_and_says_not_one_byte_to_anybody_e
     assert!(TcpStream::connect(address).await.is_err(), "the port stayed open");
 }
 
+/// Whoever reaches the port may be there and say nothing, or stop in the middle of it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_silent_strangers_do_not_stand_in_the_way_of_the_credential() {
+    const SILENT: usize = 2000;
+    if !may_open(2 * SILENT) {
+        return;
+    }
+    let server = Server::echo().await;
+    let rig = Rig::to(server.address).await;
+    // No head comes in time for this to matter.
+    let limits = Limits {
+        head: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let (_door, address) = door_to(outlet_with(&rig, limits)).await;
+    let request = connect_request("coder.demo.internal:443");
+    let mut silent = Vec::with_capacity(SILENT);
+    for number in 0..SILENT {
+        let mut client = within(TcpStream::connect(address)).await.expect("connect");
+        if number % 2 == 1 {
+            // Who was pushed out already cannot write.
+            let _ = client.write_all(&request.as_bytes()[..20]).await;
+        }
+        silent.push(client);
+    }
+    let mut client = within(TcpStream::connect(address)).await.expect("connect");
+    client.write_all(request.as_bytes()).await.expect("write");
+    let head = read_head(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(rest(&mut silent[0]).await, "", "the oldest goes without a word");
+    client.write_all(b"hello").await.expect("write");
+    client.shutdown().await.expect("half-close");
+    assert_eq!(rest(&mut client).await, "hello");
+}
+
+#[tokio::test]
+async fn the_places_behind_a_port_are_taken_by_the_credential_alone() {
+    let server = Server::echo().await;
+    let rig = Rig::to(server.address).await;
+    let limits = Limits {
+        lobby: 1,
+        connections: 1,
+        ..Limits::default()
+    };
+    let (_door, address) = door_to(outlet_with(&rig, limits)).await;
+    let request = connect_request("coder.demo.internal:443");
+    let stranger = b"CONNECT coder.demo.internal:443 HTTP/1.1\r\nHost: coder.demo.internal:443\r\n\r\n";
+    assert_eq!(said(address, stranger).await.0, "");
+    let mut served = TcpStream::connect(address).await.expect("connect");
+    served.write_all(request.as_bytes()).await.expect("write");
+    let head = read_head(&mut served).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    // One too many is told so, if it is known.
+    let (answer, _) = said(address, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(said(address, stranger).await.0, "");
+    served.write_all(b"hello").await.expect("write");
+    served.shutdown().await.expect("half-close");
+    assert_eq!(rest(&mut served).await, "hello");
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_and_a_credential_that_is_none_are_told() {
     let rig = Rig::start().await;
@@ -112,6 +185,13 @@ async fn a_port_that_is_taken_and_a_credential_that_is_none_are_told() {
         let opened = Door::at_port(&Place::Loopback, 0, &weak, outlet(&rig)).await;
         assert!(matches!(opened, Err(DoorError::Credential)), "{opened:?}");
     }
+}
+
+/// A client from another loopback address than the usual one.
+async fn connect_from(source: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("socket");
+    socket.bind(SocketAddr::from((source, 0))).expect("bind");
+    within(socket.connect(to)).await.expect("connect")
 }
 
 /// A forwarder with one port, which policy names and which leads to `server`.
@@ -183,11 +263,7 @@ async fn a_forwarder_reaches_the_agent_by_socket_by_port_and_in_its_own_process(
             "{way}"
         );
         // Who comes from an address that is no container's.
-        let socket = tokio::net::TcpSocket::new_v4().expect("socket");
-        socket
-            .bind("127.0.0.9:0".parse().expect("address"))
-            .expect("bind");
-        let mut outsider = within(socket.connect(address)).await.expect("connect");
+        let mut outsider = connect_from([127, 0, 0, 9], address).await;
         assert_eq!(
             ending(&mut outsider).await,
             Some(std::io::ErrorKind::ConnectionReset),
@@ -211,4 +287,33 @@ async fn a_forwarder_reaches_the_agent_by_socket_by_port_and_in_its_own_process(
         (answer.as_str(), ended),
         ("", Some(std::io::ErrorKind::ConnectionReset))
     );
+}
+
+/// One container must not lock out the others, whatever it does.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_with_more_connections_than_there_are_places_leaves_some_to_another() {
+    const SILENT: usize = 1500;
+    if !may_open(2 * SILENT) {
+        return;
+    }
+    let server = Server::echo().await;
+    let rig = Rig::to(server.address).await;
+    let (address, _serving, _stop) = forwarder(&rig, server.address, Agent::Here(outlet(&rig))).await;
+    let mut silent = Vec::with_capacity(SILENT);
+    for _ in 0..SILENT {
+        // The reset of one that is too many may be here before the connection is.
+        silent.extend(within(TcpStream::connect(address)).await);
+    }
+    let mut other = connect_from([127, 0, 0, 2], address).await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}:{}\r\n\r\n", address.port());
+    other.write_all(request.as_bytes()).await.expect("write");
+    assert_eq!(read_head(&mut other).await, request);
+    if let Ok(mut beyond) = within(TcpStream::connect(address)).await {
+        assert_eq!(
+            ending(&mut beyond).await,
+            Some(std::io::ErrorKind::ConnectionReset)
+        );
+    }
+    drop(silent);
 }

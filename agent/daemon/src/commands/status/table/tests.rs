@@ -170,6 +170,12 @@ fn the_ways_of_workspace_containers_are_shown_each_with_what_is_wrong_with_it() 
     host gateway listening at 172.17.0.1, port 80, 443, for bridge `docker0`
     ");
     insta::assert_snapshot!(shown(json!({
+        "state": "failed", "network": "orfe", "names": ["coder.example.com"], "reason": "no such image",
+    })), @r"
+    containers   failed: network `orfe` is to reach coder.example.com
+                 no such image
+    ");
+    insta::assert_snapshot!(shown(json!({
         "state": "no_docker", "network": "orfe", "names": ["coder.example.com"], "reason": "no engine",
         "host_gateway": {"reason": "no engine"},
     })), @r"
