@@ -38,7 +38,7 @@ use self::notices::Notices;
 use self::shares::{Place, Shares};
 pub(crate) use self::sniff::fuzzing;
 use self::sniff::{MAX_FIRST_BYTES, Sniff, Speech, sniff};
-use crate::proxy::{ACCEPT_PAUSE, CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
+use crate::proxy::{AcceptFailures, CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
 use crate::{AllowedIp, BridgeAddress};
 
 mod hosts;
@@ -150,6 +150,7 @@ impl Forwarder {
             config: self.config,
             shares: Shares::new(CONNECTIONS, OF_ONE_SOURCE),
             notices: Notices::default(),
+            failures: AcceptFailures::default(),
             stop,
         });
         let tasks = TaskTracker::new();
@@ -167,6 +168,7 @@ struct Shared {
     config: ForwarderConfig,
     shares: Arc<Shares>,
     notices: Notices,
+    failures: AcceptFailures,
     stop: CancellationToken,
 }
 
@@ -216,8 +218,7 @@ async fn accept(shared: Arc<Shared>, port: u16, listener: TcpListener, tasks: Ta
         let (stream, peer) = match taken {
             Ok(taken) => taken,
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                shared.failures.pause_after(&error).await;
                 continue;
             }
         };

@@ -60,6 +60,7 @@ use tokio::sync::{broadcast, watch};
 use self::connections::Connections;
 use self::listen::{Entry, Listening, Shared};
 
+mod accepting;
 mod admit;
 mod body;
 mod connections;
@@ -81,6 +82,7 @@ pub(crate) mod splice;
 mod target;
 mod upstream;
 
+pub(crate) use self::accepting::AcceptFailures;
 pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
 pub use self::door::{Door, DoorError, Place};
 pub(crate) use self::door::{Refused, ask};
@@ -91,9 +93,6 @@ pub use self::routes::{NetworkPorts, Route, Routes, Transport, TunnelWanted};
 pub use self::target::{Host, Target, TargetError};
 pub use self::upstream::{UpstreamProxy, UpstreamProxyError};
 use crate::dial::Dialer;
-
-/// How long accepting pauses after a failure, which mostly means that file descriptors have run out.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The user name that goes with the credential.
 pub const USER: &str = "orfe";

@@ -11,7 +11,7 @@ use crate::run::{Daemon, init_logging};
 use crate::state::StateFolder;
 
 /// Files at once: a thousand connections through the proxy, each with two ends and, where the kernel copies, a pipe.
-const FILES: u64 = 8192;
+pub(super) const FILES: u64 = 8192;
 
 pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(places)?;

@@ -208,11 +208,16 @@ impl KernelStack {
         self.table.leave(number, now);
     }
 
-    /// Resets a connection. What the kernel says to its peer still passes, and then it is over.
+    /// Resets a connection. What the kernel says to its peer still passes, and then it is over. One whose stream is gone has nothing
+    /// to be reset, and is over at once: its peer does without what it had yet to hear.
     pub(crate) fn abort(&mut self, number: Number, now: Instant) {
+        let is_left = self.is_left(number);
         self.arrivals.reset(number);
         self.table.leave(number, now);
         self.table.disown(number);
+        if is_left {
+            self.table.finish(number);
+        }
         self.readable = true;
     }
 

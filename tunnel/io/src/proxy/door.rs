@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::ACCEPT_PAUSE;
+use super::AcceptFailures;
 use super::head::{self, Kind, Request};
 use super::listen::{Entry, token};
 use super::lobby::{Lobby, Stay};
@@ -89,6 +89,7 @@ struct Shared {
     entry: Option<Entry>,
     /// Places for those who were let in.
     served: Arc<Semaphore>,
+    failures: AcceptFailures,
     stop: CancellationToken,
 }
 
@@ -143,6 +144,7 @@ impl Door {
             served: Arc::new(Semaphore::new(outlet.limits.connections)),
             outlet,
             entry,
+            failures: AcceptFailures::default(),
             stop: stop.clone(),
         });
         let tasks = TaskTracker::new();
@@ -217,23 +219,20 @@ async fn newcomer<L: Listener>(
     lobby: Option<&Arc<Lobby>>,
 ) -> Option<(L::Stream, Stay)> {
     if let Some(lobby) = lobby {
-        let stream = connection(listener).await;
+        let stream = connection(listener, &shared.failures).await;
         return Some((stream, Stay::Lobby(lobby.enter().await?)));
     }
     // Beyond the limit the forwarder waits in the listener's backlog, which its own limit bounds.
     let permit = Arc::clone(&shared.served).acquire_owned().await.ok()?;
-    Some((connection(listener).await, Stay::Served(permit)))
+    Some((connection(listener, &shared.failures).await, Stay::Served(permit)))
 }
 
 /// The next connection that can be accepted.
-async fn connection<L: Listener>(listener: &L) -> L::Stream {
+async fn connection<L: Listener>(listener: &L, failures: &AcceptFailures) -> L::Stream {
     loop {
         match listener.next().await {
             Ok(stream) => return stream,
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => failures.pause_after(&error).await,
         }
     }
 }

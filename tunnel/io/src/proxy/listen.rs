@@ -16,7 +16,7 @@ use super::lobby::Lobby;
 use super::reach::{self, WatchedDialer};
 use super::routes::Routes;
 use super::target::Target;
-use super::{ACCEPT_PAUSE, Limits, ProxyError, USER, admit};
+use super::{AcceptFailures, Limits, ProxyError, USER, admit};
 
 /// Who is let in, and where to.
 pub(super) enum Entry {
@@ -155,12 +155,12 @@ impl Listening {
 /// in is its head, 64 KiB at most.
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
     let lobby = Lobby::new(shared.limits.lobby);
+    let failures = AcceptFailures::default();
     while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                failures.pause_after(&error).await;
                 continue;
             }
         };

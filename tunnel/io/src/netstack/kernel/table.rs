@@ -14,9 +14,9 @@ use crate::netstack::flow::Flow;
 /// Silence after which a connection that was left is over. The kernel's retransmissions may come to lie a minute apart.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Connections that were left and are not over. Beyond, the one that has been silent longest is forgotten: its end does not hear
-/// what it had yet to hear. An orderly end takes as long as the peer takes to read what is on its way, so these are the ones of
-/// slow readers and of paths that are gone.
+/// Connections that were left and are not over. Beyond, the one that was left first is forgotten: its end does not hear what it
+/// had yet to hear. Each counts for its peer until it is over, so no peer alone can bring that about. An orderly end takes as
+/// long as the peer takes to read what is on its way, so these are the ones of slow readers and of paths that are gone.
 const MAX_LEFT: usize = 4096;
 
 /// One connection.
@@ -162,7 +162,8 @@ impl Table {
         }
     }
 
-    fn finish(&mut self, number: Number) {
+    /// Ends the connection, whatever is left to pass.
+    pub(super) fn finish(&mut self, number: Number) {
         let Some(carried) = self.carried.remove(&number) else {
             return;
         };
@@ -335,6 +336,22 @@ mod tests {
         assert_eq!(over, [(flow(1), open), (flow(2), left)]);
         assert_eq!(table.owned(), 0);
         assert_eq!(table.poll_over(now + 2 * SILENCE), None);
+    }
+
+    #[test]
+    fn those_that_others_replace_take_nobodys_place() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let slow = table.insert(flow(1), now);
+        table.leave(slow, now);
+        for _ in 0..=2 * MAX_LEFT {
+            let number = table.insert(flow(2), now);
+            table.leave(number, now);
+            table.disown(number);
+            table.finish(number);
+        }
+        assert!(table.get(slow).is_some());
+        assert_eq!((table.left.len(), table.owned(), table.disowned), (1, 1, 0));
+        assert_eq!(table.poll_over(now), None);
     }
 
     #[test]
