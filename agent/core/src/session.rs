@@ -6,7 +6,7 @@
 //!        └────────────────────────┴────────────────────────┴──────────────────────┘
 //! ```
 //!
-//! The delay before a new attempt is drawn with full jitter from 1 s doubling to 30 s, or to [`REFUSED`] while nothing listens
+//! The delay before a new attempt is drawn with full jitter from 1 s doubling to 30 s, or to `REFUSED` while nothing listens
 //! at the registry's address, whichever ways there are to it: that shows a restart, and ends as suddenly. It falls back to the first
 //! only after a session has lived for [`STABLE`], so that a registry that takes sessions and drops them is not
 //! hammered. A refusal that no retry can cure (the device is revoked, or not known) waits much longer, and says so in `status`.
