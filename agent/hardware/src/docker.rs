@@ -59,8 +59,8 @@ pub fn may_have_engine(root: &Root) -> bool {
     }
 }
 
-/// The endpoint as a URL.
-fn endpoint(root: &Root) -> String {
+/// Where that engine is looked for, as a URL.
+pub fn endpoint(root: &Root) -> String {
     match root.docker_host() {
         Some(host) => host.to_owned(),
         None if cfg!(windows) => DEFAULT_ENDPOINT.to_owned(),

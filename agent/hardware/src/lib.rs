@@ -24,7 +24,7 @@ mod docker;
 mod parse;
 mod probe;
 
-pub use docker::{engine, may_have_engine};
+pub use docker::{endpoint, engine, may_have_engine};
 pub use facts::{
     Arch, Chassis, Cpu, Docker, DockerAbsence, Fact, Facts, Family, Gpu, GpuKind, Os, Problem, Subject,
     Vendor,

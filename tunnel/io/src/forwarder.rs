@@ -38,7 +38,8 @@ use self::notices::Notices;
 use self::shares::{Place, Shares};
 pub(crate) use self::sniff::fuzzing;
 use self::sniff::{MAX_FIRST_BYTES, Sniff, Speech, sniff};
-use crate::proxy::{AcceptFailures, CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
+use crate::accepting::AcceptFailures;
+use crate::proxy::{CloseReason, Host, OpenStream, Outlet, Refusal, Refused, Target, ask};
 use crate::{AllowedIp, BridgeAddress};
 
 mod hosts;

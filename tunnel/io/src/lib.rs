@@ -7,6 +7,7 @@
 //!
 //! Packets are handled by one thread for each end, and by several for a gateway; see the documentation of the module `netstack`.
 
+mod accepting;
 mod bridge;
 pub mod carrier;
 mod client;

@@ -60,7 +60,6 @@ use tokio::sync::{broadcast, watch};
 use self::connections::Connections;
 use self::listen::{Entry, Listening, Shared};
 
-mod accepting;
 mod admit;
 mod body;
 mod connections;
@@ -82,7 +81,6 @@ pub(crate) mod splice;
 mod target;
 mod upstream;
 
-pub(crate) use self::accepting::AcceptFailures;
 pub use self::connections::{CloseReason, ConnectionInfo, Event, Filter};
 pub use self::door::{Door, DoorError, Place};
 pub(crate) use self::door::{Refused, ask};

@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::AcceptFailures;
 use super::head::{self, Kind, Request};
 use super::listen::{Entry, token};
 use super::lobby::{Lobby, Stay};
@@ -33,6 +32,7 @@ use super::serve::ESTABLISHED;
 use super::splice::Side;
 use super::target::Target;
 use crate::BridgeAddress;
+use crate::accepting::AcceptFailures;
 
 /// Longer than any reason that a door gives, in bytes.
 const MAX_REASON: u64 = 1024;

@@ -16,7 +16,8 @@ use super::lobby::Lobby;
 use super::reach::{self, WatchedDialer};
 use super::routes::Routes;
 use super::target::Target;
-use super::{AcceptFailures, Limits, ProxyError, USER, admit};
+use super::{Limits, ProxyError, USER, admit};
+use crate::accepting::AcceptFailures;
 
 /// Who is let in, and where to.
 pub(super) enum Entry {

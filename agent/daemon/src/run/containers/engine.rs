@@ -16,6 +16,7 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use orfe_hardware::Root;
 use orfe_tunnel::forwarder::hosts_entry;
 
 use super::Trouble;
@@ -26,12 +27,6 @@ use super::network::Network;
 
 /// Repository of the images; the tag is the version and the content.
 const REPOSITORY: &str = "orfe-forwarder";
-/// Where an engine is looked for unless `DOCKER_HOST` names another place.
-const USUAL_ENDPOINT: &str = if cfg!(windows) {
-    "npipe:////./pipe/docker_engine"
-} else {
-    "unix:///var/run/docker.sock"
-};
 /// How long one answer of the engine may take; taking in an image is the longest.
 const ANSWER: Duration = Duration::from_secs(60);
 /// More than any hosts file of a container, in bytes.
@@ -47,8 +42,10 @@ pub(super) struct Engine {
 
 /// Asks the engine who it is.
 pub(super) async fn connect() -> Result<Engine, Trouble> {
-    let none = |error: Error| no_engine(&error);
-    let docker = orfe_hardware::engine(&orfe_hardware::Root::system(), ANSWER).map_err(none)?;
+    let root = Root::system();
+    let endpoint = orfe_hardware::endpoint(&root);
+    let none = |error: Error| no_engine(&endpoint, &error);
+    let docker = orfe_hardware::engine(&root, ANSWER).map_err(none)?;
     // Engines refuse a version of the API that is newer than their own.
     let docker = docker.negotiate_version().await.map_err(none)?;
     let info = docker.info().await.map_err(none)?;
@@ -243,9 +240,7 @@ fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
 }
 
 /// With where it was looked for, and what can be done.
-fn no_engine(error: &Error) -> Trouble {
-    let configured = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-    let place = configured.as_deref().unwrap_or(USUAL_ENDPOINT);
+fn no_engine(endpoint: &str, error: &Error) -> Trouble {
     let mut said = said(error);
     // The client's own words leave out the system's, which say the most.
     if let Some(cause) = std::iter::successors(error.source(), |&error| error.source()).last() {
@@ -255,7 +250,7 @@ fn no_engine(error: &Error) -> Trouble {
         }
     }
     Trouble::NoEngine(format!(
-        "no Docker engine answers at {place}: {said} (hint: start Docker and let the agent's user use it, or set \
+        "no Docker engine answers at {endpoint}: {said} (hint: start Docker and let the agent's user use it, or set \
          DOCKER_HOST to where it listens)"
     ))
 }
@@ -280,13 +275,11 @@ mod tests {
     #[test]
     fn a_missing_engine_is_told_with_where_it_was_looked_for_and_what_to_do() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        let Trouble::NoEngine(reason) = no_engine(&missing.into()) else {
+        let Trouble::NoEngine(reason) = no_engine("unix:///run/nowhere.sock", &missing.into()) else {
             panic!("another trouble");
         };
-        assert!(reason.starts_with("no Docker engine answers at "), "{reason}");
-        assert!(
-            reason.contains("://") && reason.contains("(hint: start Docker"),
-            "{reason}"
-        );
+        let begin = "no Docker engine answers at unix:///run/nowhere.sock: ";
+        assert!(reason.starts_with(begin), "{reason}");
+        assert!(reason.contains("(hint: start Docker"), "{reason}");
     }
 }

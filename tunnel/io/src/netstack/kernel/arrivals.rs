@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Loss, Number};
+use crate::accepting::AcceptFailures;
 use crate::kernel_stream::{KernelSocket, KernelStream};
 use crate::netstack::Accepted;
 use crate::places::Place;
@@ -23,9 +24,6 @@ use crate::places::Place;
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// Milliseconds after which a peer that answers neither probes nor data is gone, as with smoltcp.
 const DEAD_AFTER: u32 = 5 * 60 * 1000;
-
-/// Pause after a socket could not be accepted: this process has as many descriptors as it may have, say.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A listening socket from elsewhere. What is set on it holds for all that it accepts.
 pub(super) fn listener(socket: OwnedFd) -> io::Result<TcpListener> {
@@ -82,21 +80,15 @@ impl Arrivals {
     }
 
     async fn accept(&self, listener: &TcpListener) {
-        let mut has_failed = false;
+        let failures = AcceptFailures::default();
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    has_failed = false;
                     if let Ok(local) = stream.local_addr() {
                         self.take(stream, local);
                     }
                 }
-                Err(error) => {
-                    if !std::mem::replace(&mut has_failed, true) {
-                        tracing::warn!(%error, "connections in the tunnel cannot be accepted; trying again");
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(error) => failures.pause_after(&error).await,
             }
         }
     }
