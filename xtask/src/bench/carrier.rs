@@ -14,17 +14,15 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use orfe_test_support::lab;
+use anyhow::{Context as _, Result};
 use orfe_test_support::lab::program::Program;
 use orfe_test_support::load::Direction;
 use serde_json::{Map, Value};
 
 use super::proc::Reading;
-use super::site::{Network, Site};
+use super::site::{self, Network, Site};
 use super::{Outcome, load};
-use crate::demo::artifacts::{self, Programs, Request};
-use crate::interrupt::Interrupts;
+use crate::demo::artifacts::Programs;
 
 /// Not counted, at the beginning of a flow.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -78,20 +76,7 @@ impl Row {
 
 /// Measures each carrier, up and down.
 pub(super) async fn run(args: Args) -> Result<Outcome> {
-    if let Some(reason) = lab::obstacle() {
-        bail!("carriers cannot be measured here: {reason}");
-    }
-    let request = Request {
-        packages: &["orfe", "orfe-registry", "orfe-test-support"],
-        release: !args.unoptimised,
-    };
-    let programs = artifacts::build(&request).await?;
-    let mut interrupts = Interrupts::listen()?;
-    // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
-    tokio::select! {
-        outcome = measure(&args, programs) => outcome,
-        () = interrupts.next() => bail!("interrupted; nothing is left behind"),
-    }
+    site::with_programs(args.unoptimised, async |programs| measure(&args, programs).await).await
 }
 
 async fn measure(args: &Args, programs: Programs) -> Result<Outcome> {

@@ -12,13 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use orfe_test_support::lab;
 use serde_json::{Map, Value, json};
 
 use super::Outcome;
-use super::site::{Network, Site};
-use crate::demo::artifacts::{self, Request};
-use crate::interrupt::Interrupts;
+use super::site::{self, Network, Site};
 
 /// A new connection is tried this often while none has succeeded.
 const EVERY: Duration = Duration::from_millis(100);
@@ -81,20 +78,14 @@ impl Change {
 
 /// Measures all changes.
 pub(super) async fn run(args: Args) -> Result<Outcome> {
-    if let Some(reason) = lab::obstacle() {
-        bail!("roaming cannot be measured here: {reason}");
-    }
-    let request = Request {
-        packages: &["orfe", "orfe-registry", "orfe-test-support"],
-        release: !args.unoptimised,
-    };
-    let programs = artifacts::build(&request).await?;
-    let mut interrupts = Interrupts::listen()?;
-    // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
-    tokio::select! {
-        outcome = measure(&args, Site::start(programs, Network::BehindNat, args.logs.as_deref())) => outcome,
-        () = interrupts.next() => bail!("interrupted; nothing is left behind"),
-    }
+    site::with_programs(args.unoptimised, async |programs| {
+        measure(
+            &args,
+            Site::start(programs, Network::BehindNat, args.logs.as_deref()),
+        )
+        .await
+    })
+    .await
 }
 
 async fn measure(args: &Args, site: impl Future<Output = Result<Site>>) -> Result<Outcome> {

@@ -11,13 +11,15 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use orfe_test_support::lab::program::Program;
-use orfe_test_support::lab::{Side, User};
+use orfe_test_support::lab::{self, Side, User};
 use orfe_test_support::load::{Direction, Job, ProxyProtocol, ProxySpec, Work};
 use serde_json::{Map, Value};
 
 use self::ground::Ground;
+use super::Outcome;
 use super::proc::{Process, Reading};
-use crate::demo::artifacts::Programs;
+use crate::demo::artifacts::{self, Programs, Request};
+use crate::interrupt::Interrupts;
 
 const CODER: &str = "coder.demo.internal";
 /// The load's server as devices know it, and its port on the far machine.
@@ -27,6 +29,27 @@ const LOAD_PORT: u16 = 5201;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The way up from a lower rung: its pauses begin with 3 s and 5 s.
 const CLIMB: Duration = Duration::from_secs(90);
+
+/// Builds what such a system is made of and measures with it, until that is done or somebody interrupts.
+pub(super) async fn with_programs(
+    unoptimised: bool,
+    measure: impl AsyncFnOnce(Programs) -> Result<Outcome>,
+) -> Result<Outcome> {
+    if let Some(reason) = lab::obstacle() {
+        bail!("that cannot be measured here: {reason}");
+    }
+    let request = Request {
+        packages: &["orfe", "orfe-registry", "orfe-test-support"],
+        release: !unoptimised,
+    };
+    let programs = artifacts::build(&request).await?;
+    let mut interrupts = Interrupts::listen()?;
+    // Whatever ends this future takes programs and namespaces with it: both end when they are dropped.
+    tokio::select! {
+        outcome = measure(programs) => outcome,
+        () = interrupts.next() => bail!("interrupted; nothing is left behind"),
+    }
+}
 
 /// What stands between the device and the gateway's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
