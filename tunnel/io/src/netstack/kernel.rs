@@ -18,9 +18,13 @@
 //! A connection's life, in `table`:
 //!
 //! ```text
-//!   accepted ─ its stream is gone ─► left ─ both FINs have passed and ours is acknowledged, a reset, or 60 s of silence ─► over
+//!   accepted ─ its stream is gone ─► left ─ both FINs are acknowledged, a reset, or 60 s of silence ─► over
 //!      │ aborted: the kernel's socket is reset, and is left
 //! ```
+//!
+//! Nobody holds the socket of a connection that was left, and the kernel would repeat what its peer does not acknowledge for
+//! minutes. So one that is over before both ends had their say is reset in the namespace, as its peer would do it; and whatever
+//! else the kernel says for a connection that is over is answered with a reset, as by any host that knows no such connection.
 //!
 //! Streams belong to tokio tasks and are sockets of the kernel (`arrivals`); bytes do not pass through this thread, packets do.
 //! The kernel bounds the memory of each socket (`tcp_rmem`, `tcp_wmem`), places bound their number, and `memory` what they hold
@@ -50,7 +54,7 @@ use tokio::sync::oneshot;
 pub(crate) use self::arrivals::Arrivals;
 use self::memory::Memory;
 pub(crate) use self::packet::fuzzing;
-use self::packet::{Checksum, End, Segment};
+use self::packet::{Checksum, End, Segment, reset};
 use self::table::{Carried, Table};
 use super::Accepted;
 use super::flow::Flow;
@@ -221,9 +225,13 @@ impl KernelStack {
         self.readable = true;
     }
 
-    /// The next connection that is over.
+    /// The next connection that is over. `None` when the namespace has been told of all of them.
     pub(super) fn poll_over(&mut self, now: Instant) -> Option<(Flow, Number)> {
-        self.table.poll_over(now)
+        let over = self.table.poll_over(now);
+        if over.is_none() {
+            self.flush();
+        }
+        over
     }
 
     /// Number of connections, those being opened or closed included.
@@ -251,12 +259,21 @@ impl KernelStack {
     /// Gives the queued packets to the namespace, joined where that is possible. One that it does not take is lost, as it would
     /// be on a link.
     pub(super) fn flush(&mut self) {
+        self.cut();
         if self.inward.is_empty() {
             return;
         }
         write_joined(&self.device, &mut self.inward, &mut self.joined);
         // What was written may have been answered at once.
         self.readable = true;
+    }
+
+    /// Resets the connections in the namespace that are over for everybody else.
+    fn cut(&mut self) {
+        while let Some(cut) = self.table.poll_cut() {
+            let to = cut.number.address(cut.flow.local.ip());
+            self.inward.push(&reset(cut.flow.remote, to, cut.expected), ());
+        }
     }
 
     /// Takes what the namespace sends and encrypts it, as much as one round may have.
@@ -277,6 +294,7 @@ impl KernelStack {
                 }
             }
         }
+        self.flush();
     }
 
     /// The device is gone, and with it everything that the kernel could say to peers: whose connection is over is answered with
@@ -309,12 +327,11 @@ impl KernelStack {
         let Some(number) = Number::of(segment.source) else {
             return;
         };
-        let Some(carried) = self.table.get_mut(number) else {
+        let carried = self.table.get_mut(number);
+        let Some(carried) = carried.filter(|carried| carried.flow.remote == segment.destination) else {
+            self.answer_stranger(&segment);
             return;
         };
-        if segment.destination != carried.flow.remote {
-            return;
-        }
         carried.note_outgoing(&segment, now);
         let checksum = if needs_checksum(header) {
             Checksum::PseudoHeader
@@ -331,6 +348,14 @@ impl KernelStack {
                 tracing::debug!(len, "the namespace gave a packet that contradicts its header");
             }
         });
+    }
+
+    /// Ends a connection of the kernel's that nobody else knows any more.
+    fn answer_stranger(&mut self, segment: &Segment) {
+        if let Some(expected) = segment.acknowledged.filter(|_| !segment.is_reset) {
+            let packet = reset(segment.destination, segment.source, expected);
+            self.inward.push(&packet, ());
+        }
     }
 
     /// Resets every connection. What the kernel says to their peers is to be taken once more.

@@ -154,7 +154,8 @@ pub(crate) fn echo_request(from: IpAddr, to: IpAddr, data: &[u8]) -> Vec<u8> {
     }
 }
 
-fn with_ip(
+/// What `emit` writes behind an IP header.
+pub(crate) fn with_ip(
     source: IpAddress,
     destination: IpAddress,
     protocol: IpProtocol,

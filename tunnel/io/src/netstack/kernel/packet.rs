@@ -1,4 +1,4 @@
-//! A TCP segment of a connection, and how one of its ends is exchanged for another.
+//! A TCP segment of a connection, how one of its ends is exchanged for another, and the segment that ends one.
 //!
 //! Checksums are not computed anew but brought up to date (RFC 1624): one that was wrong stays wrong. Layouts: RFC 791, 8200
 //! (IP).
@@ -9,8 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use orfe_tunnel_core::packet;
 use orfe_tunnel_core::packet::checksum::{fold, sum};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
 use crate::tun::offload::{ACK, FIN, RST, TcpHeaders};
+
+/// Hop limit of what is made here, as RFC 1700 recommends.
+const HOPS: u8 = 64;
 
 /// One of the two ends that a packet names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +105,33 @@ impl Segment {
             }
         }
     }
+}
+
+/// The packet that resets a connection at `to`. It counts where the sequence number is the one that `to` expects next, which is
+/// what it acknowledges (RFC 9293, section 3.5.2; RFC 5961, section 3.2).
+pub(super) fn reset(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
+    let tcp = TcpRepr {
+        src_port: from.port(),
+        dst_port: to.port(),
+        control: TcpControl::Rst,
+        seq_number: TcpSeqNumber(sequence.cast_signed()),
+        ack_number: None,
+        window_len: 0,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    };
+    let (source, destination) = (from.ip().into(), to.ip().into());
+    let ip = IpRepr::new(source, destination, IpProtocol::Tcp, tcp.buffer_len(), HOPS);
+    let mut packet = vec![0; ip.buffer_len()];
+    let checksums = ChecksumCapabilities::default();
+    ip.emit(&mut packet[..], &checksums);
+    let mut segment = TcpPacket::new_unchecked(&mut packet[ip.header_len()..]);
+    tcp.emit(&mut segment, &source, &destination, &checksums);
+    packet
 }
 
 /// Brings the checksum at `field` up to date after what it covers changed by `change`.
@@ -242,6 +274,21 @@ mod tests {
         #[test]
         fn anything_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Segment::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_made() {
+        for (from, to) in [("10.0.0.1:1", "240.0.0.2:2"), ("[fd00::1]:1", "[100::1:0:0:2]:2")] {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let packet = reset(from, to, u32::MAX);
+            assert!(is_good(&packet));
+            let read = Segment::parse(&packet).unwrap();
+            assert_eq!((read.source, read.destination), (from, to));
+            assert_eq!(
+                (read.is_reset, read.next_sequence, read.acknowledged),
+                (true, u32::MAX, None)
+            );
         }
     }
 

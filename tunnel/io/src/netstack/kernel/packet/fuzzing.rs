@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use orfe_tunnel_core::packet::checksum::{fold, sum};
 
-use super::{Checksum, End, Segment};
+use super::{Checksum, End, Segment, reset};
 
 const V4: ([u8; 4], u16) = ([240, 1, 2, 3], 443);
 const V6: ([u16; 8], u16) = ([0x100, 0, 0, 0, 0, 0, 1, 2], 443);
@@ -15,6 +15,13 @@ pub fn packet(bytes: &[u8]) {
     let Some(segment) = Segment::parse(bytes) else {
         return;
     };
+    let end = reset(segment.destination, segment.source, segment.next_sequence);
+    let read = Segment::parse(&end).filter(|read| read.is_reset);
+    assert_eq!(
+        read.map(|read| (read.source, read.destination, read.next_sequence)),
+        Some((segment.destination, segment.source, segment.next_sequence)),
+        "the answer to it can be read"
+    );
     let other = if segment.source.is_ipv4() {
         SocketAddr::from(V4)
     } else {
