@@ -22,6 +22,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 #[cfg(unix)]
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -227,7 +228,8 @@ async fn accept(shared: Arc<Shared>, port: u16, listener: TcpListener, tasks: Ta
             Ok(place) => {
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
-                    let serving = forward(&shared, stream, peer, port);
+                    // Pinned here, because what is given to `run_until_cancelled` by value takes its room twice.
+                    let serving = pin!(forward(&shared, stream, peer, port));
                     shared.stop.run_until_cancelled(serving).await;
                     drop(place);
                 });

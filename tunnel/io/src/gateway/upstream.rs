@@ -112,6 +112,8 @@ impl Forwarders {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> CancellationToken {
         let cancel = self.stop.child_token();
         let cancelled = cancel.clone();
+        // In a box, because what is given to `run_until_cancelled` by value takes its room twice.
+        let task = Box::pin(task);
         self.tracker.spawn_on(
             async move {
                 cancelled.run_until_cancelled(task).await;

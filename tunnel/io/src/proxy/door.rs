@@ -10,6 +10,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 #[cfg(unix)]
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -206,7 +207,8 @@ async fn accept(listener: impl Listener, shared: Arc<Shared>, tasks: TaskTracker
     {
         let shared = Arc::clone(&shared);
         tasks.spawn(async move {
-            let serving = serve(&shared, stream, stay);
+            // Pinned here, because what is given to `run_until_cancelled` by value takes its room twice.
+            let serving = pin!(serve(&shared, stream, stay));
             shared.stop.run_until_cancelled(serving).await;
         });
     }

@@ -1,6 +1,7 @@
 //! A listening port and the tasks behind it.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use data_encoding::BASE64;
@@ -170,7 +171,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
                 let Some(place) = lobby.enter().await else { return };
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
-                    let serving = admit::client(&shared, stream, peer, place);
+                    // Pinned here, because what is given to `run_until_cancelled` by value takes its room twice.
+                    let serving = pin!(admit::client(&shared, stream, peer, place));
                     shared.stop.run_until_cancelled(serving).await;
                 });
             }
@@ -182,7 +184,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
                 };
                 let (shared, to) = (Arc::clone(&shared), to.clone());
                 tasks.spawn(async move {
-                    let serving = admit::forward(&shared, stream, peer, &to);
+                    let serving = pin!(admit::forward(&shared, stream, peer, &to));
                     shared.stop.run_until_cancelled(serving).await;
                     drop(slot);
                 });
