@@ -323,6 +323,7 @@ fn what_is_wrong_on_the_way_in_has_its_exit_code() {
     let twice = ["join-code", "create", "--tag", "owner=a", "--tag", "owner=b"];
     assert_eq!(run(&twice).status.code(), Some(2));
     assert_eq!(run(&["serve", "--listen", "nowhere"]).status.code(), Some(2));
+    assert_eq!(run(&["--log", "==", "device", "list"]).status.code(), Some(2));
     assert_eq!(run(&[]).status.code(), Some(2));
 
     // A folder that cannot be made, for whomever.
