@@ -394,7 +394,7 @@ fn it_takes_as_many_files_as_it_may_and_says_when_that_is_little() {
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
     assert!(log.contains("files=4096"), "{log}");
     assert!(
-        log.contains("only some 2048 devices") && log.contains("LimitNOFILE"),
+        log.contains("only some 2048 devices") && log.contains("LimitNOFILE") && log.contains("wanted=52048"),
         "{log}"
     );
 }
