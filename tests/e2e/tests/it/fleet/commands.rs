@@ -17,6 +17,11 @@ impl Fleet {
 
     /// The same for another state folder.
     pub(crate) fn agent_command_at(&self, state: &str) -> Command {
+        self.agent_command_with(state, "agent.sock")
+    }
+
+    /// The same with a control socket of its own.
+    pub(crate) fn agent_command_with(&self, state: &str, control: &str) -> Command {
         let mut command = if self.agent_as.is_some() {
             self.with_environment(Command::new(self.path("orfe")))
         } else {
@@ -27,7 +32,7 @@ impl Fleet {
             .arg("--state")
             .arg(self.path(state))
             .arg("--control")
-            .arg(self.path("agent.sock"));
+            .arg(self.path(control));
         let own = self.path("child.sh");
         let child = if own.exists() {
             own
