@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`config_file`] | configuration files in TOML, and what is wrong with them where |
 //! | [`private`] | folders and files that only their owner may read, written whole or not at all |
 //! | [`lock`] | one process for each state folder |
 //! | [`signals`] | being asked to stop |
@@ -16,6 +17,7 @@
 //! Business logic never asks which system it runs on: the differences live in `imp`, one folder for each
 //! system with the same functions. Linux is tested; macOS and Windows are type-checked only.
 
+pub mod config_file;
 pub mod lock;
 pub mod network;
 pub mod paths;

@@ -188,6 +188,11 @@ pub fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     imp::files::create_dir(path)
 }
 
+/// What tells this folder from every other one of this machine, a copy of it included, for as long as the machine runs.
+pub fn folder_id(path: &Path) -> Result<String, PrivateFileError> {
+    imp::files::folder_id(path).map_err(|error| PrivateFileError::new("look at", path, error))
+}
+
 /// Makes `path`, and the folders above it that are missing, with mode 0700. One that is there stays as it is, and is refused
 /// when anybody else could put files in it: for what is put into a folder that is not ours alone.
 pub fn create_missing_dir(path: &Path) -> Result<(), PrivateFileError> {

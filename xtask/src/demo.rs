@@ -156,7 +156,7 @@ async fn play(stage: &mut Stage, screen: &mut Screen, check: bool) -> Result<End
         watch::until_healthy(stage, screen, started).await
     });
     let report = match answer.await {
-        Ok(Ok(seconds)) => report::healthy(stage, seconds).await,
+        Ok(Ok(seconds)) => report::healthy(stage, screen, seconds).await,
         Ok(Err(error)) => {
             // The failure itself tells more than that it could not be written.
             let _ = screen::print_result(&report::failed(&error));

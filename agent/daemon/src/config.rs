@@ -8,6 +8,7 @@ mod containers;
 mod file;
 mod http_proxy;
 mod local;
+mod log_filter;
 mod shown;
 mod tunnel;
 mod words;
@@ -205,6 +206,8 @@ impl Config {
         let log_format = text("ORFE_LOG_FORMAT")?
             .map(|format| words::log_format(&format))
             .transpose()?;
+        let log_filter = pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned());
+        log_filter::check(&log_filter, &file.value)?;
         let proxy_listen = local::proxy(&file.value, raw.proxy.listen)?;
         let forwards = local::forwards(&file.value, raw.forward)?;
         local::check_apart(&file.value, proxy_listen, forwards.as_deref().unwrap_or_default())?;
@@ -230,7 +233,7 @@ impl Config {
             split_dns: pick(None, None, raw.tunnel.split_dns, || false),
             bridges: pick(None, None, bridges, || Bridges::Auto),
             containers,
-            log_filter: pick(None, text("ORFE_LOG")?, raw.log.filter, || "info".to_owned()),
+            log_filter,
             log_format: pick(None, log_format, raw.log.format, || LogFormat::Human),
             file,
         })

@@ -77,18 +77,12 @@ pub(crate) struct RunningChild {
     pub start_time: u64,
     /// The boot in which it runs: pids and start times begin anew with each.
     pub boot: String,
+    /// The state folder whose daemon started it ([`private::folder_id`]); unknown in what older versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    folder: Option<String>,
 }
 
 impl RunningChild {
-    pub(crate) fn new(slot: u8, id: ProcessId, boot: String) -> Self {
-        Self {
-            slot,
-            pid: id.pid,
-            start_time: id.start_time,
-            boot,
-        }
-    }
-
     pub(crate) fn id(&self) -> ProcessId {
         ProcessId {
             pid: self.pid,
@@ -197,8 +191,37 @@ impl StateFolder {
         )?)
     }
 
+    /// The record of a child of this folder's daemon.
+    pub(crate) fn running_child(
+        &self,
+        slot: u8,
+        id: ProcessId,
+        boot: String,
+    ) -> Result<RunningChild, Failure> {
+        Ok(RunningChild {
+            slot,
+            pid: id.pid,
+            start_time: id.start_time,
+            boot,
+            folder: Some(private::folder_id(&self.path)?),
+        })
+    }
+
+    /// The children on record. Those of another folder, of which this one is a copy, are none of ours: a daemon may watch them.
     pub(crate) fn children(&self) -> Result<Vec<RunningChild>, Failure> {
-        Ok(self.read_or_set_aside("children.json")?.unwrap_or_default())
+        let recorded: Vec<RunningChild> = self.read_or_set_aside("children.json")?.unwrap_or_default();
+        let own = private::folder_id(&self.path)?;
+        let (ours, others): (Vec<_>, Vec<_>) = recorded
+            .into_iter()
+            .partition(|child| child.folder.as_ref().is_none_or(|folder| *folder == own));
+        for child in others {
+            tracing::warn!(
+                slot = child.slot,
+                pid = child.pid,
+                "a provisioner on record was started from another state folder, of which this is a copy; it is left alone"
+            );
+        }
+        Ok(ours)
     }
 
     pub(crate) fn store_children(&self, children: &[RunningChild]) -> Result<(), Failure> {

@@ -246,3 +246,19 @@ fn a_new_file_replaces_nothing_and_goes_away_unless_it_is_filled() {
     assert!(error.hint().unwrap().contains("another name"));
     assert_eq!(std::fs::read(&path).unwrap(), b"first");
 }
+
+#[test]
+fn a_folder_is_told_from_its_copy_and_known_where_it_was_moved() {
+    let temp = tempfile::tempdir().unwrap();
+    let [one, copy, moved] = ["one", "copy", "moved"].map(|name| temp.path().join(name));
+    create_dir(&one).unwrap();
+    create_dir(&copy).unwrap();
+    let id = folder_id(&one).unwrap();
+    assert_ne!(id, folder_id(&copy).unwrap());
+    assert_eq!(id, folder_id(&temp.path().join("copy/../one")).unwrap());
+    assert!(folder_id(&moved).unwrap_err().is_not_found());
+    if cfg!(unix) {
+        std::fs::rename(&one, &moved).unwrap();
+        assert_eq!(id, folder_id(&moved).unwrap());
+    }
+}

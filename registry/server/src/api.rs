@@ -32,6 +32,10 @@ pub const VERSION: u32 = 1;
 /// Longest note, in characters.
 pub const NOTE_MAX: usize = 200;
 
+/// Most tags that a join code gives, or that a device is granted. Coder has no bound, but tags travel in one URL and in one
+/// variable of the provisioner's environment, and each is [`TAG_PART_MAX`](orfe_protocol::tag::TAG_PART_MAX) twice at most.
+pub const TAGS_MAX: usize = 32;
+
 /// A request that no registry would carry out, whatever it knows. The CLI finds it before it asks, the registry before it
 /// acts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +64,18 @@ fn check_note(note: &str) -> Result<(), Refused> {
         return Err(Refused::new(
             format!("a note is one line of {NOTE_MAX} characters at most"),
             "see `--note`",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether so many tags can be granted.
+pub(crate) fn check_tags(tags: &Tags) -> Result<(), Refused> {
+    let count = tags.iter().count();
+    if count > TAGS_MAX {
+        return Err(Refused::new(
+            format!("a join code gives, and a device has, {TAGS_MAX} granted tags at most, not {count}"),
+            "leave out what no template asks for, or take tags away with `orfe-registry device tag --remove`",
         ));
     }
     Ok(())

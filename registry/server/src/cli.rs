@@ -21,6 +21,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use orfe_platform::paths::{Environment, Places};
 use serde::Serialize;
+use tracing_subscriber::EnvFilter;
 
 use self::args::{
     ConfigCommand, CreateArgs, DashboardCommand, DeviceCommand, Format, GatewayCommand, JoinCodeCommand,
@@ -82,7 +83,7 @@ pub struct Cli {
         env = "ORFE_REGISTRY_LOG",
         hide_env_values = true
     )]
-    #[arg(default_value = "info", hide_default_value = true)]
+    #[arg(default_value = "info", hide_default_value = true, value_parser = log_filter)]
     log: String,
     #[arg(skip)]
     terminal: bool,
@@ -125,6 +126,11 @@ enum Command {
 struct VersionAnswer {
     version: u32,
     orfe_registry: &'static str,
+}
+
+/// A filter that cannot be parsed would be none.
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(text).map(|_| text.to_owned())
 }
 
 impl Cli {

@@ -14,7 +14,7 @@
 //! and passed on as it came.
 //!
 //! Containers do not take its places from one another: each source address has a share of its own, and what is refused it leaves a
-//! line in the log once a minute at most.
+//! line in the log once a minute at most, for each kind of reason.
 //!
 //! What can fail: a port may be taken ([`ForwarderError`]); everything later concerns one connection, which is closed.
 
@@ -186,7 +186,9 @@ impl Shared {
 
     /// Says why a connection was closed: where people look, as long as that does not fill the log, else for who debugs.
     fn tell(&self, peer: SocketAddr, port: u16, closed: &Closed) {
-        let may_tell = self.notices.may_tell(peer.ip().to_canonical(), Instant::now());
+        let may_tell = self
+            .notices
+            .may_tell(peer.ip().to_canonical(), closed, Instant::now());
         let agent = &self.config.agent;
         match (may_tell, closed) {
             (false, _) => tracing::debug!(%peer, port, reason = %closed, "closed a connection"),

@@ -20,9 +20,11 @@ pub(crate) fn failed(error: &anyhow::Error) -> Value {
     json!({"healthy": false, "missing": [format!("{error:#}")], "device": null})
 }
 
-/// Everything is healthy, `seconds` after the first device began to join.
-pub(crate) async fn healthy(stage: &Stage, seconds: f64) -> Report {
+/// Everything is healthy, `seconds` after the first device began to join; also said on the screen, where the changes that led
+/// to it may have had no room.
+pub(crate) async fn healthy(stage: &Stage, screen: &mut Screen, seconds: f64) -> Report {
     let devices = documents(stage.agents()).await;
+    screen.line(&healthy_after(devices.len(), seconds));
     let mut report = json!({
         "healthy": true,
         "seconds_to_healthy": (seconds * 1000.0).round() / 1000.0,
@@ -35,6 +37,14 @@ pub(crate) async fn healthy(stage: &Stage, seconds: f64) -> Report {
         healthy: true,
         document: report,
     }
+}
+
+fn healthy_after(devices: usize, seconds: f64) -> String {
+    let who = match devices {
+        1 => "the device is healthy".to_owned(),
+        devices => format!("all {devices} devices are healthy"),
+    };
+    format!("{who} and the registry shows it, after {seconds:.1} s")
 }
 
 /// It took longer than `limit`: what is still missing, also said on the screen.
@@ -88,4 +98,21 @@ async fn still_missing(stage: &Stage) -> Vec<String> {
         Err(error) => missing.push(format!("registry: {error:#}")),
     }
     missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::healthy_after;
+
+    #[test]
+    fn the_end_is_said_for_one_device_and_for_many() {
+        assert_eq!(
+            healthy_after(1, 2.04),
+            "the device is healthy and the registry shows it, after 2.0 s"
+        );
+        assert_eq!(
+            healthy_after(3, 12.0),
+            "all 3 devices are healthy and the registry shows it, after 12.0 s"
+        );
+    }
 }

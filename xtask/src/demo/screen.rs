@@ -37,6 +37,8 @@ pub(crate) struct Screen {
     colour: bool,
     left: usize,
     reserved: usize,
+    /// What is said when there is no room for more changes.
+    no_more: &'static str,
     gone: Arc<Notify>,
 }
 
@@ -52,16 +54,18 @@ impl Screen {
     /// Speaks on stdout.
     pub(crate) fn for_people() -> Self {
         let terminal = std::io::stdout().is_terminal();
-        Self::new(Box::new(std::io::stdout()), terminal, RESERVED)
+        let no_more = "further changes: `orfe status` and the dashboard";
+        Self::new(Box::new(std::io::stdout()), terminal, RESERVED, no_more)
     }
 
     /// Speaks on stderr; stdout is left to the result.
     pub(crate) fn for_check() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self::new(Box::new(std::io::stderr()), terminal, RESERVED_FOR_CHECK)
+        let no_more = "further changes are left out, until the end";
+        Self::new(Box::new(std::io::stderr()), terminal, RESERVED_FOR_CHECK, no_more)
     }
 
-    fn new(out: Box<dyn Write>, terminal: bool, reserved: usize) -> Self {
+    fn new(out: Box<dyn Write>, terminal: bool, reserved: usize, no_more: &'static str) -> Self {
         let is = |name: &str, wrong: fn(&str) -> bool| {
             std::env::var_os(name).is_some_and(|value| wrong(&value.to_string_lossy()))
         };
@@ -71,6 +75,7 @@ impl Screen {
             colour: terminal && !plain,
             left: LINES,
             reserved,
+            no_more,
             gone: Arc::default(),
         }
     }
@@ -113,11 +118,11 @@ impl Screen {
         self.line(line.trim_end());
     }
 
-    /// A line that shows a change; when too many came, one last line says where to look instead.
+    /// A line that shows a change; when too many came, one last line says so, and where to look instead.
     pub(crate) fn change(&mut self, text: &str) {
         match self.left.saturating_sub(self.reserved) {
             0 => {}
-            1 => self.line("  … further changes: `orfe status` and the dashboard"),
+            1 => self.line(&format!("  … {}", self.no_more)),
             _ => self.line(&format!("  {text}")),
         }
     }
@@ -185,6 +190,8 @@ mod tests {
 
     use super::{LINES, RESERVED, RESERVED_FOR_CHECK, Screen, is_closed};
 
+    const NO_MORE: &str = "further changes elsewhere";
+
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
 
@@ -201,7 +208,7 @@ mod tests {
     #[test]
     fn changes_leave_room_for_the_end_and_the_whole_stays_within_its_lines() {
         let page = Page::default();
-        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED);
+        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED, NO_MORE);
         screen.part("dashboard", "http://127.0.0.1:1/");
         for n in 0..100 {
             screen.change(&format!("change {n}"));
@@ -214,7 +221,7 @@ mod tests {
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), LINES);
-        assert!(lines[LINES - RESERVED - 1].contains("further changes"), "{text}");
+        assert!(lines[LINES - RESERVED - 1].contains(NO_MORE), "{text}");
         assert_eq!(&lines[LINES - RESERVED..], ["stopping", "stopped", "bye"]);
         assert!(!text.contains('\x1b'), "no colour without a terminal");
     }
@@ -222,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_long_is_broken_where_a_person_would() {
         let page = Page::default();
-        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED);
+        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED, NO_MORE);
         let link = format!("http://127.0.0.1:1/{}", "x".repeat(50));
         screen.part("dashboard", &link);
         let program = format!("/{}/orfe", "p".repeat(40));
@@ -241,7 +248,7 @@ mod tests {
     #[test]
     fn what_is_missing_leaves_room_for_the_end() {
         let page = Page::default();
-        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED_FOR_CHECK);
+        let mut screen = Screen::new(Box::new(page.clone()), false, RESERVED_FOR_CHECK, NO_MORE);
         for n in 0..100 {
             screen.change(&format!("change {n}"));
         }
@@ -270,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_asked_is_told_that_nobody_reads() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let mut screen = Screen::new(Box::new(writer), false, RESERVED);
+        let mut screen = Screen::new(Box::new(writer), false, RESERVED, NO_MORE);
         let gone = screen.gone();
         drop(reader);
         screen.line("hello?");

@@ -35,9 +35,7 @@ pub(super) fn run(args: &ForwarderArgs) -> anyhow::Result<ExitCode> {
         .with_ansi(false)
         .init();
     // Two for each connection; the engine's default may be no more than a thousand.
-    if let Err(error) = orfe_platform::process::raise_file_limit(super::run::FILES) {
-        tracing::warn!(%error, "fewer connections at once are possible");
-    }
+    super::run::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -11,7 +11,7 @@ use crate::run::{Daemon, init_logging};
 use crate::state::StateFolder;
 
 /// Files at once: a thousand connections through the proxy, each with two ends and, where the kernel copies, a pipe.
-pub(super) const FILES: u64 = 8192;
+const FILES: u64 = 8192;
 
 pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(places)?;
@@ -21,9 +21,7 @@ pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode
     config.http_proxy.value.warn();
     let state = StateFolder::open_existing(&config.state.value)?.ok_or_else(not_joined)?;
     let identity = state.identity()?.ok_or_else(not_joined)?;
-    if let Err(error) = orfe_platform::process::raise_file_limit(FILES) {
-        tracing::warn!(%error, "fewer connections at once are possible");
-    }
+    raise_file_limit();
     // One thread for the event loop and all tasks: a second one and this one would wake each other for every message, on a
     // machine at rest. Nothing that a task does lasts long, bytes are copied in turns, and the tunnel has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -36,6 +34,20 @@ pub(super) fn run(places: &PlaceArgs, args: &RunArgs) -> anyhow::Result<ExitCode
         Box::pin(daemon.run()).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets this process open as many files as it may take, and says when the system allows fewer.
+pub(super) fn raise_file_limit() {
+    match orfe_platform::process::raise_file_limit(FILES) {
+        Ok(Some(files)) if files < FILES => tracing::warn!(
+            files,
+            wanted = FILES,
+            "the hard limit of open files allows fewer connections at once; raise it (LimitNOFILE= of the unit, \
+             `--ulimit nofile=` of the container, or limits.conf)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "fewer connections at once are possible"),
+    }
 }
 
 fn not_joined() -> Failure {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use orfe_platform::config_file;
 use orfe_tunnel::TcpStack;
 use serde::Deserialize;
 
@@ -90,7 +91,7 @@ pub(super) struct RawLog {
 }
 
 /// What the parser says in words of Rust or of its own, and how a person says it.
-const PLAIN: [(&str, &str); 6] = [
+const PLAIN: [(&str, &str); 7] = [
     (
         ", expected u64",
         ", expected a whole number of seconds, such as 600",
@@ -109,6 +110,7 @@ const PLAIN: [(&str, &str); 6] = [
         "this takes an IP address and a port, such as \"127.0.0.1:1080\"",
     ),
     ("invalid type: map", "invalid type: table"),
+    ("invalid type: sequence", "invalid type: list"),
 ];
 
 /// Reads the file. One that is not there is empty, unless it was asked for by name.
@@ -176,36 +178,17 @@ impl Raw {
 
 /// Parses the file's text; an error names line and column.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Raw, Failure> {
-    toml::from_str(text).map_err(|error| {
-        let at = error.span().map(|span| position(text, span.start));
-        let place = at.map_or_else(String::new, |(line, column)| {
-            format!(", line {line}, column {column}")
-        });
+    config_file::parse(text, &PLAIN).map_err(|error| {
         Failure::new(format!(
-            "the config file {}{place} is not right: {}",
+            "the config file {}, line {}, column {} is not right: {}",
             path.display(),
-            plain(error.message())
+            error.line,
+            error.column,
+            error.message
         ))
         .hint("`orfe --config /dev/null config show` prints every setting and its default".to_owned())
         .exit(Exit::Usage)
     })
-}
-
-/// The parser's message in a person's words.
-fn plain(message: &str) -> String {
-    PLAIN.iter().fold(message.to_owned(), |message, (theirs, ours)| {
-        message.replace(theirs, ours)
-    })
-}
-
-/// Line and column of a byte offset, both from 1; the column counts characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
 }
 
 #[cfg(test)]
@@ -267,6 +250,18 @@ mod tests {
                 "expected a table, which begins with the line `[containers]`",
             ),
             ("log = 3", "expected a table, which begins with the line `[log]`"),
+            (
+                "tunnel = [\"auto\", \"userspace\"]",
+                "line 1, column 10 is not right: invalid type: list, expected a table, which begins with the line `[tunnel]`",
+            ),
+            (
+                "[[tunnel]]\nmode = \"tun\"",
+                "line 1, column 1 is not right: invalid type: list, expected a table, which begins with the line `[tunnel]`",
+            ),
+            (
+                "forward = [[\"127.0.0.1:1\", \"a.lan:1\"]]",
+                "type: list, expected a table, which begins with the line `[[forward]]`",
+            ),
             (
                 "[containers]\nenabled = true",
                 "boolean `true`, expected \"auto\" or \"off\"",

@@ -333,3 +333,11 @@ fn a_drain_without_end_is_refused() {
     let text = crate::failure::render(&resolve(&flags, &[HOME]).unwrap_err().into());
     assert!(text.contains("too long") && text.contains("86400"), "{text}");
 }
+
+#[test]
+fn a_log_filter_that_cannot_work_is_found_before_anything_starts() {
+    for filter in ["==", "infoo"] {
+        let error = resolve(&PlaceArgs::default(), &[HOME, ("ORFE_LOG", filter)]).unwrap_err();
+        assert_eq!(error.to_string(), format!("the variable ORFE_LOG is `{filter}`"));
+    }
+}

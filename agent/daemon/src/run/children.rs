@@ -32,12 +32,15 @@ impl Children {
     }
 
     pub(super) fn started(&mut self, state: &StateFolder, slot: u8, id: ProcessId) {
-        match process::boot_id() {
-            Ok(boot) => {
-                self.running.insert(slot, RunningChild::new(slot, id, boot));
+        let child = process::boot_id()
+            .map_err(|error| Failure::new("it cannot be told which boot this is").because(error))
+            .and_then(|boot| state.running_child(slot, id, boot));
+        match child {
+            Ok(child) => {
+                self.running.insert(slot, child);
                 self.store(state);
             }
-            Err(error) => tracing::warn!(%error, "a running child cannot be recorded"),
+            Err(error) => tracing::warn!(error = one_line(&error), "a running child cannot be recorded"),
         }
     }
 

@@ -4,23 +4,16 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{Config, LogFormat};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// What is always quiet: boringtun logs an expired session, which is normal, as an error.
 const QUIET: &str = "boringtun=off";
 
 /// Starts logging.
 pub(crate) fn init(config: &Config) -> Result<(), Failure> {
+    let cannot = || Failure::new("logging cannot be started");
     let filter = &config.log_filter.value;
-    let parsed = EnvFilter::try_new(format!("{filter},{QUIET}")).map_err(|error| {
-        Failure::new(format!("the log filter `{filter}` is not right"))
-            .hint(
-                "levels are error, warn, info, debug, trace; for one part: `info,orfe_tunnel=debug`"
-                    .to_owned(),
-            )
-            .exit(Exit::Usage)
-            .because(error)
-    })?;
+    let parsed = EnvFilter::try_new(format!("{filter},{QUIET}")).map_err(|error| cannot().because(error))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
@@ -31,5 +24,5 @@ pub(crate) fn init(config: &Config) -> Result<(), Failure> {
             .try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
-    started.map_err(|error| Failure::new("logging cannot be started").because(error))
+    started.map_err(|error| cannot().because(error))
 }

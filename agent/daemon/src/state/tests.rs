@@ -108,3 +108,31 @@ fn a_spoilt_identity_is_named() {
         "{text}"
     );
 }
+
+#[test]
+fn a_copy_of_the_folder_has_no_children_of_the_original() {
+    let (temp, folder) = folder();
+    let id = ProcessId {
+        pid: 7,
+        start_time: 8,
+    };
+    let child = folder.running_child(0, id, "boot".to_owned()).unwrap();
+    folder.store_children(std::slice::from_ref(&child)).unwrap();
+    assert_eq!(folder.children().unwrap(), std::slice::from_ref(&child));
+
+    let copy = StateFolder::open(&temp.path().join("copy")).unwrap();
+    std::fs::copy(
+        folder.path().join("children.json"),
+        copy.path().join("children.json"),
+    )
+    .unwrap();
+    assert_eq!(copy.children().unwrap(), []);
+
+    // What an older version wrote does not say.
+    let unknown = RunningChild {
+        folder: None,
+        ..child
+    };
+    copy.store_children(std::slice::from_ref(&unknown)).unwrap();
+    assert_eq!(copy.children().unwrap(), [unknown]);
+}

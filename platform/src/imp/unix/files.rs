@@ -15,6 +15,12 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const ANY_FOR_OTHERS: u32 = 0o077;
 const READABLE_BY_ALL: u32 = 0o004;
 
+/// Device and inode: they go with a folder that is moved, and a copy has others.
+pub(crate) fn folder_id(path: &Path) -> io::Result<String> {
+    let metadata = std::fs::metadata(path)?;
+    Ok(format!("{:x}:{:x}", metadata.dev(), metadata.ino()))
+}
+
 pub(crate) fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     let wrong = |found| PrivateFileError::WrongKind {
         path: path.to_path_buf(),

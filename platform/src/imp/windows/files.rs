@@ -57,6 +57,11 @@ pub(crate) fn create_missing_dir(path: &Path) -> Result<(), PrivateFileError> {
     if path.is_dir() { Ok(()) } else { create_dir(path) }
 }
 
+/// The path: numbers of files are told by no safe function.
+pub(crate) fn folder_id(path: &Path) -> io::Result<String> {
+    Ok(std::fs::canonicalize(path)?.display().to_string())
+}
+
 pub(crate) fn create_dir(path: &Path) -> Result<(), PrivateFileError> {
     if let Some(parent) = path
         .parent()

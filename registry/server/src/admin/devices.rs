@@ -71,6 +71,10 @@ pub(super) async fn tag(
         .filter_map(|(key, value)| Tag::new(key, value).ok())
         .collect();
     let tags = kept.overlaid(&request.set);
+    // A device that has more, by several codes, can still be rid of some.
+    if !request.set.is_empty() {
+        api::check_tags(&tags)?;
+    }
     if !admin.shared.store.devices().set_tags(row.id, &tags).await? {
         return Err(ApiError::no_device(&name));
     }

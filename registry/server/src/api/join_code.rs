@@ -5,7 +5,7 @@ use orfe_protocol::id::JoinCodeId;
 use orfe_protocol::tag::Tags;
 use serde::{Deserialize, Serialize};
 
-use super::{Refused, check_note};
+use super::{Refused, check_note, check_tags};
 
 /// Longest life of a join code, in seconds: 7 days.
 pub const JOIN_CODE_TTL_MAX_S: u64 = 7 * 24 * 3600;
@@ -49,6 +49,7 @@ impl CreateJoinCode {
                 "see `--ttl`",
             ));
         }
+        check_tags(&self.tags)?;
         check_note(&self.note)
     }
 }

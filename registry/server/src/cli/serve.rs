@@ -48,6 +48,7 @@ fn raise_file_limit(sessions_max: usize) {
             if devices < sessions_max as u64 {
                 tracing::warn!(
                     files,
+                    wanted = sessions_max as u64 + FILES_BESIDE_SESSIONS,
                     "only some {devices} devices can be connected at once, of the {sessions_max} that it would take; \
                      raise the hard limit of open files (LimitNOFILE= of the unit, `--ulimit nofile=` of the container)"
                 );

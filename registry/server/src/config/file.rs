@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orfe_platform::config_file;
 use orfe_tunnel::TcpStack;
 use serde::Deserialize;
 use toml::Spanned;
@@ -141,7 +142,7 @@ pub(super) struct SessionTable {
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
 
 /// What the parser says in words of Rust or of its own, and how a person says it.
-const PLAIN: [(&str, &str); 7] = [
+const PLAIN: [(&str, &str); 8] = [
     (", expected u8", ": a number of slots is from 1 to 64"),
     (", expected path string", ": a path stands in quotes"),
     (
@@ -158,6 +159,7 @@ const PLAIN: [(&str, &str); 7] = [
     ),
     ("relative URL without a base", "a URL begins with `https://`"),
     ("invalid type: map", "invalid type: table"),
+    ("invalid type: sequence", "invalid type: list"),
 ];
 
 /// Reads and parses the file.
@@ -170,7 +172,7 @@ pub(super) fn read_checked(path: &Path) -> Result<ConfigFile, ConfigError> {
     let text = text(path)?;
     let raw = parse(path, &text)?;
     let refused = |at: Range<usize>, message: String, hint: &'static str| {
-        let (line, column) = place(&text, at.start);
+        let (line, column) = config_file::place(&text, at.start);
         ConfigError::Value {
             path: path.to_owned(),
             line,
@@ -224,32 +226,10 @@ fn text(path: &Path) -> Result<String, ConfigError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
-    toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start);
-        let (line, column) = place(text, start);
-        ConfigError::Toml {
-            path: path.to_owned(),
-            line,
-            column,
-            message: plain(error.message()),
-        }
+    config_file::parse(text, &PLAIN).map_err(|error| ConfigError::Toml {
+        path: path.to_owned(),
+        line: error.line,
+        column: error.column,
+        message: error.message,
     })
-}
-
-/// The parser's message in a person's words, on one line: that is what a terminal shows beside the place.
-fn plain(message: &str) -> String {
-    let message = message.lines().collect::<Vec<_>>().join("; ");
-    PLAIN
-        .iter()
-        .fold(message, |message, (theirs, ours)| message.replace(theirs, ours))
-}
-
-/// Line and column of a byte, each from 1; columns count characters.
-fn place(text: &str, byte: usize) -> (usize, usize) {
-    let before = text.get(..byte).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
 }

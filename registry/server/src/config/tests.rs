@@ -228,6 +228,9 @@ fn what_is_of_a_wrong_type_is_said_in_plain_words() {
     let refused = [
         "coder = 3",
         "session = \"15s\"",
+        "session = [\"15s\"]",
+        "[[tunnel]]\nenabled = false\n",
+        "[policy]\nallow = [[\"a.b\"]]\n",
         "listen = \"7443\"",
         "[[policy.allow]]\nname = \"a.b\"\nports = [70000]\n",
         "[[policy.allow]]\nname = \"a.b\"\nports = 443\n",
@@ -241,6 +244,9 @@ fn what_is_of_a_wrong_type_is_said_in_plain_words() {
     insta::assert_snapshot!(refused.replace(&folder.0.path().display().to_string(), "FOLDER"), @r#"
     FOLDER/registry.toml:1:9: invalid type: integer `3`, expected a table, which begins with the line `[coder]`
     FOLDER/registry.toml:1:11: invalid type: string "15s", expected a table, which begins with the line `[session]`
+    FOLDER/registry.toml:1:11: invalid type: list, expected a table, which begins with the line `[session]`
+    FOLDER/registry.toml:1:1: invalid type: list, expected a table, which begins with the line `[tunnel]`
+    FOLDER/registry.toml:2:10: invalid type: list, expected a table, which begins with the line `[[policy.allow]]`
     FOLDER/registry.toml:1:10: this takes an IP address and a port, such as "0.0.0.0:7443"
     FOLDER/registry.toml:3:10: invalid value: integer `70000`, expected a port from 1 to 65535, or a range of them such as "8000-8010"
     FOLDER/registry.toml:3:9: invalid type: integer `443`: this is a list, such as `[443]` or the tables that begin with `[[policy.allow]]`

@@ -135,12 +135,15 @@ async fn what_is_not_there_is_said() {
 async fn what_is_out_of_range_is_found_before_a_registry_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let many = vec!["--allowed=coder.example.com"; 65];
+    let tags: Vec<String> = (0..33).map(|number| format!("--tag=t{number}=x")).collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
     let mut shown = String::new();
     for args in [
         &["join-code", "create", "--ttl", "8d"][..],
         &["join-code", "create", "--ttl", "0s"],
         &["join-code", "create", "--note", "two\nlines"],
         &["join-code", "create", "--via-tunnel", "--uses", "2"],
+        &[&["join-code", "create"], &tags[..]].concat(),
         &["peer", "add", "bob", "--ttl", "4000d"],
         &[&["peer", "add", "bob"], &many[..]].concat(),
         &["gateway", "rotate-key", "--after", "366d"],
@@ -158,6 +161,8 @@ async fn what_is_out_of_range_is_found_before_a_registry_is_asked() {
     hint: see `--note`
     error: a join code with `--via-tunnel` has one use, not 2
     hint: leave `--uses` out and make a code for each device; its one-time WireGuard key cannot be shared
+    error: a join code gives, and a device has, 32 granted tags at most, not 33
+    hint: leave out what no template asks for, or take tags away with `orfe-registry device tag --remove`
     error: a peer lives 1 second to 3650 days
     hint: see `--ttl`
     error: a peer is narrowed to 64 destinations at most
@@ -192,9 +197,14 @@ async fn the_registry_itself_refuses_what_is_out_of_range() {
 
     let site = Site::new().await;
     let socket = site.data().join("admin.sock");
+    let tags: Vec<String> = (0..33).map(|number| format!("\"t{number}\":\"x\"")).collect();
     for body in [
-        r#"{"tags":{},"uses":0,"ttl_s":60,"note":""}"#,
-        r#"{"tags":{},"uses":1,"ttl_s":691200,"note":""}"#,
+        r#"{"tags":{},"uses":0,"ttl_s":60,"note":""}"#.to_owned(),
+        r#"{"tags":{},"uses":1,"ttl_s":691200,"note":""}"#.to_owned(),
+        format!(
+            r#"{{"tags":{{{}}},"uses":1,"ttl_s":60,"note":""}}"#,
+            tags.join(",")
+        ),
     ] {
         let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
         let request = format!(

@@ -323,6 +323,7 @@ fn what_is_wrong_on_the_way_in_has_its_exit_code() {
     let twice = ["join-code", "create", "--tag", "owner=a", "--tag", "owner=b"];
     assert_eq!(run(&twice).status.code(), Some(2));
     assert_eq!(run(&["serve", "--listen", "nowhere"]).status.code(), Some(2));
+    assert_eq!(run(&["--log", "==", "device", "list"]).status.code(), Some(2));
     assert_eq!(run(&[]).status.code(), Some(2));
 
     // A folder that cannot be made, for whomever.
@@ -393,7 +394,7 @@ fn it_takes_as_many_files_as_it_may_and_says_when_that_is_little() {
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
     assert!(log.contains("files=4096"), "{log}");
     assert!(
-        log.contains("only some 2048 devices") && log.contains("LimitNOFILE"),
+        log.contains("only some 2048 devices") && log.contains("LimitNOFILE") && log.contains("wanted=52048"),
         "{log}"
     );
 }

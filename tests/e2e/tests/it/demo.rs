@@ -137,6 +137,10 @@ fn check_finds_the_device_healthy_and_leaves_nothing_behind() {
     let (code, stdout, stderr) = demo.end();
 
     assert_eq!(code, Some(0), "stdout {stdout:?}, stderr {stderr:?}");
+    let said = stderr
+        .iter()
+        .any(|line| line.starts_with("all 2 devices are healthy"));
+    assert!(said, "{stderr:?}");
     let [line] = stdout.as_slice() else {
         panic!("stdout carries the result alone, not {stdout:?}")
     };

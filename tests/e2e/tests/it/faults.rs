@@ -1,6 +1,10 @@
 //! What is killed or cut comes back by itself, and nothing is joined anew.
 
-use crate::fleet::{DEVICE, Fleet, run};
+use nix::sys::signal::Signal;
+use orfe_test_support::process::ProcessGuard;
+use orfe_test_support::wait::wait_for;
+
+use crate::fleet::{DEVICE, Fleet, PATIENCE, run};
 use crate::processes;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,6 +110,49 @@ async fn a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on() {
     let status = fleet.status().unwrap();
     assert_eq!(status["health"], "healthy", "{status}");
     assert_eq!(status["device"]["name"], DEVICE, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_running_devices_state_leaves_its_child_alone() {
+    if !processes::shown() {
+        return;
+    }
+    let fleet = Fleet::start().await;
+    fleet.wait_until_healthy().await;
+    let child = fleet.child().unwrap();
+    let copied = run(std::process::Command::new("cp")
+        .args(["-a"])
+        .arg(fleet.path("state"))
+        .arg(fleet.path("copy")));
+    assert!(copied.status.success(), "{copied:?}");
+
+    let mut command = fleet.agent_command_with("copy", "copy.sock");
+    let mut copy = ProcessGuard::spawn(command.arg("run"), &fleet.path("log"), "copy").unwrap();
+    // Once it starts a child of its own, it is done with what an earlier life left in the slot.
+    wait_for("a child of the copy", PATIENCE, || {
+        let another = fleet.children().into_iter().any(|pid| pid != child);
+        another
+            .then_some(())
+            .ok_or_else(|| copy.stderr_lines().join("\n"))
+    })
+    .await
+    .unwrap();
+    assert!(fleet.children().contains(&child), "{:?}", copy.stderr_lines());
+    let said = copy.stderr_lines().join("\n");
+    assert!(
+        said.contains("it is left alone") && !said.contains("earlier"),
+        "{said}"
+    );
+
+    processes::send(copy.pid(), Signal::SIGTERM);
+    wait_for("the copy to end", PATIENCE, || {
+        copy.try_wait()
+            .unwrap()
+            .ok_or_else(|| copy.stderr_lines().join("\n"))
+    })
+    .await
+    .unwrap();
+    assert!(fleet.children().contains(&child));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

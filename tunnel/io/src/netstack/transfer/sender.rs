@@ -177,6 +177,9 @@ impl Sender {
 
     /// New bytes that may be sent.
     fn allowed(&self) -> u64 {
+        if self.awaits_sign() {
+            return 0;
+        }
         let waiting = self.board.in_flight() + self.board.lost();
         let by_rate = self.rate.window().saturating_sub(waiting);
         by_rate.min(self.window.edge().saturating_sub(self.board.end()))
@@ -262,17 +265,15 @@ impl Sender {
         out: &mut Batch<()>,
     ) -> usize {
         let before = out.len();
-        let mut left = room;
         if !self.board.is_empty() {
             let lost = self.board.detect(self.round_trip.tolerance());
             self.rate.note_lost(lost);
             if now >= self.progress + self.round_trip.timeout(self.timeouts) {
                 self.time_out(now);
-                left = left.min(1);
             }
-            self.resend(heading, fields, now, left, out);
+            self.resend(heading, fields, now, room, out);
         }
-        left = room.saturating_sub(out.len() - before);
+        let left = room.saturating_sub(out.len() - before);
         self.send(heading, fields, now, left, out);
         self.probe(heading, fields, now, out);
         out.len() - before
@@ -289,6 +290,17 @@ impl Sender {
         self.timeouts = self.timeouts.saturating_add(1);
     }
 
+    /// Whether everything in flight was given up, and nothing was heard since: one segment at a time tells whether the path is
+    /// there (RFC 6298, section 5; RFC 5681, section 3.1), and more would be poured into one that may be full.
+    fn is_silent(&self) -> bool {
+        self.timeouts > 1
+    }
+
+    /// Whether that segment is on its way.
+    fn awaits_sign(&self) -> bool {
+        self.is_silent() && self.board.in_flight() > 0
+    }
+
     fn resend(
         &mut self,
         heading: &Heading,
@@ -297,8 +309,11 @@ impl Sender {
         mut room: usize,
         out: &mut Batch<()>,
     ) {
-        if self.board.lost() == 0 || room == 0 {
+        if self.board.lost() == 0 || room == 0 || self.awaits_sign() {
             return;
+        }
+        if self.is_silent() {
+            room = 1;
         }
         let limit = self.rate.window().saturating_sub(self.board.in_flight());
         let stamp = self.rate.stamp(self.board.in_flight(), now);
@@ -322,7 +337,7 @@ impl Sender {
         mut room: usize,
         out: &mut Batch<()>,
     ) {
-        while room > 0 {
+        while room > 0 && !self.awaits_sign() {
             let (end, unsent) = (self.board.end(), self.unsent());
             let len = unsent.min(self.offer.segment as u64).min(self.allowed());
             let is_tail = len == unsent;
@@ -410,6 +425,9 @@ impl Sender {
 
     /// Whether a call of [`Sender::work`] would send something.
     pub(super) fn has_work(&self) -> bool {
+        if self.awaits_sign() {
+            return false;
+        }
         let unsent = self.unsent();
         let len = unsent.min(self.offer.segment as u64);
         let lost = self.board.lost() > 0 && self.rate.window() > self.board.in_flight();

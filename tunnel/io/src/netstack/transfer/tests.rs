@@ -360,3 +360,35 @@ fn windows_follow_the_rate_and_come_back() {
     let window = pair.sides[1].transfer.window();
     assert!(window <= WINDOW, "{window}");
 }
+
+#[test]
+fn after_silence_one_segment_at_a_time_asks_whether_the_path_is_there() {
+    let mut pair = Pair::new([1, 2]);
+    let sent = bytes(200_000);
+    pair.sides[0].to_send.push(&sent);
+    // Nothing arrives any more, while the other end speaks and the application has more.
+    let (mut bursts, start) = (Vec::new(), pair.now);
+    while pair.now < start + Duration::from_secs(5) {
+        let mut packets = 0;
+        pair.sides[1].to_send.push(&[7]);
+        pair.round(|from, packet| {
+            packets += usize::from(from == 0 && flags(packet).2 > 0);
+            false
+        });
+        if packets > 0 {
+            bursts.push(packets);
+        }
+    }
+    assert!(bursts[0] > 16, "what may be in flight at first: {bursts:?}");
+    // The last one again, and then one for each timeout, which doubles from 200 ms.
+    assert_eq!(bursts[1..], [1; 5], "{bursts:?}");
+
+    // A sign of life, and all of it goes on.
+    let (mut heard, back) = (Vec::new(), pair.now);
+    while heard.len() < sent.len() {
+        pair.round(|_, _| true);
+        heard.extend(read(&mut pair.sides[1].received));
+        assert!(pair.now < back + Duration::from_secs(5), "{}", heard.len());
+    }
+    assert!(heard == sent);
+}
