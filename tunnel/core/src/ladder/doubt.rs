@@ -19,7 +19,7 @@
 //! | a handshake, and traffic since the last doubt | 1 s | 3 s |
 //! | handshakes only, several times | 2 s, 3 s | 3 s |
 //!
-//! What is not noticed: packets that come one-way without a pause and need no acknowledgement, of UDP, while nothing goes out.
+//! What hides a loss still: packets that need no acknowledgement, of UDP, for each reading of the counters has some of them.
 
 use std::time::{Duration, Instant};
 
