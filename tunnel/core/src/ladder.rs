@@ -14,7 +14,7 @@
 //! ```
 //!
 //! What comes in does not show that anything of ours arrives: where only the way out is blocked, the gateway repeats what nobody
-//! acknowledged. So traffic puts a doubt off for no longer than 0.5 s of waiting in sum, and does not answer one; then it takes 1 s
+//! acknowledged. So traffic puts a doubt off for no longer than 0.5 s of waiting in sum, and does not answer one; then it takes 0.8 s
 //! instead of 0.6 s until the rung is left. The module `doubt` has the rules.
 //!
 //! The rungs overlap: the next is tried before the last is given up, and whichever answers wins, because the node's endpoint
@@ -34,8 +34,8 @@
 //! | 1.4 s | to the third, or when its connection is open |
 //! | 1.7 s | to the rung that was lost; then a pause and the next round |
 //!
-//! Where something comes in all the same, the fourth question opens what takes time to open, and the rows from 1.1 s on are
-//! 0.4 s later. A question that was just answered adds 1 s, and 3 s at most.
+//! Where something comes in all the same, the doubt begins later, after 1.2 s with a dozen connections under way; the third question
+//! opens what takes time to open, and a fourth is waited for. A question that was just answered adds 1 s, and 3 s at most.
 
 mod doubt;
 mod steps;
@@ -62,12 +62,12 @@ const DOUBT_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// under way are too many for the engine.
 const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(400));
 /// Questions until the rung is left: in silence, and where something comes all the same. Where every fifth datagram is lost each way,
-/// one doubt of twenty gets no answer to the first, one of a hundred and sixty to the second.
-const ASKS: (u32, u32) = (3, 5);
+/// one doubt of twenty gets no answer to the first, one of sixty to the second.
+const ASKS: (u32, u32) = (3, 4);
 /// Traffic that came without a pause before so many questions in a row ends a doubt.
 const KEEPS_COMING: u32 = 3;
 /// A rung that answered a doubt is not doubted again so soon: after the first, and at the longest, because what flows may be one-way
-/// by nature. A rung that is lost then has this and [`ASKS`] on top of what the next rung takes: less than 5 s.
+/// by nature. A rung that is lost then has this and the questions on top of what the next rung takes: less than 5 s.
 const TRUST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 /// An answer of a lower rung that comes so soon after a better one won was on its way already.
 const LATE: Duration = Duration::from_secs(2);

@@ -4,13 +4,13 @@
 //! gateway's TCP repeats what it sent, of each connection at its own ever longer pauses, and for many seconds no half second may pass
 //! without something. So traffic puts a question off, and is not taken for its answer:
 //!
-//! - **Silence.** Something was sent, and for [`DOUBT_AFTER`] nothing has come.
+//! - **Silence.** Something was sent, and for `DOUBT_AFTER` nothing has come.
 //! - **Waiting in sum.** The times from something sent to the next that came, added up since the last proof, are as long as that.
 //!   A flow that is well in either direction hardly waits: it has something for each reading of the counters. An exchange waits
 //!   for a round trip, so a question follows after some of them.
-//! - A doubt is ended by a handshake, or by traffic that comes without a pause, three questions long ([`KEEPS_COMING`]): a path whose
+//! - A doubt is ended by a handshake, or by traffic that comes without a pause, three questions long (`KEEPS_COMING`): a path whose
 //!   queue grew to seconds answers too late for the engine, which knows its latest two initiations only. Anything else that comes
-//!   makes the doubt more patient ([`ASKS`]), for then it is likelier that questions were just lost.
+//!   makes the doubt more patient (`ASKS`), for then it is likelier that questions were just lost.
 //!
 //! Who was answered is trusted for a while, so that a flow which is one-way by nature, or waits by nature, costs a question in 3 s at most:
 //!
