@@ -13,6 +13,10 @@
 //!     └───────────────────────────────── 0.6 s without an answer ◄─────┘
 //! ```
 //!
+//! What comes in does not show that anything of ours arrives: where only the way out is blocked, the gateway repeats what nobody
+//! acknowledged. So traffic puts a doubt off for no longer than 0.5 s of waiting in sum, and does not answer one; then it takes 0.8 s
+//! instead of 0.6 s until the rung is left. The module `doubt` has the rules.
+//!
 //! The rungs overlap: the next is tried before the last is given up, and whichever answers wins, because the node's endpoint
 //! moves to where an authentic answer came from. When a better rung has won and a lower one answers late, the traffic stays
 //! above. An engine knows its latest two initiations only, so a rung has two steps to answer: the first round is quick, which a
@@ -29,13 +33,19 @@
 //! | 1.1 s | traffic and a handshake to the next rung |
 //! | 1.4 s | to the third, or when its connection is open |
 //! | 1.7 s | to the rung that was lost; then a pause and the next round |
+//!
+//! Where something comes in all the same, the doubt begins later, after 1.2 s with a dozen connections under way; the third question
+//! opens what takes time to open, and a fourth is waited for. A question that was just answered adds 1 s, and 3 s at most.
 
+mod doubt;
 mod steps;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+
+use self::doubt::{Doubt, Trust};
 
 /// Time that a rung has for itself before the next is tried: in the first round, in most later ones, and in each third.
 const STEP: (Duration, Duration, Duration) = (
@@ -51,10 +61,14 @@ const DOUBT_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// Pause between the questions of a doubt, shortest and longest: three quarters of a round trip, because more than two
 /// under way are too many for the engine.
 const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(400));
-/// Questions until the rung is left. Where every fifth datagram is lost each way, one doubt of twenty gets no answer.
-const ASKS: u32 = 3;
-/// A rung that answered a doubt, but brought nothing else, is not doubted again so soon: what flows may be one-way by nature.
-const TRUST: Duration = Duration::from_secs(5);
+/// Questions until the rung is left: in silence, and where something comes all the same. Where every fifth datagram is lost each way,
+/// one doubt of twenty gets no answer to the first, one of sixty to the second.
+const ASKS: (u32, u32) = (3, 4);
+/// Traffic that came without a pause before so many questions in a row ends a doubt.
+const KEEPS_COMING: u32 = 3;
+/// A rung that answered a doubt is not doubted again so soon: after the first, and at the longest, because what flows may be one-way
+/// by nature. A rung that is lost then has this and the questions on top of what the next rung takes: less than 5 s.
+const TRUST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 /// An answer of a lower rung that comes so soon after a better one won was on its way already.
 const LATE: Duration = Duration::from_secs(2);
 /// Pause between rounds: the first, and the longest after doubling.
@@ -120,13 +134,6 @@ pub struct Seen {
     pub rtt: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Doubt {
-    asked: u32,
-    /// When it is asked again, or the rung is left.
-    due: Instant,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Upward {
     /// Nothing above.
@@ -155,7 +162,7 @@ enum State {
         at: Candidate,
         since: Instant,
         doubt: Option<Doubt>,
-        trusted_until: Instant,
+        trust: Trust,
         /// Until then lower rungs that were asked in the same search may answer still.
         late_until: Instant,
         upward: Upward,
@@ -175,6 +182,8 @@ pub struct Ladder {
     received: u64,
     /// When something was sent after which nothing has come.
     quiet_since: Option<Instant>,
+    /// Earlier times of that kind, in sum since the last proof that what is sent arrives.
+    waited: Duration,
     /// When something was last sent.
     wanted_at: Option<Instant>,
     /// Round trip on this network.
@@ -201,6 +210,7 @@ impl Ladder {
             sent: 0,
             received: 0,
             quiet_since: None,
+            waited: Duration::ZERO,
             wanted_at: None,
             rtt: None,
             rng,
@@ -237,7 +247,7 @@ impl Ladder {
     pub fn gateway_restarted(&mut self, now: Instant) {
         match &self.state {
             State::Searching { .. } => self.search(None, now),
-            State::Settled { .. } => self.doubt(now),
+            State::Settled { .. } => self.doubt(ASKS.0, now),
         }
     }
 
@@ -263,19 +273,14 @@ impl Ladder {
                     self.settle(candidate, now);
                 }
             }
-            State::Settled {
-                doubt, trusted_until, ..
-            } => {
-                if is_new && doubt.take().is_some() {
-                    *trusted_until = now + TRUST;
-                }
+            State::Settled { .. } => {
                 if is_new {
-                    self.quiet_since = None;
+                    self.note_proof(now);
                 }
                 self.rtt = seen.rtt.or(self.rtt);
                 self.follow(seen.candidate, now);
                 if seen.down && !is_new {
-                    self.doubt(now);
+                    self.doubt(ASKS.0, now);
                 }
             }
         }
@@ -287,17 +292,10 @@ impl Ladder {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match &self.state {
             State::Searching { due, .. } => Some((*due, "next rung")),
-            State::Settled {
-                doubt,
-                trusted_until,
-                upward,
-                ..
-            } => {
+            State::Settled { doubt, upward, .. } => {
                 let doubt_due = match doubt {
                     Some(doubt) => Some(doubt.due),
-                    None => self
-                        .quiet_since
-                        .map(|since| (since + self.doubt_after()).max(*trusted_until)),
+                    None => self.doubtful_at().map(|(at, _)| at),
                 };
                 let probe = match upward {
                     Upward::Waiting { due, .. } | Upward::Probing { due, .. } if doubt.is_none() => {
@@ -381,40 +379,6 @@ impl Ladder {
             Some(candidate) => *at = candidate,
             None => {}
         }
-    }
-
-    fn note_traffic(&mut self, seen: &Seen, now: Instant) {
-        let has_sent = seen.sent != self.sent;
-        if seen.received != self.received {
-            self.quiet_since = None;
-            if let State::Settled {
-                doubt, trusted_until, ..
-            } = &mut self.state
-            {
-                *doubt = None;
-                *trusted_until = now;
-            }
-        } else if has_sent {
-            self.quiet_since.get_or_insert(now);
-        }
-        if has_sent {
-            if !self.is_wanted(now) {
-                self.hurry(now);
-            }
-            self.wanted_at = Some(now);
-        }
-        (self.sent, self.received) = (seen.sent, seen.received);
-    }
-
-    /// Whether something was sent a short time ago.
-    fn is_wanted(&self, now: Instant) -> bool {
-        self.wanted_at
-            .is_some_and(|at| now.saturating_duration_since(at) < WANTED_FOR)
-    }
-
-    fn doubt_after(&self) -> Duration {
-        let of_path = self.rtt.unwrap_or_default().saturating_mul(3);
-        of_path.clamp(DOUBT_AFTER.0, DOUBT_AFTER.1)
     }
 }
 

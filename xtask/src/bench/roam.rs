@@ -21,6 +21,10 @@ use super::site::{self, Network, Site};
 const EVERY: Duration = Duration::from_millis(100);
 /// Longest gap that is waited for.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Connections in the middle of something when only the way out is blocked, and how long they have had by then: it takes about as
+/// long until `curl` has started and its connection is open, so the gateway has sent each something that it will repeat.
+const UNDER_WAY: usize = 12;
+const HEAD_START: Duration = Duration::from_millis(60);
 /// How long a lid is closed: longer than any answer is waited for.
 const ASLEEP: Duration = Duration::from_secs(6);
 
@@ -49,7 +53,9 @@ enum Change {
     Resume,
     ResumeElsewhere,
     Port,
+    PortOutward,
     Websocket,
+    WebsocketOutward,
     Gateway,
 }
 
@@ -63,16 +69,24 @@ impl Change {
             Self::ResumeElsewhere => "stopped for 6 s, another address",
             Self::Gateway => "gateway killed, from when its successor is ready",
             Self::Port => "UDP port blocked, traffic by UDP 443",
+            Self::PortOutward => "UDP port blocked outward, traffic by UDP 443",
             Self::Websocket => "all UDP blocked, traffic by WebSocket",
+            Self::WebsocketOutward => "all UDP blocked outward, traffic by WebSocket",
+        }
+    }
+
+    /// The carrier, as the device's status calls it, that is left after a change that blocks what is above it.
+    const fn lower_carrier(self) -> Option<&'static str> {
+        match self {
+            Self::Port | Self::PortOutward => Some("udp_443"),
+            Self::Websocket | Self::WebsocketOutward => Some("websocket"),
+            _ => None,
         }
     }
 
     /// Whether it takes seconds until the next can be made.
     const fn is_slow(self) -> bool {
-        matches!(
-            self,
-            Self::Resume | Self::ResumeElsewhere | Self::Gateway | Self::Port | Self::Websocket
-        )
+        self.lower_carrier().is_some() || matches!(self, Self::Resume | Self::ResumeElsewhere | Self::Gateway)
     }
 }
 
@@ -139,6 +153,8 @@ async fn measure(args: &Args, site: impl Future<Output = Result<Site>>) -> Resul
 
 /// Makes the change once, says how long traffic was away, and brings things back to where they were.
 async fn make(site: &mut Site, change: Change) -> Result<Duration> {
+    // Ends those that are under way still.
+    let mut under_way = Vec::new();
     match change {
         Change::Address => site.move_device()?,
         Change::Nat => site.move_nat().await?,
@@ -156,17 +172,29 @@ async fn make(site: &mut Site, change: Change) -> Result<Duration> {
             }
             site.freeze(false)?;
         }
-        Change::Port => site.block(&["udp dport 4500"])?,
-        Change::Websocket => site.block(&["meta l4proto udp"])?,
+        Change::Port => {
+            site.block(&["udp dport 4500"])?;
+            site.block_incoming(&["udp sport 4500"])?;
+        }
+        Change::Websocket => {
+            site.block(&["meta l4proto udp"])?;
+            site.block_incoming(&["meta l4proto udp"])?;
+        }
+        Change::PortOutward | Change::WebsocketOutward => {
+            for _ in 0..UNDER_WAY {
+                under_way.push(site.fetch().spawn()?);
+            }
+            tokio::time::sleep(HEAD_START).await;
+            site.block(match change {
+                Change::PortOutward => &["udp dport 4500"],
+                _ => &["meta l4proto udp"],
+            })?;
+        }
         Change::Gateway => site.replace_registry().await?,
     }
     let gap = until_traffic(site).await?;
-    let carrier = match change {
-        Change::Port => Some("udp_443"),
-        Change::Websocket => Some("websocket"),
-        _ => None,
-    };
-    if let Some(carrier) = carrier {
+    drop(under_way);
+    if let Some(carrier) = change.lower_carrier() {
         site.wait_for_lower_carrier(carrier).await?;
         site.unblock_and_wait().await?;
     }

@@ -201,7 +201,12 @@ impl Site {
         Ok(self.ground.lab.at(Side::Near).block(expressions)?)
     }
 
-    /// Lets everything out again, and waits until the first rung is in use.
+    /// Lets nothing into the device that fits one of these expressions of nftables.
+    pub(super) fn block_incoming(&self, expressions: &[&str]) -> Result<()> {
+        Ok(self.ground.lab.at(Side::Near).block_incoming(expressions)?)
+    }
+
+    /// Lets everything out and in again, and waits until the first rung is in use.
     pub(super) async fn unblock_and_wait(&self) -> Result<()> {
         self.ground.lab.at(Side::Near).unblock()?;
         self.wait_for_carrier("udp", CLIMB).await

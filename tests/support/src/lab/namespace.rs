@@ -157,7 +157,17 @@ impl Namespace {
         Ok(())
     }
 
-    /// Lets everything out again.
+    /// Lets nothing in any more, except from itself, that fits one of these expressions of nftables.
+    pub fn block_incoming(&self, expressions: &[&str]) -> Result<(), LabError> {
+        self.nft("add table inet block")?;
+        self.nft("add chain inet block in { type filter hook input priority 0 ; }")?;
+        for expression in expressions {
+            self.nft(&format!("add rule inet block in iifname != lo {expression} drop"))?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything out and in again.
     pub fn unblock(&self) -> Result<(), LabError> {
         self.nft("delete table inet block")
     }

@@ -1,4 +1,4 @@
-//! What the ladder does by itself: searching downward, doubting, climbing.
+//! What the ladder does by itself: searching downward, climbing.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rand::Rng as _;
 
 use super::{
-    ASK_EVERY, ASKS, Candidate, Doubt, EAGER_FOR, EAGER_REST, FIRST_PROBE, LATE, Ladder, Move, PROBE,
-    PROBE_STEP, REBIND_AFTER, REST, SOON, STAGGER, STEP, State, Upward,
+    Candidate, EAGER_FOR, EAGER_REST, FIRST_PROBE, LATE, Ladder, Move, PROBE, PROBE_STEP, REBIND_AFTER, REST,
+    SOON, STAGGER, STEP, State, Trust, Upward,
 };
 
 impl Ladder {
@@ -36,7 +36,7 @@ impl Ladder {
 
     pub(super) fn search(&mut self, start: Option<usize>, now: Instant) {
         self.moves.clear();
-        self.quiet_since = None;
+        self.expect_nothing();
         self.state = State::Searching {
             since: now,
             order: self.order(start),
@@ -150,7 +150,7 @@ impl Ladder {
     }
 
     pub(super) fn settle(&mut self, at: Candidate, now: Instant) {
-        self.quiet_since = None;
+        self.expect_nothing();
         let upward = self.upward(at.rung, now);
         let late_until = match &self.state {
             State::Searching { .. } => now + LATE,
@@ -160,7 +160,7 @@ impl Ladder {
             at,
             since: now,
             doubt: None,
-            trusted_until: now,
+            trust: Trust::default(),
             late_until,
             upward,
         };
@@ -185,69 +185,10 @@ impl Ladder {
         order
     }
 
-    /// Begins to doubt the rung in use, by a question.
-    pub(super) fn doubt(&mut self, now: Instant) {
-        let due = now + self.ask_every();
-        if let State::Settled {
-            doubt: doubt @ None, ..
-        } = &mut self.state
-        {
-            *doubt = Some(Doubt { asked: 1, due });
-            self.moves.push_back(Move::Ask);
-        }
-    }
-
-    pub(super) fn check_doubt(&mut self, now: Instant) {
-        let next_due = now + self.ask_every();
-        let doubt_after = self.doubt_after();
-        let State::Settled {
-            at,
-            doubt,
-            trusted_until,
-            ..
-        } = &mut self.state
-        else {
-            return;
-        };
-        let rung = at.rung;
-        match doubt {
-            None => {
-                let quiet = self
-                    .quiet_since
-                    .is_some_and(|since| now.saturating_duration_since(since) >= doubt_after);
-                if quiet && now >= *trusted_until {
-                    self.doubt(now);
-                }
-            }
-            Some(doubt) if now < doubt.due => {}
-            Some(doubt) if doubt.asked >= ASKS => self.leave(rung, now),
-            Some(doubt) => {
-                doubt.asked += 1;
-                doubt.due = next_due;
-                let is_second = doubt.asked == 2;
-                self.moves.push_back(Move::Ask);
-                if is_second {
-                    self.prepare_others(rung);
-                }
-            }
-        }
-    }
-
-    /// One question was not answered: what takes time to open, on whatever rung may come next, is opened.
-    fn prepare_others(&mut self, rung: usize) {
-        let others = (0..self.addresses.len()).filter(|other| *other != rung && self.addresses[*other] > 0);
-        self.moves.extend(others.map(Move::Prepare));
-    }
-
-    fn ask_every(&self) -> Duration {
-        let of_path = self.rtt.unwrap_or_default() * 3 / 4;
-        of_path.clamp(ASK_EVERY.0, ASK_EVERY.1)
-    }
-
     /// Searches for another rung than this one.
-    fn leave(&mut self, rung: usize, now: Instant) {
+    pub(super) fn leave(&mut self, rung: usize, now: Instant) {
         let order = self.order_without(rung);
-        self.quiet_since = None;
+        self.expect_nothing();
         self.state = State::Searching {
             since: now,
             order,

@@ -129,7 +129,7 @@ impl<E: Engine> Node<E> {
             }
         }
         if is_authentic {
-            self.note_authentic(id, index, source, now);
+            self.note_authentic(id, index, source, now, false);
         }
     }
 
@@ -258,7 +258,7 @@ impl<E: Engine> Node<E> {
         out.commit(len, source);
         peer.moments.asked = None;
         send_queued(peer, self.largest, source, out);
-        self.note_authentic(id, index, source, now);
+        self.note_authentic(id, index, source, now, true);
     }
 
     fn handle_cookie(&mut self, index: u32, datagram: &[u8], source: SocketAddr, out: &mut Datagrams) {
@@ -276,8 +276,9 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Something authentic and new arrived from `source` on the session with local index `index`.
-    fn note_authentic(&mut self, id: PeerId, index: u32, source: SocketAddr, now: Instant) {
+    /// Something authentic and new arrived from `source` on the session with local index `index`; an answer to our handshake,
+    /// or data.
+    fn note_authentic(&mut self, id: PeerId, index: u32, source: SocketAddr, now: Instant, is_answer: bool) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -286,7 +287,7 @@ impl<E: Engine> Node<E> {
         peer.moments.heard = Some(now);
         let public_key = peer.config.public_key;
         let from = peer.endpoint;
-        if peer.heard_from(source) {
+        if (is_answer || peer.may_have_moved(index)) && peer.heard_from(source) {
             push_event(
                 &mut self.events,
                 Event::EndpointChanged {

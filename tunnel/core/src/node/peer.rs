@@ -167,6 +167,13 @@ impl<E: Engine> Peer<E> {
         self.elsewhere = None;
     }
 
+    /// Whether data on the session with this local index shows where the peer is now. Of a peer whose place we are told, what comes
+    /// on an older session than the newest was sent before it heard of that: a path that we just left for another, because it lets
+    /// nothing out, may let such data in, and would have our own back.
+    pub(super) fn may_have_moved(&self, index: u32) -> bool {
+        self.config.endpoint.is_none() || self.confirmed_index.is_none_or(|seen| newer_by(index, seen) >= 0)
+    }
+
     /// The peer was heard from `source`; true when that is news.
     pub(super) fn heard_from(&mut self, source: SocketAddr) -> bool {
         self.elsewhere = self.config.endpoint.filter(|told| *told != source);
@@ -234,10 +241,7 @@ impl<E: Engine> Peer<E> {
 
     /// Notes that something authentic arrived on the session with this local index; true when the session is new.
     pub(super) fn confirm(&mut self, index: u32, now: Instant) -> bool {
-        // The low 8 bits count sessions and wrap, so "newer" is a matter of signed distance.
-        let newer = self
-            .confirmed_index
-            .is_none_or(|seen| (index.wrapping_sub(seen) as u8).cast_signed() > 0);
+        let newer = self.confirmed_index.is_none_or(|seen| newer_by(index, seen) > 0);
         if newer {
             self.confirmed_index = Some(index);
             self.last_handshake = Some(now);
@@ -261,4 +265,10 @@ impl<E: Engine> Peer<E> {
             dropped: self.dropped,
         }
     }
+}
+
+/// By how many sessions the one with this local index is newer than that with the other. The low 8 bits count sessions and wrap,
+/// so it is a matter of signed distance.
+fn newer_by(index: u32, other: u32) -> i8 {
+    (index.wrapping_sub(other) as u8).cast_signed()
 }

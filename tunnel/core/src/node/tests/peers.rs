@@ -72,3 +72,34 @@ fn a_gateway_stays_silent_towards_a_peer_it_has_not_heard() {
     assert_eq!(gateway.stats_of(&device).dropped.no_endpoint, 1);
     assert!(gateway.timeout().is_empty());
 }
+
+#[test]
+fn data_of_an_older_session_does_not_lead_back_to_where_it_came_from() {
+    let (mut device, mut gateway) = connected();
+    let old = gateway.address;
+    let down = packet(gateway.inner, device.inner, 7);
+    let late = [gateway.send(&down), gateway.send(&down)].concat();
+    let (first, second) = (&late[0].1, &late[1].1);
+
+    // The device leaves for another way to the gateway, and what is under way on the old one arrives before and after.
+    let new = SocketAddr::from(([192, 0, 2, 2], 443));
+    device.node.set_endpoint(&gateway.key.public_key(), new);
+    let mut out = Datagrams::new();
+    device
+        .node
+        .rehandshake(&gateway.key.public_key(), Instant::now(), &mut out);
+    device.receive(old, first);
+    gateway.address = new;
+    settle(&mut device, &mut gateway, datagrams(&out));
+    device.receive(old, second);
+    assert_eq!(device.received.len(), 2, "they are taken all the same");
+    assert_eq!(device.stats_of(&gateway).endpoint, Some(new));
+    let flight = device.send(&packet(device.inner, gateway.inner, 1));
+    assert_eq!(flight[0].0, new);
+
+    // The newest session may come from anywhere.
+    let flight = gateway.send(&down);
+    let moved = SocketAddr::from(([192, 0, 2, 77], 443));
+    device.receive(moved, &flight[0].1);
+    assert_eq!(device.stats_of(&gateway).endpoint, Some(moved));
+}
