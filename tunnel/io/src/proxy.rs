@@ -62,6 +62,7 @@ use self::listen::{Entry, Listening, Shared};
 
 mod admit;
 mod body;
+pub(crate) mod connect;
 mod connections;
 mod door;
 mod forward;

@@ -25,6 +25,7 @@ use super::landing::Arriving;
 use super::policy::{Access, Policy, Upstream};
 use super::regain::Keeper;
 use crate::netstack::{Accepted, Flow, Handle};
+use crate::proxy::connect::connect_any;
 use crate::proxy::splice::between;
 
 /// How long resolving and connecting may take together.
@@ -187,9 +188,6 @@ async fn splice(
     device: &str,
     destination: &str,
 ) {
-    if let Err(error) = upstream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
     let copied = match &mut stream {
         Accepted::Smoltcp(stream) => {
             let copying = copy_bidirectional_with_sizes(stream, &mut upstream, COPY_BUFFER, COPY_BUFFER);
@@ -209,14 +207,7 @@ async fn splice(
 }
 
 async fn dial(upstream: &Upstream) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in resolve(upstream).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    connect_any(resolve(upstream).await?).await
 }
 
 /// The addresses of an upstream. An error when a name leads to the gateway's own machine and nowhere else.
