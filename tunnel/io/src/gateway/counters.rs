@@ -1,12 +1,20 @@
 //! What the gateway counts.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use orfe_tunnel_core::PublicKey;
+use orfe_tunnel_core::{Bucket, PublicKey, Rate};
 
 use super::policy::Access;
 use super::{PeerDropCounts, PeerStats};
 use crate::netstack::Ends;
+
+/// Refusals that one peer is told of: enough for all its connections within seconds, and a tenth of what all are told of together,
+/// so that the refusals of one do not make those of others time out.
+const REFUSALS: Rate = Rate {
+    per_second: 100.0,
+    burst: 100.0,
+};
 
 /// A peer as the front counts for it; what its node knows is added in [`Peer::stats`].
 #[derive(Debug)]
@@ -24,12 +32,13 @@ pub(super) struct Peer {
     pub(super) failed: u64,
     pub(super) unsupported: u64,
     pub(super) overflow: u64,
+    refusals: Bucket,
     /// Something changed since it was shown last.
     pub(super) is_changed: bool,
 }
 
 impl Peer {
-    pub(super) fn new(public_key: PublicKey) -> Self {
+    pub(super) fn new(public_key: PublicKey, now: Instant) -> Self {
         Self {
             public_key,
             name: "".into(),
@@ -42,8 +51,14 @@ impl Peer {
             failed: 0,
             unsupported: 0,
             overflow: 0,
+            refusals: Bucket::full(REFUSALS, now),
             is_changed: false,
         }
+    }
+
+    /// Whether it may be told now that something is refused; then it counts as told.
+    pub(super) fn may_be_refused(&mut self, now: Instant) -> bool {
+        self.refusals.take(REFUSALS, now)
     }
 
     /// `None` when the node has no such peer.
@@ -72,5 +87,25 @@ impl Peer {
             dropped: drops.total(),
             drops,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use orfe_tunnel_core::PrivateKey;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_told_of_so_many_refusals_and_another_has_its_own() {
+        let now = Instant::now();
+        let mut peers = [(); 2].map(|()| Peer::new(PrivateKey::generate().public_key(), now));
+        for peer in &mut peers {
+            let told = (0..5000).filter(|_| peer.may_be_refused(now));
+            assert_eq!(told.count(), 100);
+        }
+        assert!(peers[0].may_be_refused(now + Duration::from_millis(11)));
     }
 }

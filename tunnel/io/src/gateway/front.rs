@@ -31,8 +31,8 @@ const MAX_FLOWS: usize = 4096;
 /// Questions at once that the resolver is asked, for one peer and for all. Beyond, questions are dropped and asked again.
 const MAX_QUESTIONS_PER_PEER: usize = 32;
 const MAX_QUESTIONS: usize = 512;
-/// Resets for what belongs to no connection, and what else tells a peer that something is refused. Beyond it such packets are
-/// dropped without an answer.
+/// Resets for what belongs to no connection, and what else tells peers that something is refused, of one thread. Beyond it, and
+/// beyond what one peer may have of it, such packets are dropped without an answer.
 const RESETS: Rate = Rate {
     per_second: 1000.0,
     burst: 1000.0,
@@ -197,7 +197,7 @@ impl GatewayFront {
                     self.foreign.insert(public_key);
                 }
                 Ok(id) => {
-                    let known = self.peers.entry(id).or_insert_with(|| Peer::new(public_key));
+                    let known = self.peers.entry(id).or_insert_with(|| Peer::new(public_key, now));
                     if *known.name != *peer.name {
                         known.name = peer.name.as_str().into();
                     }
@@ -294,6 +294,14 @@ impl GatewayFront {
         if let Some(peer) = self.peers.get_mut(&id) {
             *counter(peer) += 1;
         }
+    }
+
+    /// Whether a peer may be told now that something is refused.
+    fn may_be_refused(&mut self, id: PeerId, now: Instant) -> bool {
+        self.peers
+            .get_mut(&id)
+            .is_some_and(|peer| peer.may_be_refused(now))
+            && self.resets.take(RESETS, now)
     }
 
     /// Sends what was made here.

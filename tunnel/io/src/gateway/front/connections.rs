@@ -7,7 +7,7 @@ use std::time::Instant;
 use orfe_tunnel_core::PeerId;
 use tokio::sync::oneshot;
 
-use super::{Entry, GatewayFront, MAX_CONNECTIONS_PER_PEER, MAX_DIALLING, RESETS, Stage};
+use super::{Entry, GatewayFront, MAX_CONNECTIONS_PER_PEER, MAX_DIALLING, Stage};
 use crate::gateway::counters::Peer;
 use crate::gateway::policy::{Service, Target, Transport};
 use crate::gateway::segment::{Kind, Segment};
@@ -141,7 +141,7 @@ impl GatewayFront {
         } else {
             self.count(id, |peer| &mut peer.unsupported);
         }
-        if segment.kind != Kind::Reset && self.resets.take(RESETS, now) {
+        if segment.kind != Kind::Reset && self.may_be_refused(id, now) {
             // The stack knows no such connection, and so answers with a reset.
             ends.stack.push(packet);
         }

@@ -6,7 +6,7 @@ use orfe_tunnel_core::PeerId;
 use tokio::sync::mpsc;
 
 use super::{
-    DatagramEntry, GatewayFront, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_QUESTIONS, MAX_QUESTIONS_PER_PEER, RESETS,
+    DatagramEntry, GatewayFront, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_QUESTIONS, MAX_QUESTIONS_PER_PEER,
 };
 use crate::gateway::datagrams::{DatagramFlow, QUEUE};
 use crate::gateway::dns::{self, Answer};
@@ -68,7 +68,7 @@ impl GatewayFront {
                 let device = &peer.name;
                 tracing::debug!(%device, destination = %flow.local, named = named.is_some(), "datagram refused");
                 self.count(id, |peer| &mut peer.refused);
-                if self.resets.take(RESETS, now) {
+                if self.may_be_refused(id, now) {
                     self.answers.push(&inner.prohibited(packet), ());
                 }
             }
