@@ -16,6 +16,13 @@ const REFUSALS: Rate = Rate {
     burst: 100.0,
 };
 
+/// Connections that could not be had and that the log tells of where people look, for one peer: enough to see what is wrong, and
+/// with the longest names some 5 MiB a day whatever it does.
+const WARNINGS: Rate = Rate {
+    per_second: 0.1,
+    burst: 10.0,
+};
+
 /// A peer as the front counts for it; what its node knows is added in [`Peer::stats`].
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -33,6 +40,7 @@ pub(super) struct Peer {
     pub(super) unsupported: u64,
     pub(super) overflow: u64,
     refusals: Bucket,
+    warnings: Bucket,
     /// Something changed since it was shown last.
     pub(super) is_changed: bool,
 }
@@ -52,6 +60,7 @@ impl Peer {
             unsupported: 0,
             overflow: 0,
             refusals: Bucket::full(REFUSALS, now),
+            warnings: Bucket::full(WARNINGS, now),
             is_changed: false,
         }
     }
@@ -59,6 +68,11 @@ impl Peer {
     /// Whether it may be told now that something is refused; then it counts as told.
     pub(super) fn may_be_refused(&mut self, now: Instant) -> bool {
         self.refusals.take(REFUSALS, now)
+    }
+
+    /// Whether the log may warn now of a connection of this peer; then it counts as done.
+    pub(super) fn may_be_warned_of(&mut self, now: Instant) -> bool {
+        self.warnings.take(WARNINGS, now)
     }
 
     /// `None` when the node has no such peer.
@@ -107,5 +121,15 @@ mod tests {
             assert_eq!(told.count(), 100);
         }
         assert!(peers[0].may_be_refused(now + Duration::from_millis(11)));
+    }
+
+    #[test]
+    fn one_peer_does_not_fill_the_log() {
+        let start = Instant::now();
+        let mut peer = Peer::new(PrivateKey::generate().public_key(), start);
+        let warned = (0..100_000).filter(|ms| peer.may_be_warned_of(start + Duration::from_millis(*ms)));
+        assert_eq!(warned.count(), 19);
+        let mut other = Peer::new(PrivateKey::generate().public_key(), start);
+        assert!(other.may_be_warned_of(start));
     }
 }

@@ -4,6 +4,7 @@ mod connections;
 mod other;
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,7 +51,11 @@ pub(super) enum Command {
         reply: oneshot::Sender<Accepted>,
     },
     /// It could not be reached: refuse the peer.
-    Refuse { flow: Flow, attempt: u64 },
+    Refuse {
+        flow: Flow,
+        attempt: u64,
+        error: io::Error,
+    },
     /// Nothing is copied any more, or nothing came to be copied.
     Left { flow: Flow, attempt: u64 },
     /// A datagram for the peer of a UDP flow.
@@ -338,7 +343,7 @@ impl Front for GatewayFront {
     fn handle_command(&mut self, command: Command, ends: &mut Ends, now: Instant) {
         match command {
             Command::Admit { flow, attempt, reply } => self.admit(flow, attempt, reply, ends, now),
-            Command::Refuse { flow, attempt } => self.refuse(flow, attempt, ends, |peer| &mut peer.failed),
+            Command::Refuse { flow, attempt, error } => self.fail(flow, attempt, &error, ends, now),
             Command::Left { flow, attempt } => self.leave(flow, attempt, ends, now),
             Command::Datagram {
                 flow,

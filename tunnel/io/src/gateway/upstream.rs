@@ -149,9 +149,9 @@ async fn run(forward: Forward, handle: &Handle<Command>) {
     let connection = match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(connection) => connection,
         Err(error) => {
-            tracing::warn!(%device, destination = name, %upstream, %error, "upstream not reached");
+            let command = Command::Refuse { flow, attempt, error };
             // An error means that the gateway stops.
-            let _ = handle.send(Command::Refuse { flow, attempt }).await;
+            let _ = handle.send(command).await;
             return;
         }
     };

@@ -1,6 +1,7 @@
 //! TCP: a connection from its first segment to its end.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -207,10 +208,41 @@ impl GatewayFront {
                 peer.forwarded += 1;
             }
         } else {
-            tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
+            let peer = entry.peer;
+            if self.may_be_warned_of(peer, now) {
+                tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
+            }
             self.refuse(flow, attempt, ends, |peer| &mut peer.refused);
             ends.stack.push(&syn);
         }
+    }
+
+    /// The upstream could not be reached.
+    pub(super) fn fail(
+        &mut self,
+        flow: Flow,
+        attempt: u64,
+        error: &io::Error,
+        ends: &mut Ends,
+        now: Instant,
+    ) {
+        if let Some(entry) = self.flows.get(&flow).filter(|entry| entry.attempt == attempt)
+            && let Service::Upstream(upstream) = &entry.target.service
+            && let Some(peer) = self.peers.get_mut(&entry.peer)
+        {
+            let may_warn = peer.may_be_warned_of(now);
+            let (device, destination) = (&peer.name, &entry.target.name);
+            if may_warn {
+                tracing::warn!(%device, destination, %upstream, %error, "upstream not reached");
+            } else {
+                tracing::debug!(%device, destination, %upstream, %error, "upstream not reached");
+            }
+        }
+        self.refuse(flow, attempt, ends, |peer| &mut peer.failed);
+    }
+
+    fn may_be_warned_of(&mut self, id: PeerId, now: Instant) -> bool {
+        (self.peers.get_mut(&id)).is_some_and(|peer| peer.may_be_warned_of(now))
     }
 
     pub(super) fn refuse(
