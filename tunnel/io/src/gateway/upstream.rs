@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::is_this_host;
 use super::datagrams::{self, DatagramFlow};
 use super::dns;
 use super::dns::Question;
@@ -25,6 +24,7 @@ use super::landing::Arriving;
 use super::policy::{Access, Policy, Upstream};
 use super::regain::Keeper;
 use crate::netstack::{Accepted, Flow, Handle};
+use crate::proxy::address_kind::AddressKind;
 use crate::proxy::connect::connect_any;
 use crate::proxy::splice::between;
 
@@ -218,7 +218,7 @@ pub(super) async fn resolve(upstream: &Upstream) -> io::Result<Vec<SocketAddr>> 
     };
     let (own, others): (Vec<SocketAddr>, Vec<SocketAddr>) = lookup_host((host, port))
         .await?
-        .partition(|address| is_this_host(address.ip()));
+        .partition(|address| AddressKind::of(address.ip()).is_some());
     match own.first() {
         Some(address) if others.is_empty() => {
             let what = format!(
