@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{Batch, Bucket, Event, PeerConfig, PeerId, PublicKey, Rate, Shard};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::Peer;
+use super::datagrams::Inlet;
 use super::packet::Inner;
 use super::policy::{Access, DNS_PORT, Policy, Service, Target, Transport};
 use super::segment::Segment;
@@ -131,7 +132,7 @@ struct DatagramEntry {
     peer: PeerId,
     target: Target,
     attempt: u64,
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: Inlet,
 }
 
 impl GatewayFront {
