@@ -2,10 +2,13 @@
 //!
 //! `GET /agent/v1/tunnel`, subprotocol `orfe.tunnel.v1`: each binary message is one datagram of WireGuard, carried to the
 //! gateway's UDP port and back as it is. Nobody is authenticated here, because nobody is at the UDP port itself: the gateway
-//! answers to keys that it knows, and to others not at all. A connection that it does not answer is closed.
+//! answers the handshakes of keys that it knows, and asks others for a cookie at most, which is no answer. A connection that it
+//! does not answer is closed, and sooner where there is no room for another (see [`places`]).
 //!
 //! Each connection has a UDP socket of its own, on Linux with a source address of its own out of 127.64.0.0/10, so that
 //! the gateway's limit on handshakes from one source goes on telling sources apart. Elsewhere all come from 127.0.0.1.
+
+mod places;
 
 use std::future::ready;
 use std::io;
@@ -26,13 +29,13 @@ use orfe_protocol::{TUNNEL_PATH, TUNNEL_SUBPROTOCOL};
 use orfe_tunnel::carrier::{Carried, DATAGRAM_MAX, carry, towards_gateway};
 use orfe_tunnel_core::{Rate, SourceLimiter};
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::places::{Place, Places};
 use crate::listener::Source;
 use crate::shared::Shared;
 
-/// Connections at once, at about 60 KiB each with what the kernel holds for them. A device beyond it is refused with 503
-/// and tries again later.
+/// Connections at once, at about 60 KiB each with what the kernel holds for them. Where all are answered, a device beyond
+/// it is refused with 503 and tries again later.
 const CONNECTIONS_MAX: usize = 4096;
 
 /// Connections that one source may open: a site behind one address that comes back at once, and then some.
@@ -65,7 +68,7 @@ const WRITE_BUFFER: usize = 16 * 1024;
 #[derive(Debug)]
 struct Carriers {
     shared: Arc<Shared>,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     opened: Mutex<SourceLimiter>,
     /// Number of the next connection's source address.
     next: AtomicU32,
@@ -75,7 +78,7 @@ struct Carriers {
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let carriers = Carriers {
         shared,
-        permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        places: Places::new(CONNECTIONS_MAX),
         opened: Mutex::new(SourceLimiter::new(OPENED, Instant::now())),
         next: AtomicU32::new(0),
     };
@@ -115,24 +118,18 @@ async fn upgrade(
     if !is_granted {
         return overloaded("too many connections from this address\n");
     }
-    let Ok(permit) = carriers.permits.clone().try_acquire_owned() else {
+    let Some(place) = carriers.places.take() else {
         return overloaded("too many connections\n");
     };
     let tasks = carriers.shared.tasks.clone();
     upgrade.on_upgrade(move |socket| {
-        tasks.track_future(async move { carriers.serve(socket, gateway, source, permit).await })
+        tasks.track_future(async move { carriers.serve(socket, gateway, source, place).await })
     })
 }
 
 impl Carriers {
     /// Carries until one side ends it, nothing is carried any more, or the registry stops.
-    async fn serve(
-        &self,
-        socket: WebSocket,
-        gateway: SocketAddr,
-        source: SocketAddr,
-        _permit: OwnedSemaphorePermit,
-    ) {
+    async fn serve(&self, socket: WebSocket, gateway: SocketAddr, source: SocketAddr, place: Place) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let udp = match towards(gateway, number) {
             Ok(udp) => udp,
@@ -142,12 +139,21 @@ impl Carriers {
             }
         };
         let carried = Carried::default();
+        let lost = async {
+            tokio::select! {
+                () = carried.answered() => place.keep(),
+                () = place.lost() => {}
+            }
+            // Never, if it was kept in time.
+            place.lost().await;
+        };
         let ended = tokio::select! {
             ended = carry(&udp, datagrams(socket), &carried) => match ended {
                 Ok(()) => "closed by the device".to_owned(),
                 Err(error) => crate::chain(&error),
             },
             why = silence(&carried, PATIENCE) => why.to_owned(),
+            () = lost => "another took its place before the gateway answered".to_owned(),
             () = self.shared.shutdown.cancelled() => "the registry stops".to_owned(),
         };
         let (up, down) = (carried.to_udp(), carried.from_udp());
@@ -160,7 +166,7 @@ async fn silence(carried: &Carried, patience: Silence) -> &'static str {
     let (mut answered, mut since) = (0, tokio::time::Instant::now());
     loop {
         tokio::time::sleep(patience.look).await;
-        let now = carried.from_udp();
+        let now = carried.answers();
         if now != answered {
             (answered, since) = (now, tokio::time::Instant::now());
         }

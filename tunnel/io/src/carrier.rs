@@ -27,6 +27,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
 
 pub use self::bridge::{Bridge, BridgeState};
 pub use self::relay::UdpRelay;
@@ -46,6 +47,9 @@ const BURST: usize = 64;
 pub struct Carried {
     out: AtomicU64,
     back: AtomicU64,
+    answers: AtomicU64,
+    /// Told of the first answer.
+    answered: Notify,
 }
 
 impl Carried {
@@ -54,9 +58,28 @@ impl Carried {
         self.out.load(Ordering::Relaxed)
     }
 
+    /// Those of them that are answers, see [`is_answer`].
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the first answer. For one caller.
+    pub async fn answered(&self) {
+        while self.answers() == 0 {
+            self.answered.notified().await;
+        }
+    }
+
     /// From messages to the UDP socket.
     pub fn to_udp(&self) -> u64 {
         self.back.load(Ordering::Relaxed)
+    }
+
+    fn note_out(&self, datagrams: u64, answers: u64) {
+        self.out.fetch_add(datagrams, Ordering::Relaxed);
+        if answers > 0 && self.answers.fetch_add(answers, Ordering::Relaxed) == 0 {
+            self.answered.notify_one();
+        }
     }
 }
 
@@ -64,6 +87,13 @@ impl Carried {
 #[must_use]
 pub fn is_datagram(message: &[u8]) -> bool {
     matches!(message, [1..=4, 0, 0, 0, ..]) && (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&message.len())
+}
+
+/// Whether what a gateway sent says that it knows the other end: the response to a handshake, and data. A cookie reply does not:
+/// whoever knows the gateway's public key is given one. The response is made only for an initiation that a peer's key made.
+#[must_use]
+pub fn is_answer(message: &[u8]) -> bool {
+    is_datagram(message) && matches!(message, [2 | 4, ..])
 }
 
 /// Carries datagrams between a connected UDP socket and a connection of messages, both ways, until the connection ends.
@@ -94,14 +124,15 @@ async fn from_udp<E>(
             continue;
         };
         sink.feed(Bytes::copy_from_slice(&buffer[..len])).await?;
-        let mut burst = 1;
+        let (mut burst, mut answers) = (1, u64::from(is_answer(&buffer[..len])));
         while burst < BURST
             && let Ok(len) = socket.try_recv(&mut buffer)
         {
             sink.feed(Bytes::copy_from_slice(&buffer[..len])).await?;
             burst += 1;
+            answers += u64::from(is_answer(&buffer[..len]));
         }
-        carried.out.fetch_add(burst as u64, Ordering::Relaxed);
+        carried.note_out(burst as u64, answers);
         sink.flush().await?;
     }
 }

@@ -25,7 +25,6 @@
 //! Peers do not reach each other: nothing that arrives in the tunnel ever leaves through it. Which rules of the policy hold
 //! for a peer is declared with the peer. Peers and policy are declared as a whole; what did not change is not touched.
 
-mod address;
 mod choice;
 mod counters;
 mod datagrams;

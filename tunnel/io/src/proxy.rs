@@ -60,8 +60,10 @@ use tokio::sync::{broadcast, watch};
 use self::connections::Connections;
 use self::listen::{Entry, Listening, Shared};
 
+pub(crate) mod address_kind;
 mod admit;
 mod body;
+pub(crate) mod connect;
 mod connections;
 mod door;
 mod forward;

@@ -28,8 +28,8 @@ use mio::{Events, Poll, Token, Waker};
 use orfe_tunnel_core::{MAX_RUN_BYTES, MAX_RUN_DATAGRAMS, Run};
 
 use self::flows::{Flows, Silence};
-use super::is_datagram;
 use super::source::{reachable, towards_gateway};
+use super::{is_answer, is_datagram};
 use crate::udp::{ReceiveBuffers, Received, UdpOptions, UdpPort};
 
 /// Remotes at once, each with a socket: as many as may come over WebSocket. See [`flows`] for what happens beyond it.
@@ -60,6 +60,10 @@ pub struct UdpRelay {
 impl UdpRelay {
     /// Binds `listen` and relays what comes there to the gateway, which listens at `gateway` on this machine.
     pub fn start(listen: SocketAddr, gateway: SocketAddr) -> io::Result<Self> {
+        Self::with_room(FLOWS_MAX, listen, gateway)
+    }
+
+    fn with_room(flows_max: usize, listen: SocketAddr, gateway: SocketAddr) -> io::Result<Self> {
         let bind = UdpOptions {
             // There may be several addresses; a remote knows us by one.
             pin_source: true,
@@ -73,7 +77,7 @@ impl UdpRelay {
         let relay = Relay {
             poll,
             gateway: reachable(gateway),
-            flows: Flows::new(FLOWS_MAX),
+            flows: Flows::new(flows_max),
             ready: HashSet::new(),
             turns: Vec::new(),
             sources: RandomState::new(),
@@ -193,10 +197,14 @@ impl Relay {
         if let Err(error) = flow.socket.receive(buffers) {
             return error.kind() != io::ErrorKind::WouldBlock;
         }
+        let mut is_answered = false;
         for received in buffers.iter() {
             pass_on(received, front, flow.remote);
+            is_answered |= received.bytes.chunks(received.stride).any(is_answer);
         }
-        self.flows.answered(slot, now);
+        if is_answered {
+            self.flows.answered(slot, now);
+        }
         true
     }
 

@@ -164,3 +164,47 @@ fn what_cannot_be_wireguards_is_told() {
         assert!(!is_datagram(wrong));
     }
 }
+
+#[test]
+fn an_answer_is_what_only_a_peer_is_told() {
+    for (kind, len, expected) in [
+        (1, 148, false),
+        (2, 92, true),
+        (3, 64, false),
+        (4, 32, true),
+        (5, 64, false),
+    ] {
+        let mut message = vec![0; len];
+        message[0] = kind;
+        assert_eq!(is_answer(&message), expected, "type {kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_reply_is_carried_and_is_no_answer() {
+    let (udp, gateway) = (
+        UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+    );
+    udp.connect(gateway.local_addr().unwrap()).await.unwrap();
+    gateway.connect(udp.local_addr().unwrap()).await.unwrap();
+    let (ours, mut theirs) = connection();
+    let carried = Carried::default();
+    let device = async {
+        let mut cookie = datagram(0);
+        cookie[0] = 3;
+        gateway.send(&cookie).await.unwrap();
+        assert_eq!(within(theirs.next()).await.unwrap().unwrap(), cookie);
+        // Written in one go before it is counted, so the next one says that this one was.
+        gateway.send(&cookie).await.unwrap();
+        assert_eq!(within(theirs.next()).await.unwrap().unwrap(), cookie);
+        assert_eq!(carried.answers(), 0);
+        gateway.send(&datagram(1)).await.unwrap();
+        within(carried.answered()).await;
+        assert_eq!(carried.answers(), 1);
+    };
+    tokio::select! {
+        ended = carry(&udp, ours, &carried) => panic!("{ended:?}"),
+        () = device => {}
+    }
+}

@@ -4,15 +4,17 @@ mod connections;
 mod other;
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use orfe_tunnel_core::{Batch, Bucket, Event, PeerConfig, PeerId, PublicKey, Rate, Shard};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::Peer;
+use super::datagrams::Inlet;
 use super::packet::Inner;
 use super::policy::{Access, DNS_PORT, Policy, Service, Target, Transport};
 use super::segment::Segment;
@@ -31,8 +33,8 @@ const MAX_FLOWS: usize = 4096;
 /// Questions at once that the resolver is asked, for one peer and for all. Beyond, questions are dropped and asked again.
 const MAX_QUESTIONS_PER_PEER: usize = 32;
 const MAX_QUESTIONS: usize = 512;
-/// Resets for what belongs to no connection, and what else tells a peer that something is refused. Beyond it such packets are
-/// dropped without an answer.
+/// Resets for what belongs to no connection, and what else tells peers that something is refused, of one thread. Beyond it, and
+/// beyond what one peer may have of it, such packets are dropped without an answer.
 const RESETS: Rate = Rate {
     per_second: 1000.0,
     burst: 1000.0,
@@ -50,7 +52,11 @@ pub(super) enum Command {
         reply: oneshot::Sender<Accepted>,
     },
     /// It could not be reached: refuse the peer.
-    Refuse { flow: Flow, attempt: u64 },
+    Refuse {
+        flow: Flow,
+        attempt: u64,
+        error: io::Error,
+    },
     /// Nothing is copied any more, or nothing came to be copied.
     Left { flow: Flow, attempt: u64 },
     /// A datagram for the peer of a UDP flow.
@@ -126,7 +132,7 @@ struct DatagramEntry {
     peer: PeerId,
     target: Target,
     attempt: u64,
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: Inlet,
 }
 
 impl GatewayFront {
@@ -197,7 +203,7 @@ impl GatewayFront {
                     self.foreign.insert(public_key);
                 }
                 Ok(id) => {
-                    let known = self.peers.entry(id).or_insert_with(|| Peer::new(public_key));
+                    let known = self.peers.entry(id).or_insert_with(|| Peer::new(public_key, now));
                     if *known.name != *peer.name {
                         known.name = peer.name.as_str().into();
                     }
@@ -296,6 +302,14 @@ impl GatewayFront {
         }
     }
 
+    /// Whether a peer may be told now that something is refused.
+    fn may_be_refused(&mut self, id: PeerId, now: Instant) -> bool {
+        self.peers
+            .get_mut(&id)
+            .is_some_and(|peer| peer.may_be_refused(now))
+            && self.resets.take(RESETS, now)
+    }
+
     /// Sends what was made here.
     fn flush(&mut self, ends: &mut Ends, now: Instant) {
         if !self.answers.is_empty() {
@@ -330,7 +344,7 @@ impl Front for GatewayFront {
     fn handle_command(&mut self, command: Command, ends: &mut Ends, now: Instant) {
         match command {
             Command::Admit { flow, attempt, reply } => self.admit(flow, attempt, reply, ends, now),
-            Command::Refuse { flow, attempt } => self.refuse(flow, attempt, ends, |peer| &mut peer.failed),
+            Command::Refuse { flow, attempt, error } => self.fail(flow, attempt, &error, ends, now),
             Command::Left { flow, attempt } => self.leave(flow, attempt, ends, now),
             Command::Datagram {
                 flow,

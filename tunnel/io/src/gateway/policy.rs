@@ -16,7 +16,7 @@ use std::sync::Arc;
 use orfe_tunnel_core::AllowedIp;
 
 pub use self::upstream::{ParseUpstreamError, Upstream};
-use super::address::is_this_host;
+use crate::proxy::address_kind::AddressKind;
 
 /// The port of DNS (RFC 1035, section 4.2).
 pub(super) const DNS_PORT: u16 = 53;
@@ -321,9 +321,10 @@ impl Destination {
             }),
             Self::Network(network) => {
                 let address = destination.ip();
-                // A wide network such as 0.0.0.0/0 does not name the gateway's own machine by accident.
+                let kind = AddressKind::of(address);
+                // A wide network such as 0.0.0.0/0 or 64:ff9b::/96 does not name the gateway's own machine by accident.
                 let is_named =
-                    !is_this_host(address) || (network.prefix() >= 8 && is_this_host(network.address()));
+                    kind.is_none() || (network.prefix() >= 8 && kind == AddressKind::of(network.address()));
                 (network.contains(address) && is_named).then_some(Upstream::Address(destination))
             }
         }

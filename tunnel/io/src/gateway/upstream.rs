@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::is_this_host;
 use super::datagrams::{self, DatagramFlow};
 use super::dns;
 use super::dns::Question;
@@ -25,6 +24,8 @@ use super::landing::Arriving;
 use super::policy::{Access, Policy, Upstream};
 use super::regain::Keeper;
 use crate::netstack::{Accepted, Flow, Handle};
+use crate::proxy::address_kind::AddressKind;
+use crate::proxy::connect::connect_any;
 use crate::proxy::splice::between;
 
 /// How long resolving and connecting may take together.
@@ -148,9 +149,9 @@ async fn run(forward: Forward, handle: &Handle<Command>) {
     let connection = match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(connection) => connection,
         Err(error) => {
-            tracing::warn!(%device, destination = name, %upstream, %error, "upstream not reached");
+            let command = Command::Refuse { flow, attempt, error };
             // An error means that the gateway stops.
-            let _ = handle.send(Command::Refuse { flow, attempt }).await;
+            let _ = handle.send(command).await;
             return;
         }
     };
@@ -187,9 +188,6 @@ async fn splice(
     device: &str,
     destination: &str,
 ) {
-    if let Err(error) = upstream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
     let copied = match &mut stream {
         Accepted::Smoltcp(stream) => {
             let copying = copy_bidirectional_with_sizes(stream, &mut upstream, COPY_BUFFER, COPY_BUFFER);
@@ -209,14 +207,7 @@ async fn splice(
 }
 
 async fn dial(upstream: &Upstream) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in resolve(upstream).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    connect_any(resolve(upstream).await?).await
 }
 
 /// The addresses of an upstream. An error when a name leads to the gateway's own machine and nowhere else.
@@ -227,7 +218,7 @@ pub(super) async fn resolve(upstream: &Upstream) -> io::Result<Vec<SocketAddr>> 
     };
     let (own, others): (Vec<SocketAddr>, Vec<SocketAddr>) = lookup_host((host, port))
         .await?
-        .partition(|address| is_this_host(address.ip()));
+        .partition(|address| AddressKind::of(address.ip()).is_some());
     match own.first() {
         Some(address) if others.is_empty() => {
             let what = format!(

@@ -40,9 +40,9 @@ use super::pool::{Pool, Queue};
 const SCALE: u8 = 8;
 /// Largest shift (RFC 7323, section 2.3).
 const MAX_SCALE: u8 = 14;
-/// Bytes in a segment to an end that names no size (RFC 9293, section 3.7.1), and that are believed at the least.
+/// Bytes in a segment to an end that names no size (RFC 9293, section 3.7.1), or a smaller one: each segment under way has a
+/// record of up to 80 bytes that no pool counts, and nobody takes less.
 const DEFAULT_SEGMENT: u16 = 536;
-const MIN_SEGMENT: u16 = 64;
 
 /// What is known of a connection while smoltcp opens it.
 #[derive(Debug, Default)]
@@ -86,14 +86,11 @@ impl Opening {
             return;
         };
         self.has_scale = options.window_scale.is_some();
-        let segment_size = options
-            .max_segment_size
-            .filter(|size| *size > 0)
-            .unwrap_or(DEFAULT_SEGMENT);
+        let named = options.max_segment_size.unwrap_or(DEFAULT_SEGMENT);
         let offer = Offer {
             selective: options.sack_permitted,
             scale: options.window_scale.unwrap_or(0).min(MAX_SCALE),
-            segment: segment_size.max(MIN_SEGMENT).into(),
+            segment: named.max(DEFAULT_SEGMENT).into(),
             window: segment.window_len(),
         };
         self.theirs = Some((segment.seq_number(), offer));

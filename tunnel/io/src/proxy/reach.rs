@@ -5,14 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Limits;
+use super::connect::connect_any;
 use super::receive::buffered;
 use super::refusal::Refusal;
 use super::routes::AddressRule;
@@ -20,14 +19,9 @@ use super::target::{Host, Target};
 use super::upstream::UpstreamProxy;
 use crate::dial::{BoxedStream, DialError, Dialer};
 
-/// How long one address of a name is tried alone before the next is tried beside it (RFC 8305 §5 recommends this).
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// How often a dialer that says "tunnel down" is asked again while a request is held. A dialer that is replaced is asked
 /// at once; this is for one that comes up by itself.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// Keepalive of direct connections: a peer that vanished is noticed after about two minutes instead of never.
-const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The watched dialer of the tunnel; `None` while there is no tunnel.
 pub(super) type WatchedDialer = watch::Receiver<Option<Arc<dyn Dialer>>>;
@@ -124,7 +118,7 @@ pub(super) async fn directly(
     rule: &AddressRule,
     limits: &Limits,
 ) -> Result<Destination, Refusal> {
-    let dial = async { connect_any(resolve(target, |address| rule.check(address)).await?).await };
+    let dial = async { connected(resolve(target, |address| rule.check(address)).await?).await };
     let stream = timeout(limits.dial, dial)
         .await
         .map_err(|_| Refusal::DialTimedOut)??;
@@ -147,7 +141,7 @@ pub(super) async fn through_upstream(
                 Ok(())
             }
         };
-        let stream = connect_any(resolve(proxy.address(), not_own).await?).await?;
+        let stream = connected(resolve(proxy.address(), not_own).await?).await?;
         match connect {
             Some(target) => proxy.connect(stream, target).await,
             None => Ok(buffered(stream)),
@@ -190,54 +184,9 @@ pub(super) async fn resolve(
     }
 }
 
-/// Tries the addresses in turn, the next one as soon as one fails or is slow; the first that answers wins and the
-/// other attempts are dropped.
-async fn connect_any(addresses: Vec<SocketAddr>) -> Result<TcpStream, Refusal> {
-    let mut attempts = JoinSet::new();
-    let mut waiting = addresses.into_iter();
-    let mut failed = Refusal::DialFailed;
-    loop {
-        let started = waiting
-            .next()
-            .map(|address| attempts.spawn(TcpStream::connect(address)));
-        if started.is_none() && attempts.is_empty() {
-            return Err(failed);
-        }
-        let next = async {
-            if waiting.len() == 0 {
-                std::future::pending::<()>().await;
-            }
-            sleep(NEXT_ADDRESS_AFTER).await;
-        };
-        tokio::select! {
-            Some(attempt) = attempts.join_next() => match attempt {
-                Ok(Ok(stream)) => {
-                    tune(&stream);
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "an address does not answer");
-                    failed = match error.kind() {
-                        io::ErrorKind::TimedOut => Refusal::DialTimedOut,
-                        _ => Refusal::DialFailed,
-                    };
-                }
-                Err(error) => tracing::debug!(%error, "a connection attempt was dropped"),
-            },
-            () = next => {}
-        }
-    }
-}
-
-/// Small messages go out at once, and a vanished peer is noticed. Neither is worth failing a connection for.
-fn tune(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL);
-    let tuned = stream
-        .set_nodelay(true)
-        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
-    if let Err(error) = tuned {
-        tracing::debug!(%error, "could not set the options of a socket");
-    }
+async fn connected(addresses: Vec<SocketAddr>) -> Result<TcpStream, Refusal> {
+    connect_any(addresses).await.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => Refusal::DialTimedOut,
+        _ => Refusal::DialFailed,
+    })
 }

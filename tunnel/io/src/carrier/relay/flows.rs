@@ -1,8 +1,9 @@
 //! Who is relayed: one flow for each remote address and port, in a bound, ended by silence.
 //!
-//! A remote that was never answered may be nobody: source addresses can be made up, and the gateway answers only to keys that
-//! it knows. Where the table is full, the oldest of those makes room, so a flood of them takes nothing from who is answered, and
-//! a newcomer that is known is answered long before its turn comes.
+//! A remote that was never answered may be nobody: source addresses can be made up, and whoever knows the gateway's public key is
+//! asked by it for a cookie. So an answer is only what the gateway says to keys that it knows (see
+//! [`is_answer`](crate::carrier::is_answer)). Where the table is full, the oldest of those that have none makes room, so a flood
+//! of them takes nothing from who is answered, and a newcomer that is known is answered long before its turn comes.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -105,7 +106,7 @@ impl<S> Flows<S> {
         self.unanswered.push_back((slot, number));
     }
 
-    /// The gateway answered.
+    /// The gateway answered, as it does to who it knows.
     pub(super) fn answered(&mut self, slot: usize, now: Instant) {
         if let Some(Some(flow)) = self.slots.get_mut(slot) {
             (flow.is_answered, flow.since) = (true, now);

@@ -60,6 +60,37 @@ fn each_remote_has_an_end_of_its_own_at_the_gateway() {
 }
 
 #[test]
+fn who_is_only_asked_for_a_cookie_makes_room() {
+    let gateway = socket("127.0.0.1:0");
+    let relay =
+        UdpRelay::with_room(4, "127.0.0.1:0".parse().unwrap(), gateway.local_addr().unwrap()).unwrap();
+    let known = socket("127.0.0.1:0");
+    known.send_to(&datagram(0, 64), relay.local_addr()).unwrap();
+    let (_, known_at) = receive(&gateway);
+    gateway.send_to(&datagram(0, 64), known_at).unwrap();
+    receive(&known);
+    let mut cookie = datagram(1, 64);
+    cookie[0] = 3;
+    for number in 1..10 {
+        let stranger = socket("127.0.0.1:0");
+        stranger
+            .send_to(&datagram(number, 148), relay.local_addr())
+            .unwrap();
+        let (arrived, source) = receive(&gateway);
+        assert_eq!(arrived, datagram(number, 148));
+        gateway.send_to(&cookie, source).unwrap();
+        // It came through, so the relay has dealt with it.
+        assert_eq!(receive(&stranger).0, cookie);
+    }
+    known.send_to(&datagram(10, 64), relay.local_addr()).unwrap();
+    assert_eq!(
+        receive(&gateway),
+        (datagram(10, 64), known_at),
+        "it keeps its end"
+    );
+}
+
+#[test]
 fn what_cannot_be_wireguards_begins_nothing() {
     let gateway = socket("127.0.0.1:0");
     let relay = UdpRelay::start("127.0.0.1:0".parse().unwrap(), gateway.local_addr().unwrap()).unwrap();

@@ -1,13 +1,14 @@
 //! TCP: a connection from its first segment to its end.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use orfe_tunnel_core::PeerId;
 use tokio::sync::oneshot;
 
-use super::{Entry, GatewayFront, MAX_CONNECTIONS_PER_PEER, MAX_DIALLING, RESETS, Stage};
+use super::{Entry, GatewayFront, MAX_CONNECTIONS_PER_PEER, MAX_DIALLING, Stage};
 use crate::gateway::counters::Peer;
 use crate::gateway::policy::{Service, Target, Transport};
 use crate::gateway::segment::{Kind, Segment};
@@ -141,7 +142,7 @@ impl GatewayFront {
         } else {
             self.count(id, |peer| &mut peer.unsupported);
         }
-        if segment.kind != Kind::Reset && self.resets.take(RESETS, now) {
+        if segment.kind != Kind::Reset && self.may_be_refused(id, now) {
             // The stack knows no such connection, and so answers with a reset.
             ends.stack.push(packet);
         }
@@ -207,10 +208,41 @@ impl GatewayFront {
                 peer.forwarded += 1;
             }
         } else {
-            tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
+            let peer = entry.peer;
+            if self.may_be_warned_of(peer, now) {
+                tracing::warn!(destination = %flow.local, "no room for a connection in the TCP stack");
+            }
             self.refuse(flow, attempt, ends, |peer| &mut peer.refused);
             ends.stack.push(&syn);
         }
+    }
+
+    /// The upstream could not be reached.
+    pub(super) fn fail(
+        &mut self,
+        flow: Flow,
+        attempt: u64,
+        error: &io::Error,
+        ends: &mut Ends,
+        now: Instant,
+    ) {
+        if let Some(entry) = self.flows.get(&flow).filter(|entry| entry.attempt == attempt)
+            && let Service::Upstream(upstream) = &entry.target.service
+            && let Some(peer) = self.peers.get_mut(&entry.peer)
+        {
+            let may_warn = peer.may_be_warned_of(now);
+            let (device, destination) = (&peer.name, &entry.target.name);
+            if may_warn {
+                tracing::warn!(%device, destination, %upstream, %error, "upstream not reached");
+            } else {
+                tracing::debug!(%device, destination, %upstream, %error, "upstream not reached");
+            }
+        }
+        self.refuse(flow, attempt, ends, |peer| &mut peer.failed);
+    }
+
+    fn may_be_warned_of(&mut self, id: PeerId, now: Instant) -> bool {
+        (self.peers.get_mut(&id)).is_some_and(|peer| peer.may_be_warned_of(now))
     }
 
     pub(super) fn refuse(

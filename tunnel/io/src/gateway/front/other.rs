@@ -3,12 +3,11 @@
 use std::time::Instant;
 
 use orfe_tunnel_core::PeerId;
-use tokio::sync::mpsc;
 
 use super::{
-    DatagramEntry, GatewayFront, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_QUESTIONS, MAX_QUESTIONS_PER_PEER, RESETS,
+    DatagramEntry, GatewayFront, MAX_FLOWS, MAX_FLOWS_PER_PEER, MAX_QUESTIONS, MAX_QUESTIONS_PER_PEER,
 };
-use crate::gateway::datagrams::{DatagramFlow, QUEUE};
+use crate::gateway::datagrams::{self, DatagramFlow};
 use crate::gateway::dns::{self, Answer};
 use crate::gateway::packet::{Datagram, Inner, datagram_to_remote};
 use crate::gateway::policy::{Service, Target, Transport};
@@ -47,7 +46,7 @@ impl GatewayFront {
     ) {
         let flow = datagram.flow;
         if let Some(entry) = self.datagrams.get(&flow) {
-            let is_taken = entry.peer == id && entry.queue.try_send(datagram.payload.to_vec()).is_ok();
+            let is_taken = entry.peer == id && entry.queue.push(datagram.payload);
             if !is_taken {
                 self.count(id, |peer| &mut peer.overflow);
             }
@@ -68,7 +67,7 @@ impl GatewayFront {
                 let device = &peer.name;
                 tracing::debug!(%device, destination = %flow.local, named = named.is_some(), "datagram refused");
                 self.count(id, |peer| &mut peer.refused);
-                if self.resets.take(RESETS, now) {
+                if self.may_be_refused(id, now) {
                     self.answers.push(&inner.prohibited(packet), ());
                 }
             }
@@ -79,9 +78,9 @@ impl GatewayFront {
         let Service::Upstream(upstream) = target.service.clone() else {
             return;
         };
-        let (queue, receiver) = mpsc::channel(QUEUE);
+        let (queue, outlet) = datagrams::queue();
         // The queue is new and has room.
-        let _ = queue.try_send(datagram.payload.to_vec());
+        queue.push(datagram.payload);
         self.attempts += 1;
         let attempt = self.attempts;
         self.forwarders.carry(DatagramFlow {
@@ -89,7 +88,7 @@ impl GatewayFront {
             attempt,
             name: target.name.clone(),
             upstream,
-            queue: receiver,
+            queue: outlet,
         });
         let entry = DatagramEntry {
             peer: id,

@@ -110,9 +110,13 @@ fn a_network_holds_the_gateways_own_machine_only_when_it_is_meant() {
         "[::1]:1",
         "[fe80::1]:1",
         "[::ffff:127.0.0.1]:1",
+        "[64:ff9b::127.0.0.1]:1",
     ] {
         assert!(tcp(&wide, &all, own).is_none(), "{own}");
     }
+    let translated = policy([network("64:ff9b::/96")]);
+    assert!(tcp(&translated, &all, "[64:ff9b::8.8.8.8]:1").is_some());
+    assert!(tcp(&translated, &all, "[64:ff9b::169.254.169.254]:1").is_none());
     let meant = policy([network("169.254.0.0/16")]);
     assert!(tcp(&meant, &all, "169.254.169.254:1").is_some());
 }

@@ -392,3 +392,26 @@ fn after_silence_one_segment_at_a_time_asks_whether_the_path_is_there() {
     }
     assert!(heard == sent);
 }
+
+#[test]
+fn no_size_of_a_segment_below_the_default_is_believed() {
+    for (named, expected) in [
+        (None, 536),
+        (Some(0), 536),
+        (Some(1), 536),
+        (Some(64), 536),
+        (Some(537), 537),
+        (Some(1460), 1460),
+    ] {
+        let option = named.map(|size: u16| [&[2, 4][..], &size.to_be_bytes()].concat());
+        let option = option.unwrap_or_default();
+        let mut syn = vec![0; 40];
+        (syn[0], syn[9], syn[33]) = (0x45, 6, 0x02);
+        syn[32] = (((20 + option.len()) / 4) << 4) as u8;
+        syn.extend(&option);
+        let mut opening = Opening::default();
+        opening.incoming(&syn, &Header::parse(&syn).unwrap());
+        let (_, offer) = opening.theirs.unwrap();
+        assert_eq!(offer.segment, expected, "{named:?}");
+    }
+}
