@@ -29,7 +29,7 @@ mod routes;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use orfe_tunnel_core::{AllowedIp, Node, PublicKey};
 use socket2::Socket;
@@ -147,8 +147,11 @@ impl HostTunnelError {
 pub struct HostTunnel {
     interface: Interface,
     path: Arc<DataPath>,
-    journal: Journal,
+    journal: SharedJournal,
 }
+
+/// The journal of a tunnel, for changes that are under way on another thread when it ends; none when it has ended.
+type SharedJournal = Arc<Mutex<Option<Journal>>>;
 
 impl HostTunnel {
     /// Takes away what an earlier process left, makes the device, starts the data path, and changes the host.
@@ -194,7 +197,7 @@ impl HostTunnel {
             Ok(()) => Ok(Self {
                 interface,
                 path: Arc::new(path),
-                journal,
+                journal: Arc::new(Mutex::new(Some(journal))),
             }),
             Err(error) => {
                 journal.undo();
@@ -219,11 +222,21 @@ impl HostTunnel {
         &self.path
     }
 
-    /// Lets containers of these bridges into the tunnel, and of no others. Blocks for some milliseconds.
-    pub fn set_bridges(&mut self, bridges: &[String]) -> Result<(), HostTunnelError> {
-        match bridges.iter().find(|name| !change::is_interface(name)) {
-            Some(name) => Err(HostTunnelError::InterfaceName { name: name.clone() }),
-            None => imp::replace_bridges(&self.interface.name, bridges, &mut self.journal),
+    /// Lets containers of these bridges into the tunnel, and of no others. What was begun is done though nobody waits for it.
+    /// A runtime of tokio has to be entered.
+    pub fn set_bridges(
+        &self,
+        bridges: Vec<String>,
+    ) -> impl Future<Output = Result<(), HostTunnelError>> + Send + use<> {
+        let (device, journal) = (self.interface.name.clone(), Arc::clone(&self.journal));
+        // Programs are run for it.
+        let setting = tokio::task::spawn_blocking(move || set_bridges(&device, &bridges, &journal));
+        async move {
+            setting.await.unwrap_or_else(|error| {
+                Err(HostTunnelError::Forwarding {
+                    reason: error.to_string(),
+                })
+            })
         }
     }
 
@@ -252,8 +265,22 @@ impl Sockets for HostSockets {
 
 impl Drop for HostTunnel {
     fn drop(&mut self) {
-        self.journal.undo();
+        // It goes, so that a change which was to be made meanwhile is not.
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut journal) = journal {
+            journal.undo();
+        }
         self.path.stop_blocking();
+    }
+}
+
+fn set_bridges(device: &str, bridges: &[String], journal: &SharedJournal) -> Result<(), HostTunnelError> {
+    if let Some(name) = bridges.iter().find(|name| !change::is_interface(name)) {
+        return Err(HostTunnelError::InterfaceName { name: name.clone() });
+    }
+    match &mut *journal.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(journal) => imp::replace_bridges(device, bridges, journal),
+        None => Ok(()),
     }
 }
 
