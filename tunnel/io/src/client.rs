@@ -252,12 +252,12 @@ impl Tunnel {
         }
     }
 
-    /// Lets containers of these bridges, and of no others, into the tunnel: in TUN mode; elsewhere it does nothing. What was
-    /// begun is done though nobody waits for it. A runtime of tokio has to be entered.
+    /// Lets containers of these bridges, and of no others, into the tunnel: in TUN mode; elsewhere it does nothing. Gives
+    /// what [`Tunnel::unguarded`] does, as it is then. What was begun is done though nobody waits for it. A runtime of tokio has to be entered.
     pub fn set_bridges(
         &self,
         bridges: Vec<String>,
-    ) -> impl Future<Output = Result<(), TunnelError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Option<String>, TunnelError>> + Send + use<> {
         let setting = match &self.end {
             End::Host(end) => Some(end.set_bridges(bridges)),
             End::Smoltcp(_) | End::Namespace(_) => None,
@@ -265,8 +265,16 @@ impl Tunnel {
         async move {
             match setting {
                 Some(setting) => setting.await.map_err(TunnelError::Host),
-                None => Ok(()),
+                None => Ok(None),
             }
+        }
+    }
+
+    /// What TUN mode left open at its start because this host has no packet filter, in words for people.
+    pub fn unguarded(&self) -> Option<&str> {
+        match &self.end {
+            End::Host(end) => end.unguarded(),
+            End::Smoltcp(_) | End::Namespace(_) => None,
         }
     }
 

@@ -54,7 +54,9 @@ pub(super) struct Keeper<'a> {
     registry: Vec<IpAddr>,
     pub(super) refused: Vec<AllowedIp>,
     bridges: Vec<String>,
-    letting_in: Job<Result<(), TunnelError>>,
+    letting_in: Job<Result<Option<String>, TunnelError>>,
+    /// What TUN mode leaves open, for want of a packet filter.
+    pub(super) unguarded: Option<String>,
     /// When the rung in use was lost.
     lost_at: Option<Instant>,
     pub(super) told: Option<TunnelStatus>,
@@ -89,6 +91,7 @@ impl<'a> Keeper<'a> {
             memory,
             ladder: Ladder::new(rungs.counts(), start, StdRng::from_os_rng(), now),
             using: Candidate { rung: 0, address: 0 },
+            unguarded: tunnel.unguarded().map(str::to_owned),
             tunnel,
             rungs,
             network,
@@ -157,8 +160,9 @@ impl<'a> Keeper<'a> {
                     }
                 }
                 _ = bridges.tick(), if self.letting_in.is_none() => self.let_bridges_in(),
-                outcome = job(&mut self.letting_in) => if let Err(error) = outcome {
-                    tracing::warn!(%error, "bridges are not let into the tunnel");
+                outcome = job(&mut self.letting_in) => match outcome {
+                    Ok(unguarded) => self.unguarded = unguarded,
+                    Err(error) => tracing::warn!(%error, "bridges are not let into the tunnel"),
                 },
                 portal = job(&mut self.diagnosing) => self.portal = portal,
             }
