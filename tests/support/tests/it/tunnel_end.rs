@@ -142,7 +142,7 @@ fn containers_of_a_bridge_use_the_tunnel_and_a_killed_process_leaves_nothing_aft
 }
 
 #[test]
-fn whom_nobody_chose_is_kept_out() {
+fn whom_nobody_chose_is_kept_out_and_the_gateway_opens_nothing_here() {
     if let Some(reason) = namespace::obstacle(&[("nft", "nftables"), ("ping", "iputils-ping")]) {
         crate::announce(&format!("SKIPPED: the guarded device: {reason}"));
         return;
@@ -173,7 +173,9 @@ fn whom_nobody_chose_is_kept_out() {
     }
     for own in [lab::inner_v4(0, 0), lab::inner_v6(0, 0)] {
         lab.ping(1, own.ip());
+        lab.assert_unreachable(1, 0, own);
     }
+    lab.assert_unreachable(1, 0, lab::bridge_v4(0, 0));
     lab.assert_unreachable(1, 2, lab::bridge_v4(2, 0));
     // Others reach this host as before.
     lab.transfer(2, 0, lab::bridge_v4(0, 0), BYTES);
@@ -185,6 +187,8 @@ fn whom_nobody_chose_is_kept_out() {
     for inner in [lab::inner_v4(1, 0), lab::inner_v6(1, 0)] {
         lab.transfer(2, 1, inner, BYTES);
     }
+    lab.assert_unreachable(1, 0, lab::inner_v4(0, 0));
+    lab.assert_unreachable(1, 0, lab::bridge_v4(0, 0));
     lab.assert_unreachable(1, 2, lab::bridge_v4(2, 0));
     tunnel.stop();
     assert_eq!(lab.tables(0), ["table inet engine"]);

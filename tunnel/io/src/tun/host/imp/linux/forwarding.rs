@@ -1,5 +1,5 @@
 //! The packet filter around the device: containers of chosen bridges are let into the tunnel behind this host's own address
-//! there, and nobody else's packets are.
+//! there, nobody else's packets are, and who is at the other end opens nothing here.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -89,12 +89,12 @@ fn install(
 /// What a person is told about a device without rules.
 fn unguarded(device: &str, error: &io::Error, forwards: bool) -> String {
     let containers = if forwards {
-        ": containers of this machine are not kept out of the tunnel"
+        ", and containers of this machine are not kept out of the tunnel"
     } else {
         ""
     };
     format!(
-        "no packet filter guards `{device}` ({error}){containers}. \
+        "no packet filter guards `{device}` ({error}): what listens on this machine can be reached from the gateway{containers}. \
          Install nftables, and start again"
     )
 }
@@ -140,6 +140,9 @@ fn table_of(device: &str) -> String {
 }
 
 /// Our table, made anew in one transaction. It holds for both families, and for the device alone.
+///
+/// From the device come answers, what is asked of this host by ICMP, and errors that belong to no connection that is known
+/// here; no redirects and no advertisements of routers. There are no neighbours to find behind it.
 fn rules(name: &str, device: &str, bridges: &[String]) -> String {
     let names: Vec<String> = bridges.iter().map(|bridge| format!("\"{bridge}\"")).collect();
     let bridges = names.join(", ");
@@ -153,6 +156,14 @@ fn rules(name: &str, device: &str, bridges: &[String]) -> String {
         "table inet {name}
 delete table inet {name}
 table inet {name} {{
+    chain input {{
+        type filter hook input priority filter - 5; policy accept;
+        iifname != \"{device}\" accept
+        ct state established,related accept
+        icmp type {{ echo-request, destination-unreachable, time-exceeded, parameter-problem }} accept
+        icmpv6 type {{ echo-request, destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept
+        drop
+    }}
     chain forward {{
         type filter hook forward priority filter - 5; policy accept;
         oifname \"{device}\" {others}drop
@@ -207,8 +218,8 @@ mod tests {
         let error = io::Error::other("`nft`: not found");
         assert_eq!(
             unguarded("orfe0", &error, true),
-            "no packet filter guards `orfe0` (`nft`: not found): containers of this machine are not kept out \
-             of the tunnel. Install nftables, and start again"
+            "no packet filter guards `orfe0` (`nft`: not found): what listens on this machine can be reached from the \
+             gateway, and containers of this machine are not kept out of the tunnel. Install nftables, and start again"
         );
         assert!(!unguarded("orfe0", &error, false).contains("containers"));
     }
