@@ -18,6 +18,7 @@ const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: coder.demo.internal\r\nCon
 /// The agent's device, and its table of rules.
 const DEVICE: &str = "orfe0";
 const TABLE: &str = "table inet orfe_orfe0";
+const TUN: &str = "mode = \"tun\"";
 
 fn text(output: &Output) -> String {
     format!(
@@ -26,8 +27,6 @@ fn text(output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     )
 }
-
-const TUN: &str = "mode = \"tun\"";
 
 /// Writes the table `[tunnel]` and starts the agent.
 fn start_agent(fleet: &mut Fleet, tunnel: &str) {

@@ -339,3 +339,17 @@ fn check(config: &HostTunnelConfig) -> Result<(), HostTunnelError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridges_that_are_set_when_the_tunnel_has_ended_change_nothing() {
+        let ended = Arc::new(Mutex::new(None));
+        let bridges = ["no-such-link".to_owned()];
+        assert_eq!(set_bridges("no-such-link", &bridges, &ended).unwrap(), None);
+        let refused = set_bridges("no-such-link", &["../x".to_owned()], &ended);
+        assert!(matches!(refused, Err(HostTunnelError::InterfaceName { .. })));
+    }
+}
