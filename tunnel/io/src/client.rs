@@ -252,12 +252,29 @@ impl Tunnel {
         }
     }
 
-    /// Lets containers of these bridges, and of no others, into the tunnel: in TUN mode; elsewhere it does nothing. Blocks
-    /// for some milliseconds.
-    pub fn set_bridges(&mut self, bridges: &[String]) -> Result<(), TunnelError> {
-        match &mut self.end {
-            End::Host(end) => end.set_bridges(bridges).map_err(TunnelError::Host),
-            End::Smoltcp(_) | End::Namespace(_) => Ok(()),
+    /// Lets containers of these bridges, and of no others, into the tunnel: in TUN mode; elsewhere it does nothing. Gives
+    /// what [`Tunnel::unguarded`] does, as it is then. What was begun is done though nobody waits for it. A runtime of tokio has to be entered.
+    pub fn set_bridges(
+        &self,
+        bridges: Vec<String>,
+    ) -> impl Future<Output = Result<Option<String>, TunnelError>> + Send + use<> {
+        let setting = match &self.end {
+            End::Host(end) => Some(end.set_bridges(bridges)),
+            End::Smoltcp(_) | End::Namespace(_) => None,
+        };
+        async move {
+            match setting {
+                Some(setting) => setting.await.map_err(TunnelError::Host),
+                None => Ok(None),
+            }
+        }
+    }
+
+    /// What TUN mode left open at its start because this host has no packet filter, in words for people.
+    pub fn unguarded(&self) -> Option<&str> {
+        match &self.end {
+            End::Host(end) => end.unguarded(),
+            End::Smoltcp(_) | End::Namespace(_) => None,
         }
     }
 

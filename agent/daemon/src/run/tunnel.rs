@@ -21,6 +21,7 @@ mod shown;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use orfe_tunnel::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 pub(super) use self::host::{HostChoice, clean_host};
 use self::keep::Keeper;
@@ -101,23 +103,27 @@ impl Ends {
 }
 
 impl TunnelTask {
-    /// Runs until nobody desires anything any more. The tunnel ends with it.
-    pub(super) async fn run(mut self) {
+    /// Runs until `stop`, or until nobody desires anything any more. Then the tunnel has ended.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut memory = Memory::load(self.networks.clone());
         loop {
             let desired = self.desired.borrow_and_update().clone();
             let Some(desired) = desired else {
                 self.ends.dialer.send_replace(None);
                 self.tell(None).await;
-                if self.desired.changed().await.is_err() {
-                    return;
+                match stop.run_until_cancelled(self.desired.changed()).await {
+                    Some(Ok(())) => continue,
+                    Some(Err(_)) | None => return,
                 }
-                continue;
             };
             let mut watched = self.desired.clone();
-            tokio::select! {
-                () = keep(&self.ends, &desired, &mut memory, self.desired.clone()) => {}
-                changed = replaced(&mut watched, &desired) => if !changed { return },
+            let unwanted = async {
+                let replaced = stop.run_until_cancelled(replaced(&mut watched, &desired)).await;
+                replaced == Some(true)
+            };
+            let instances = self.desired.clone();
+            if !keep(&self.ends, &desired, &mut memory, instances, unwanted).await {
+                return;
             }
         }
     }
@@ -140,24 +146,37 @@ fn same_tunnel(one: &Desired, other: &Desired) -> bool {
     one == *other
 }
 
-/// Keeps one tunnel until it is dropped.
+/// Keeps one tunnel until it ends by itself, or `unwanted` does; false when there is to be no other.
 async fn keep(
     ends: &Ends,
     desired: &Desired,
     memory: &mut Memory,
     instances: watch::Receiver<Option<Desired>>,
-) {
+    unwanted: impl Future<Output = bool>,
+) -> bool {
+    let mut unwanted = pin!(unwanted);
     let mut rungs = Rungs::new(&desired.gateway, ends.registry.clone());
-    let (tunnel, registry) = start(ends, desired, &mut rungs).await;
+    let (tunnel, registry) = tokio::select! {
+        started = start(ends, desired, &mut rungs) => started,
+        another = &mut unwanted => return another,
+    };
     ends.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
     let started = Instant::now();
-    Keeper::new(ends, desired, memory, tunnel, rungs, registry)
-        .run(instances)
-        .await;
+    let mut keeper = Keeper::new(ends, desired, memory, tunnel, rungs, registry);
+    let ended = tokio::select! {
+        () = keeper.run(instances) => None,
+        another = &mut unwanted => Some(another),
+    };
     ends.dialer.send_replace(None);
-    if started.elapsed() < RETRY {
+    keeper.end().await;
+    match ended {
+        Some(another) => another,
         // Something ends it again and again.
-        sleep(RETRY).await;
+        None if started.elapsed() < RETRY => tokio::select! {
+            () = sleep(RETRY) => true,
+            another = unwanted => another,
+        },
+        None => true,
     }
 }
 

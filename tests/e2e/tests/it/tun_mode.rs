@@ -18,6 +18,7 @@ const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: coder.demo.internal\r\nCon
 /// The agent's device, and its table of rules.
 const DEVICE: &str = "orfe0";
 const TABLE: &str = "table inet orfe_orfe0";
+const TUN: &str = "mode = \"tun\"";
 
 fn text(output: &Output) -> String {
     format!(
@@ -27,9 +28,9 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// Sets the mode and starts the agent.
-fn start_agent(fleet: &mut Fleet, mode: &str) {
-    let config = format!("[tunnel]\nmode = \"{mode}\"\n");
+/// Writes the table `[tunnel]` and starts the agent.
+fn start_agent(fleet: &mut Fleet, tunnel: &str) {
+    let config = format!("[tunnel]\n{tunnel}\n");
     std::fs::write(fleet.path("agent.toml"), config).unwrap();
     fleet.start_agent();
 }
@@ -117,7 +118,7 @@ async fn containers_reach_coder_through_the_host_and_nothing_stays_on_it() {
     engine.make_client_image(&fleet.path("coder/ca.pem"));
     fleet.stop_agent();
 
-    start_agent(&mut fleet, "tun");
+    start_agent(&mut fleet, TUN);
     wait_for_device(&fleet).await;
     // The provisioner gets through as well, by the agent's proxy and sockets of the host.
     fleet.wait_until_healthy().await;
@@ -136,15 +137,28 @@ async fn containers_reach_coder_through_the_host_and_nothing_stays_on_it() {
     fleet.stop_agent();
     assert_clean(&fleet);
 
+    // Without bridges the same container is kept out, though the engine itself would forward what it sends.
+    start_agent(&mut fleet, "mode = \"tun\"\nbridges = \"off\"");
+    wait_for_device(&fleet).await;
+    fleet.wait_until_healthy().await;
+    assert!(tables(&fleet).contains(TABLE), "{}", tables(&fleet));
+    let answer = ask(&engine, "bridge", &address, HEALTHZ);
+    assert!(
+        !answer.contains("verify") && !answer.contains("200 OK"),
+        "{answer}"
+    );
+    fleet.stop_agent();
+    assert_clean(&fleet);
+
     // A crash leaves the rules, which the next life takes away, though it has no use for TUN mode.
-    start_agent(&mut fleet, "tun");
+    start_agent(&mut fleet, TUN);
     wait_for_device(&fleet).await;
     // A bridge that came later is let in, too.
     engine.answer(&["network", "create", "later"]);
     wait_for_page(&engine, "later", &address).await;
     kill_agent(&mut fleet).await;
     assert!(tables(&fleet).contains(TABLE), "{}", tables(&fleet));
-    start_agent(&mut fleet, "userspace");
+    start_agent(&mut fleet, "mode = \"userspace\"");
     fleet
         .wait_for_status("a tunnel in userspace", |status| {
             status["tunnel"]["mode"] == "userspace" && status["tunnel"]["phase"] == "up"
@@ -171,7 +185,7 @@ async fn without_the_right_tun_mode_says_what_it_needs() {
     }
     let mut fleet = Fleet::start_as(65534, 65534, "unix:///nonexistent/docker.sock").await;
     fleet.stop_agent();
-    start_agent(&mut fleet, "tun");
+    start_agent(&mut fleet, TUN);
     let status = fleet
         .wait_for_status("an obstacle", |status| {
             let obstacle = status["tunnel"]["obstacle"].as_str().unwrap_or_default();

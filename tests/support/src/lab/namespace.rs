@@ -172,7 +172,8 @@ impl Namespace {
         self.nft("delete table inet block")
     }
 
-    fn nft(&self, rule: &str) -> Result<(), LabError> {
+    /// Runs `nft` with `rule` (split at spaces) in it.
+    pub fn nft(&self, rule: &str) -> Result<(), LabError> {
         run(self.command().arg("nft").args(rule.split(' '))).map(drop)
     }
 

@@ -125,8 +125,7 @@ fn containers_of_a_bridge_use_the_tunnel_and_a_killed_process_leaves_nothing_aft
         "the device took its route along"
     );
     let tunnel = End::start(&lab, 0, &without, true);
-    assert_eq!(lab.tables(0), [""; 0]);
-    assert_eq!(lab.forwarding(0), "0");
+    assert_eq!(lab.forwarding(0), "0", "the next start takes back what was left");
     lab.transfer(0, 1, lab::inner_v4(1, 0), BYTES);
     tunnel.stop();
 
@@ -140,6 +139,78 @@ fn containers_of_a_bridge_use_the_tunnel_and_a_killed_process_leaves_nothing_aft
     );
     assert_eq!(lab.forwarding(0), "0");
     assert_eq!(fs::read_to_string(state.join("tun-changes")).unwrap(), "");
+}
+
+#[test]
+fn whom_nobody_chose_is_kept_out_and_the_gateway_opens_nothing_here() {
+    if let Some(reason) = namespace::obstacle(&[("nft", "nftables"), ("ping", "iputils-ping")]) {
+        crate::announce(&format!("SKIPPED: the guarded device: {reason}"));
+        return;
+    }
+    let Some(lab) = Lab::new("guard", 3) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (left, right) = (Keys::new(), Keys::new());
+    let mut config = way_config(&lab, PLAIN, 0, &left, &right);
+    config["addresses"] = json!(["10.98.7.1/32", "fd98::1/128"]);
+    let networks = ["10.98.7.0/24", "fd98::/64"];
+    config["host"] = json!({"networks": networks, "bridges": [], "state": folder.path().join("state")});
+    // What else the gateway may try: an address of this host outside the tunnel, and a container's.
+    let outside = [lab::bridge_v4(0, 0), lab::bridge_v4(2, 0)].map(|address| address.ip());
+    let mut far = way_config(&lab, PLAIN, 1, &right, &left);
+    let allowed = far["peers"][0]["allowed_ips"].as_array_mut().unwrap();
+    allowed.extend(outside.map(|address| json!(address)));
+    lab.forward_all_as_an_engine_does();
+
+    let _right = End::start(&lab, 1, &far, true);
+    for address in outside {
+        lab.route(1, address, "tun0");
+    }
+    let tunnel = End::start(&lab, 0, &config, true);
+    assert_eq!(lab.tables(0), ["table inet engine", "table inet orfe_tun0"]);
+    for inner in [lab::inner_v4(1, 0), lab::inner_v6(1, 0)] {
+        lab.transfer(0, 1, inner, BYTES);
+        lab.assert_unreachable(2, 1, inner);
+    }
+    for own in [lab::inner_v4(0, 0), lab::inner_v6(0, 0)] {
+        lab.ping(1, own.ip());
+        lab.assert_unreachable(1, 0, own);
+    }
+    lab.assert_unreachable(1, 0, lab::bridge_v4(0, 0));
+    lab.assert_unreachable(1, 2, lab::bridge_v4(2, 0));
+    // Others reach this host as before.
+    lab.transfer(2, 0, lab::bridge_v4(0, 0), BYTES);
+    tunnel.stop();
+
+    // The same when a bridge is chosen, beside that.
+    config["host"]["bridges"] = json!([lab.bridge()]);
+    let tunnel = End::start(&lab, 0, &config, true);
+    for inner in [lab::inner_v4(1, 0), lab::inner_v6(1, 0)] {
+        lab.transfer(2, 1, inner, BYTES);
+    }
+    lab.assert_unreachable(1, 0, lab::inner_v4(0, 0));
+    lab.assert_unreachable(1, 0, lab::bridge_v4(0, 0));
+    lab.assert_unreachable(1, 2, lab::bridge_v4(2, 0));
+    tunnel.stop();
+    assert_eq!(lab.tables(0), ["table inet engine"]);
+}
+
+#[test]
+fn without_nft_tun_mode_starts_where_no_bridge_is_chosen() {
+    let Some(lab) = Lab::new("no nft", 3) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let (left, right) = (Keys::new(), Keys::new());
+    let mut config = way_config(&lab, PLAIN, 0, &left, &right);
+    config["addresses"] = json!(["10.98.7.1/32"]);
+    config["host"] = json!({"networks": ["10.98.7.0/24"], "bridges": [], "state": state});
+    let _right = End::start(&lab, 1, &way_config(&lab, PLAIN, 1, &right, &left), true);
+    let tunnel = End::start_without_programs(&lab, 0, &config);
+    lab.transfer(0, 1, lab::inner_v4(1, 0), BYTES);
+    tunnel.stop();
+    assert_eq!(fs::read_to_string(state.join("tun-changes")).unwrap(), "");
+    config["host"]["bridges"] = json!([lab.bridge()]);
+    let said = End::refused_without_programs(&lab, 0, &config);
+    assert!(said.contains("install nftables"), "{said}");
 }
 
 #[test]

@@ -154,7 +154,14 @@ impl HostEnd {
         self.host.path().measured()
     }
 
-    pub(super) fn set_bridges(&mut self, bridges: &[String]) -> Result<(), HostError> {
+    pub(super) fn unguarded(&self) -> Option<&str> {
+        self.host.unguarded()
+    }
+
+    pub(super) fn set_bridges(
+        &self,
+        bridges: Vec<String>,
+    ) -> impl Future<Output = Result<Option<String>, HostError>> + Send + use<> {
         self.host.set_bridges(bridges)
     }
 

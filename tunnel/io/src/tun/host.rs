@@ -9,7 +9,7 @@
 //! | split DNS, only when asked for: Linux | `resolvectl` | the device; also taken back by [`HostTunnel::stop`] |
 //! | … macOS | a file for each domain in `/etc/resolver` | [`HostTunnel::stop`], or after a crash the next start |
 //! | … Windows | rules of the name resolution policy table, in the registry | [`HostTunnel::stop`], or after a crash the next start |
-//! | Linux: forwarding of bridges, a masquerading table | `/proc/sys`, `nft` | [`HostTunnel::stop`], or after a crash the next start |
+//! | Linux: forwarding of bridges, a table that guards the device | `/proc/sys`, `nft` | [`HostTunnel::stop`], or after a crash the next start |
 //!
 //! What outlives a killed process is written to a journal before it is done; see the module `journal`. Device, addresses and routes are not
 //! in it on any system: there is no moment at which they are there and the process is not. Routes go through a library because that is well-formed netlink with errors as numbers, and one
@@ -17,7 +17,8 @@
 //! are atomic: either the whole table is there or nothing of it.
 //!
 //! `/etc/resolv.conf` is never written. `ip_forward` is never switched on for the whole host: forwarding is enabled for
-//! the bridges and the device alone, and the table drops what would go into the tunnel from anywhere else.
+//! the bridges and the device alone. The table drops what would go into the tunnel from anywhere else, and what comes out of it
+//! unasked.
 
 mod change;
 mod dns;
@@ -29,7 +30,7 @@ mod routes;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use orfe_tunnel_core::{AllowedIp, Node, PublicKey};
 use socket2::Socket;
@@ -147,8 +148,12 @@ impl HostTunnelError {
 pub struct HostTunnel {
     interface: Interface,
     path: Arc<DataPath>,
-    journal: Journal,
+    journal: SharedJournal,
+    unguarded: Option<String>,
 }
+
+/// The journal of a tunnel, for changes that are under way on another thread when it ends; none when it has ended.
+type SharedJournal = Arc<Mutex<Option<Journal>>>;
 
 impl HostTunnel {
     /// Takes away what an earlier process left, makes the device, starts the data path, and changes the host.
@@ -165,11 +170,33 @@ impl HostTunnel {
     ) -> Result<Self, HostTunnelError> {
         let mut journal = Journal::open(&config.state)?;
         check(&config)?;
+        let changed = Self::change(config, publisher, &mut journal);
+        if changed.is_err() {
+            journal.undo();
+        }
+        let (interface, path, unguarded) = changed?;
+        Ok(Self {
+            interface,
+            path: Arc::new(path),
+            journal: Arc::new(Mutex::new(Some(journal))),
+            unguarded,
+        })
+    }
+
+    /// On an error there is no device any more; what stands in the journal is to be taken back.
+    fn change(
+        config: HostTunnelConfig,
+        publisher: Option<watch::Sender<TunnelStatus>>,
+        journal: &mut Journal,
+    ) -> Result<(Interface, DataPath, Option<String>), HostTunnelError> {
         let made = TunDevice::create(&config.device);
         let (device, interface) = made.map_err(|source| HostTunnelError::Device {
             name: config.device.name,
             source,
         })?;
+        let name = &interface.name;
+        // Before a packet can pass it.
+        let unguarded = imp::allow_bridges(name, &config.bridges, journal)?;
         let path = DataPathConfig {
             device,
             udp: config.udp,
@@ -182,22 +209,13 @@ impl HostTunnel {
             None => DataPath::start(path),
         };
         let path = path.map_err(HostTunnelError::Start)?;
-        // On an error the path is dropped, which ends the device, and the journal is undone.
-        let name = &interface.name;
-        let changed = routes::add(&interface, &config.networks)
-            .and_then(|()| match &config.dns {
-                Some(dns) => dns::split(name, dns, &mut journal),
-                None => Ok(()),
-            })
-            .and_then(|()| imp::allow_bridges(name, &config.bridges, &mut journal));
+        let changed = routes::add(&interface, &config.networks).and_then(|()| match &config.dns {
+            Some(dns) => dns::split(name, dns, journal),
+            None => Ok(()),
+        });
         match changed {
-            Ok(()) => Ok(Self {
-                interface,
-                path: Arc::new(path),
-                journal,
-            }),
+            Ok(()) => Ok((interface, path, unguarded)),
             Err(error) => {
-                journal.undo();
                 path.stop_blocking();
                 Err(error)
             }
@@ -219,11 +237,26 @@ impl HostTunnel {
         &self.path
     }
 
-    /// Lets containers of these bridges into the tunnel, and of no others. Blocks for some milliseconds.
-    pub fn set_bridges(&mut self, bridges: &[String]) -> Result<(), HostTunnelError> {
-        match bridges.iter().find(|name| !change::is_interface(name)) {
-            Some(name) => Err(HostTunnelError::InterfaceName { name: name.clone() }),
-            None => imp::replace_bridges(&self.interface.name, bridges, &mut self.journal),
+    /// What was left open at the start because this host has no packet filter, in words for people.
+    pub fn unguarded(&self) -> Option<&str> {
+        self.unguarded.as_deref()
+    }
+
+    /// Lets containers of these bridges into the tunnel, and of no others. Gives what [`HostTunnel::unguarded`] does, as it is
+    /// then. What was begun is done though nobody waits for it. A runtime of tokio has to be entered.
+    pub fn set_bridges(
+        &self,
+        bridges: Vec<String>,
+    ) -> impl Future<Output = Result<Option<String>, HostTunnelError>> + Send + use<> {
+        let (device, journal) = (self.interface.name.clone(), Arc::clone(&self.journal));
+        // Programs are run for it.
+        let setting = tokio::task::spawn_blocking(move || set_bridges(&device, &bridges, &journal));
+        async move {
+            setting.await.unwrap_or_else(|error| {
+                Err(HostTunnelError::Forwarding {
+                    reason: error.to_string(),
+                })
+            })
         }
     }
 
@@ -252,8 +285,27 @@ impl Sockets for HostSockets {
 
 impl Drop for HostTunnel {
     fn drop(&mut self) {
-        self.journal.undo();
+        // The device goes before what guards it.
         self.path.stop_blocking();
+        // It goes, so that a change which was to be made meanwhile is not.
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut journal) = journal {
+            journal.undo();
+        }
+    }
+}
+
+fn set_bridges(
+    device: &str,
+    bridges: &[String],
+    journal: &SharedJournal,
+) -> Result<Option<String>, HostTunnelError> {
+    if let Some(name) = bridges.iter().find(|name| !change::is_interface(name)) {
+        return Err(HostTunnelError::InterfaceName { name: name.clone() });
+    }
+    match &mut *journal.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(journal) => imp::replace_bridges(device, bridges, journal),
+        None => Ok(None),
     }
 }
 
@@ -286,4 +338,18 @@ fn check(config: &HostTunnelConfig) -> Result<(), HostTunnelError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridges_that_are_set_when_the_tunnel_has_ended_change_nothing() {
+        let ended = Arc::new(Mutex::new(None));
+        let bridges = ["no-such-link".to_owned()];
+        assert_eq!(set_bridges("no-such-link", &bridges, &ended).unwrap(), None);
+        let refused = set_bridges("no-such-link", &["../x".to_owned()], &ended);
+        assert!(matches!(refused, Err(HostTunnelError::InterfaceName { .. })));
+    }
 }

@@ -159,7 +159,8 @@ impl Daemon {
                 inputs: self.inputs.clone(),
             },
         };
-        self.spawn(tunnel.run());
+        // It ends by itself when it is told to stop: it has to take back what it changed on this host.
+        self.tasks.spawn(tunnel.run(self.stop.clone()));
         self.spawn(probes::watch_facts(self.inputs.clone()));
         let path = self.config.path.value.clone();
         self.spawn(probes::watch_terraform(path, self.inputs.clone()));

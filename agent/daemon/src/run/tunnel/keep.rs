@@ -10,7 +10,7 @@ use orfe_platform::network::{Network, NetworkSignal, NetworkWatch};
 use orfe_protocol::desired::Tunnel as Desired;
 use orfe_protocol::observed::{Carrier, TunnelStatus};
 use orfe_tunnel::carrier::BridgeState;
-use orfe_tunnel::{AllowedIp, Phase, Tunnel};
+use orfe_tunnel::{AllowedIp, Phase, Tunnel, TunnelError};
 use orfe_tunnel_core::ladder::{Candidate, Ladder, Move, Seen};
 use orfe_tunnel_core::path::Report;
 use rand::SeedableRng as _;
@@ -54,6 +54,9 @@ pub(super) struct Keeper<'a> {
     registry: Vec<IpAddr>,
     pub(super) refused: Vec<AllowedIp>,
     bridges: Vec<String>,
+    letting_in: Job<Result<Option<String>, TunnelError>>,
+    /// What TUN mode leaves open, for want of a packet filter.
+    pub(super) unguarded: Option<String>,
     /// When the rung in use was lost.
     lost_at: Option<Instant>,
     pub(super) told: Option<TunnelStatus>,
@@ -88,6 +91,7 @@ impl<'a> Keeper<'a> {
             memory,
             ladder: Ladder::new(rungs.counts(), start, StdRng::from_os_rng(), now),
             using: Candidate { rung: 0, address: 0 },
+            unguarded: tunnel.unguarded().map(str::to_owned),
             tunnel,
             rungs,
             network,
@@ -100,6 +104,7 @@ impl<'a> Keeper<'a> {
             registry,
             refused,
             bridges,
+            letting_in: None,
             lost_at: None,
             told: None,
             told_phase: None,
@@ -107,8 +112,13 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// Ends the tunnel, and waits for it: in TUN mode programs are run for that.
+    pub(super) async fn end(self) {
+        self.tunnel.shutdown().await;
+    }
+
     /// Keeps the tunnel until its thread ends or nobody desires any more.
-    pub(super) async fn run(mut self, mut instances: watch::Receiver<Option<Desired>>) {
+    pub(super) async fn run(&mut self, mut instances: watch::Receiver<Option<Desired>>) {
         let (mut states, mut paths) = (self.tunnel.status(), self.tunnel.path());
         let mut instance = self.desired.gateway.instance;
         let mut bridges = interval(BRIDGES_EVERY);
@@ -149,7 +159,11 @@ impl<'a> Keeper<'a> {
                         return;
                     }
                 }
-                _ = bridges.tick(), if self.ends.host.is_some() => self.let_bridges_in(),
+                _ = bridges.tick(), if self.letting_in.is_none() => self.let_bridges_in(),
+                outcome = job(&mut self.letting_in) => match outcome {
+                    Ok(unguarded) => self.unguarded = unguarded,
+                    Err(error) => tracing::warn!(%error, "bridges are not let into the tunnel"),
+                },
                 portal = job(&mut self.diagnosing) => self.portal = portal,
             }
         }
@@ -316,9 +330,7 @@ impl<'a> Keeper<'a> {
             return;
         }
         tracing::info!(?bridges, "containers of these bridges may use the tunnel");
-        if let Err(error) = self.tunnel.set_bridges(&bridges) {
-            tracing::warn!(%error, "bridges are not let into the tunnel");
-        }
+        self.letting_in = Some(Box::pin(self.tunnel.set_bridges(bridges.clone())));
         self.bridges = bridges;
     }
 

@@ -54,7 +54,9 @@ impl Keeper<'_> {
             addresses: self.desired.addresses.clone(),
             carrier,
             path: worth_telling(told.and_then(|told| told.path), path),
-            obstacle: obstacle::describe(&known).or_else(|| host::describe_refused(&self.refused)),
+            obstacle: obstacle::describe(&known)
+                .or_else(|| host::describe_refused(&self.refused))
+                .or_else(|| self.unguarded.clone()),
             mode: self.ends.mode(),
             tcp_stack_reason: Some(state.stack_reason.to_string()),
             congestion_control: state.congestion_control.as_ref().map(ToString::to_string),

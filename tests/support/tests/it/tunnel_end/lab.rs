@@ -1,8 +1,8 @@
 //! Network namespaces in a row: 0 and 1 are the ends, 2 hangs on a bridge of 0.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +15,12 @@ use orfe_test_support::lab::wg::{self, Interface};
 use orfe_tunnel::PrivateKey;
 use serde_json::Value;
 
+/// The end that is started.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tunnel-end");
 /// Bound on anything that is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long nobody answers to a packet that is dropped: a second more than the first one takes to be sent again.
+const DROPPED: Duration = Duration::from_secs(2);
 /// Namespaces of a lab.
 const MOST: usize = 3;
 
@@ -89,9 +93,12 @@ impl Lab {
         }
         if count > 2 {
             lab.join((0, lab.bridge()), (2, "eth0"));
-            lab.address(0, lab.bridge(), "172.31.7.1/24");
-            lab.address(2, "eth0", "172.31.7.2/24");
-            lab.ip(2, "route add default via 172.31.7.1");
+            for (number, link) in [(0, lab.bridge()), (2, "eth0")] {
+                lab.address(number, link, &format!("{}/24", bridge_v4(number, 0).ip()));
+                lab.address(number, link, &format!("{}/64", bridge_v6(number)));
+            }
+            lab.ip(2, &format!("route add default via {}", bridge_v4(0, 0).ip()));
+            lab.ip(2, &format!("route add default via {}", bridge_v6(0)));
         }
         Some(lab)
     }
@@ -156,6 +163,47 @@ impl Lab {
         );
     }
 
+    /// Tries to connect from namespace `from` to a listener at `address` in namespace `to`. What is dropped is told by nobody.
+    pub(super) fn assert_unreachable(&self, from: usize, to: usize, address: SocketAddr) {
+        let listener = self.within(to, move || TcpListener::bind(address).unwrap());
+        let address = listener.local_addr().unwrap();
+        let connected = self.within(from, move || TcpStream::connect_timeout(&address, DROPPED));
+        let error = connected.map(|stream| stream.local_addr()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{address}: {error}");
+    }
+
+    /// Asks for an echo, once.
+    pub(super) fn ping(&self, from: usize, address: IpAddr) {
+        let output = self
+            .command(from, "ping")
+            .args(["-n", "-c", "1", "-W", "10", &address.to_string()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{address}: {output:?}");
+    }
+
+    /// A route to one host through a device.
+    pub(super) fn route(&self, number: usize, to: IpAddr, device: &str) {
+        self.ip(number, &format!("route add {to} dev {device}"));
+    }
+
+    /// Has namespace 0 forward everything, with its own address, as an engine for containers does.
+    pub(super) fn forward_all_as_an_engine_does(&self) {
+        let namespace = &self.namespaces[0];
+        namespace.sysctl("ipv4/ip_forward", "1").unwrap();
+        namespace.sysctl("ipv6/conf/all/forwarding", "1").unwrap();
+        for rule in [
+            "add table inet engine".to_owned(),
+            "add chain inet engine out { type nat hook postrouting priority srcnat ; }".to_owned(),
+            format!(
+                "add rule inet engine out iifname {0} oifname != {0} masquerade",
+                self.bridge()
+            ),
+        ] {
+            namespace.nft(&rule).unwrap();
+        }
+    }
+
     /// Runs `make` on a thread of that namespace. A socket stays where it was made.
     fn within<T: Send + 'static>(&self, number: usize, make: impl FnOnce() -> T + Send + 'static) -> T {
         let namespace = File::open(Path::new("/run/netns").join(self.namespaces[number].name())).unwrap();
@@ -210,7 +258,20 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn start(lab: &Lab, number: usize, config: &Value, segmentation: bool) -> Self {
-        let mut process = Self::spawn(lab, number, config, segmentation, Stdio::inherit());
+        let mut command = lab.command(number, PROGRAM);
+        if !segmentation {
+            command.env(orfe_tunnel::udp::SEGMENTATION_VARIABLE, "off");
+        }
+        Self::ready(command, config)
+    }
+
+    /// Starts an end that finds no program of the system.
+    pub(super) fn start_without_programs(lab: &Lab, number: usize, config: &Value) -> Self {
+        Self::ready(Self::without_programs(lab, number), config)
+    }
+
+    fn ready(command: Command, config: &Value) -> Self {
+        let mut process = Self::spawn(command, config, Stdio::inherit());
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
             .read_line(&mut line)
@@ -221,19 +282,30 @@ impl End {
 
     /// Starts an end that must not start; what it says.
     pub(super) fn refused(lab: &Lab, number: usize, config: &Value) -> String {
-        let output = Self::spawn(lab, number, config, true, Stdio::piped())
+        Self::said(lab.command(number, PROGRAM), config)
+    }
+
+    /// The same with one that finds no program of the system.
+    pub(super) fn refused_without_programs(lab: &Lab, number: usize, config: &Value) -> String {
+        Self::said(Self::without_programs(lab, number), config)
+    }
+
+    fn said(command: Command, config: &Value) -> String {
+        let output = Self::spawn(command, config, Stdio::piped())
             .wait_with_output()
             .unwrap();
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
     }
 
-    fn spawn(lab: &Lab, number: usize, config: &Value, segmentation: bool, said: Stdio) -> Child {
-        // `ip netns exec` becomes the program, so that a signal reaches it.
-        let mut command = lab.command(number, env!("CARGO_BIN_EXE_tunnel-end"));
-        if !segmentation {
-            command.env(orfe_tunnel::udp::SEGMENTATION_VARIABLE, "off");
-        }
+    fn without_programs(lab: &Lab, number: usize) -> Command {
+        let mut command = lab.command(number, "env");
+        command.args(["PATH=/nonexistent", PROGRAM]);
+        command
+    }
+
+    /// `command` becomes the program, as `ip netns exec` and `env` do, so that a signal reaches it.
+    fn spawn(mut command: Command, config: &Value, said: Stdio) -> Child {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -342,6 +414,15 @@ pub(super) fn wireguard_go() -> Option<PathBuf> {
 /// An address inside the tunnel; port 0 lets the system choose.
 pub(super) fn inner_v4(number: usize, port: u16) -> SocketAddr {
     (Ipv4Addr::new(10, 98, 7, number as u8 + 1), port).into()
+}
+
+/// An address on the bridge, beside the tunnel.
+pub(super) fn bridge_v4(number: usize, port: u16) -> SocketAddr {
+    (Ipv4Addr::new(172, 31, 7, number as u8 + 1), port).into()
+}
+
+fn bridge_v6(number: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, number as u16 + 1)
 }
 
 pub(super) fn inner_v6(number: usize, port: u16) -> SocketAddr {

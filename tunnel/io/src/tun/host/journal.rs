@@ -97,10 +97,22 @@ impl Journal {
 
     /// Notes a change that is about to be made. One that is noted already is taken back once.
     pub(super) fn note(&mut self, change: Change) -> Result<(), JournalError> {
-        if self.changes.contains(&change) {
+        if self.has(&change) {
             return Ok(());
         }
         self.changes.push(change);
+        self.write()
+    }
+
+    /// Whether a change is noted.
+    pub(super) fn has(&self, change: &Change) -> bool {
+        self.changes.contains(change)
+    }
+
+    /// Forgets a change that was not made after all.
+    #[cfg(any(test, target_os = "linux"))]
+    pub(super) fn forget(&mut self, change: &Change) -> Result<(), JournalError> {
+        self.changes.retain(|noted| noted != change);
         self.write()
     }
 
@@ -163,7 +175,10 @@ mod tests {
         }
         assert_eq!(journal.changes.len(), 2);
         journal.undo_those(|change| matches!(change, Change::Forwarding { .. }));
-        assert_eq!(journal.changes, [dns]);
+        assert_eq!(journal.changes, std::slice::from_ref(&dns));
+        journal.forget(&dns).unwrap();
+        assert!(!journal.has(&dns));
+        assert_eq!(std::fs::read_to_string(state.join(FILE)).unwrap(), "");
         assert!(Journal::exists(&state));
     }
 
