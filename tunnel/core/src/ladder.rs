@@ -58,6 +58,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Traffic without any answer for this long is doubtful: TCP is answered within a round trip. The shortest, which holds while
 /// the round trip is not known; three round trips; and the longest.
 const DOUBT_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
+/// How far what is seen of the traffic lags behind it: the data plane tells its counters ten times a second at most.
+const LAG: Duration = Duration::from_millis(100);
 /// Pause between the questions of a doubt, shortest and longest: three quarters of a round trip, because more than two
 /// under way are too many for the engine.
 const ASK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(400));
@@ -184,6 +186,9 @@ pub struct Ladder {
     quiet_since: Option<Instant>,
     /// Earlier times of that kind, in sum since the last proof that what is sent arrives.
     waited: Duration,
+    /// When the latest of them ended, and how long it was, if it was short enough for an exchange that is well and nothing was sent
+    /// since.
+    prompt: Option<(Instant, Duration)>,
     /// When something was last sent.
     wanted_at: Option<Instant>,
     /// Round trip on this network.
@@ -211,6 +216,7 @@ impl Ladder {
             received: 0,
             quiet_since: None,
             waited: Duration::ZERO,
+            prompt: None,
             wanted_at: None,
             rtt: None,
             rng,

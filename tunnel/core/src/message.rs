@@ -38,6 +38,14 @@ impl Message {
     }
 }
 
+/// The local index of whoever wrote this initiation or response; `None` for any other message.
+pub(crate) fn sender(datagram: &[u8]) -> Option<u32> {
+    match Message::parse(datagram)? {
+        Message::Initiation | Message::Response(_) => u32_at(datagram, 4),
+        Message::Cookie(_) | Message::Data(_) => None,
+    }
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
 }
@@ -75,6 +83,8 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(Message::parse(&bytes), expected, "{} bytes", bytes.len());
+            let is_handshake = matches!(expected, Some(Message::Initiation | Message::Response(_)));
+            assert_eq!(sender(&bytes), is_handshake.then_some(7), "{} bytes", bytes.len());
         }
         let mut reserved = with(1, 148);
         reserved[2] = 1;

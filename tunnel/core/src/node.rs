@@ -20,6 +20,7 @@ mod outbound;
 mod peer;
 mod probe;
 mod rest;
+mod sessions;
 mod strays;
 #[cfg(test)]
 mod tests;

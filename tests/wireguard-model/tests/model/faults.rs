@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mock_instant::MockClock;
-use orfe_tunnel_core::{Batch, Datagrams, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey};
+use orfe_tunnel_core::{
+    Batch, Datagrams, HandshakeLimits, Node, NodeConfig, PeerConfig, PrivateKey, REJECT_AFTER_TIME,
+};
 use orfe_wireguard_model::{DEVICE, GATEWAY, Weather, World};
 use proptest::prelude::*;
 
@@ -16,6 +18,7 @@ enum Step {
     Sleep { s: u32 },
     Weather { lose: u8, copy: u8, hold: u8 },
     Roam { host: u8, port: u16, told: bool },
+    AskInVain { times: u16, heard: bool },
     Open { anything: bool },
     Replay { which: usize },
     Forge { which: usize, bit: usize },
@@ -29,6 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_u32..4_000).prop_map(|s| Step::Sleep { s }),
         2 => (0_u8..4, 0_u8..4, 0_u8..4).prop_map(|(lose, copy, hold)| Step::Weather { lose, copy, hold }),
         2 => (10_u8..20, 1_024_u16..1_030, any::<bool>()).prop_map(|(host, port, told)| Step::Roam { host, port, told }),
+        1 => (1_u16..600, any::<bool>()).prop_map(|(times, heard)| Step::AskInVain { times, heard }),
         2 => any::<bool>().prop_map(|anything| Step::Open { anything }),
         3 => any::<usize>().prop_map(|which| Step::Replay { which }),
         3 => (any::<usize>(), any::<usize>()).prop_map(|(which, bit)| Step::Forge { which, bit }),
@@ -62,6 +66,7 @@ fn apply(world: &mut World, step: &Step) {
                 world.rehandshake();
             }
         }
+        Step::AskInVain { times, heard } => ask_in_vain(world, times, heard),
         Step::Open { anything } => world.set_in_use(anything),
         Step::Replay { which } => {
             let now = world.now();
@@ -72,6 +77,19 @@ fn apply(world: &mut World, step: &Step) {
             world.network.forge(which, bit, attacker(), now);
         }
     }
+}
+
+/// The device asks so often that the 8 bits in which its engine counts sessions go round, and nothing comes back; either the
+/// gateway does not hear it, or it answers some and the answers are lost.
+fn ask_in_vain(world: &mut World, times: u16, heard: bool) {
+    let weather = world.network.weather;
+    for _ in 0..times {
+        world.network.weather.lose_every = u8::from(!heard);
+        world.rehandshake();
+        world.network.weather.lose_every = 1;
+        world.advance(Duration::from_millis(50));
+    }
+    world.network.weather = weather;
 }
 
 /// How long traffic takes at most to bring a tunnel back: 15 s without an answer, a retry 5 s later, and jitter.
@@ -133,6 +151,14 @@ proptest! {
             );
         }
         prop_assert_eq!(world.stats(GATEWAY).endpoint, Some(world.ends[DEVICE].address));
+        for end in [DEVICE, GATEWAY] {
+            let age = world.handshakes(end).last().map(|at| world.now() - *at);
+            prop_assert!(
+                age.is_some_and(|age| age <= REJECT_AFTER_TIME),
+                "packets are carried by a session that was proved {:?} ago",
+                age
+            );
+        }
         check(&world)?;
     }
 

@@ -6,8 +6,10 @@
 //!
 //! - **Silence.** Something was sent, and for `DOUBT_AFTER` nothing has come.
 //! - **Waiting in sum.** The times from something sent to the next that came, added up since the last proof, are as long as that.
-//!   A flow that is well in either direction hardly waits: it has something for each reading of the counters. An exchange waits
-//!   for a round trip, so a question follows after some of them.
+//!   A flow that is well in either direction hardly waits: it has something for each reading of the counters. An exchange that is
+//!   well waits for a round trip and then rests: a wait of up to two known round trips is forgiven as far as nothing was sent for as
+//!   long afterwards. What the gateway repeats is followed by our own again, or comes later than that. So a question follows only
+//!   after some exchanges that are slow to be answered or follow each other closely, or while the round trip is not known.
 //! - A doubt is ended by a handshake, or by traffic that comes without a pause, three questions long (`KEEPS_COMING`): a path whose
 //!   queue grew to seconds answers too late for the engine, which knows its latest two initiations only. Anything else that comes
 //!   makes the doubt more patient (`ASKS`), for then it is likelier that questions were just lost.
@@ -23,7 +25,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ASK_EVERY, ASKS, DOUBT_AFTER, KEEPS_COMING, Ladder, Move, Seen, State, TRUST, WANTED_FOR};
+use super::{ASK_EVERY, ASKS, DOUBT_AFTER, KEEPS_COMING, LAG, Ladder, Move, Seen, State, TRUST, WANTED_FOR};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Doubt {
@@ -71,6 +73,9 @@ impl Trust {
 impl Ladder {
     pub(super) fn note_traffic(&mut self, seen: &Seen, now: Instant) {
         let has_sent = seen.sent != self.sent;
+        if has_sent {
+            self.forgive_prompt(now);
+        }
         if seen.received != self.received {
             self.note_received(now);
         } else if has_sent {
@@ -87,7 +92,10 @@ impl Ladder {
 
     fn note_received(&mut self, now: Instant) {
         if let Some(since) = self.quiet_since.take() {
-            self.waited += now.saturating_duration_since(since);
+            let wait = now.saturating_duration_since(since);
+            self.waited += wait;
+            let is_prompt = self.rtt.is_some_and(|rtt| wait <= rtt * 2 + LAG);
+            self.prompt = is_prompt.then_some((now, wait));
         }
         if let State::Settled { doubt, trust, .. } = &mut self.state {
             trust.one_way = 0;
@@ -95,6 +103,17 @@ impl Ladder {
                 doubt.heard = true;
                 doubt.patience = ASKS.1;
             }
+        }
+    }
+
+    /// Something is sent again. If the latest wait was that of an exchange which is well, it is forgiven as far as nothing was sent for
+    /// as long since then.
+    fn forgive_prompt(&mut self, now: Instant) {
+        // A doubt compares what was waited between its questions.
+        let in_doubt = matches!(&self.state, State::Settled { doubt: Some(_), .. });
+        if let Some((ended_at, wait)) = self.prompt.take().filter(|_| !in_doubt) {
+            let rest = now.saturating_duration_since(ended_at).saturating_sub(LAG);
+            self.waited = self.waited.saturating_sub(wait.min(rest));
         }
     }
 
@@ -110,7 +129,7 @@ impl Ladder {
 
     /// Nothing that was sent so far is waited for any more.
     pub(super) fn expect_nothing(&mut self) {
-        self.quiet_since = None;
+        (self.quiet_since, self.prompt) = (None, None);
         self.waited = Duration::ZERO;
     }
 

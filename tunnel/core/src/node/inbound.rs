@@ -185,10 +185,13 @@ impl<E: Engine> Node<E> {
     /// Answers an initiation if it is from the peer that was seen at `source` last; else nobody counts as seen there.
     fn answer_whom_we_saw(&mut self, datagram: &[u8], source: SocketAddr, out: &mut Datagrams) -> bool {
         let peer = self.seen_at.get(&source).and_then(|id| self.peers.get_mut(id));
-        let Some(engine) = peer.and_then(Peer::engine_if_any) else {
+        let Some(peer) = peer else { return false };
+        let Some(engine) = peer.engine_if_any() else {
             return false;
         };
-        if let Opened::Reply(len) = engine.open(source, datagram, out.reserve(MIN_OUT)) {
+        let buffer = out.reserve(MIN_OUT);
+        if let Opened::Reply(len) = engine.open(source, datagram, buffer) {
+            peer.sessions.note_response(&buffer[..len]);
             out.commit(len, source);
             return true;
         }
@@ -218,10 +221,12 @@ impl<E: Engine> Node<E> {
             return;
         };
         let engine = peer.engine(&self.gate, &self.private_key);
-        match engine.open(source, datagram, out.reserve(MIN_OUT)) {
+        let buffer = out.reserve(MIN_OUT);
+        match engine.open(source, datagram, buffer) {
             // The endpoint does not move yet: the initiation may be a copy that overtook the original. The first
             // data on the session moves it, and that can be no copy.
             Opened::Reply(len) => {
+                peer.sessions.note_response(&buffer[..len]);
                 out.commit(len, source);
             }
             _ => peer.dropped.rejected += 1,
@@ -297,7 +302,7 @@ impl<E: Engine> Node<E> {
                 },
             );
         }
-        if peer.confirm(index, now) {
+        if peer.confirm(index, is_answer, now) {
             let before = peer.seen_at.replace(source);
             self.forget_seen(before, id);
             self.seen_at.insert(source, id);

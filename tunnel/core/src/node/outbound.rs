@@ -105,7 +105,7 @@ impl<E: Engine> Outbound<'_, E> {
         let buffer = self.out.reserve(plain.len() + DATA_OVERHEAD + MIN_OUT);
         if let Some(len) = engine.seal(plain, buffer) {
             if Message::parse(&buffer[..len]) == Some(Message::Initiation) {
-                peer.note_initiation(self.now);
+                peer.note_initiation(&buffer[..len], self.now);
             }
             self.out.commit(len, endpoint);
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::PeerId;
+use super::sessions::Sessions;
 use super::timers::Moments;
 use crate::allowed_ips::AllowedIp;
 use crate::datagrams::Datagrams;
@@ -83,8 +84,7 @@ pub(super) struct Peer<E> {
     pub(super) last_handshake: Option<Instant>,
     /// When the first handshake was started after which nothing authentic has come.
     pub(super) unanswered_since: Option<Instant>,
-    /// Local index of the newest session on which something authentic arrived.
-    confirmed_index: Option<u32>,
+    pub(super) sessions: Sessions,
     /// When this node itself starts the next handshake; `None` while the engine retries, or for a peer that is not kept.
     pub(super) next_attempt: Option<Instant>,
     /// Attempts given up since the last handshake.
@@ -120,7 +120,7 @@ impl<E: Engine> Peer<E> {
             seen_at: None,
             last_handshake: None,
             unanswered_since: None,
-            confirmed_index: None,
+            sessions: Sessions::default(),
             next_attempt,
             failed_attempts: 0,
             delayed: None,
@@ -141,7 +141,7 @@ impl<E: Engine> Peer<E> {
             // The engine takes it at birth only.
             self.rested = false;
             self.engine = None;
-            self.confirmed_index = None;
+            self.sessions = Sessions::default();
             self.last_handshake = None;
             self.unanswered_since = None;
             self.delayed = None;
@@ -171,7 +171,7 @@ impl<E: Engine> Peer<E> {
     /// on an older session than the newest was sent before it heard of that: a path that we just left for another, because it lets
     /// nothing out, may let such data in, and would have our own back.
     pub(super) fn may_have_moved(&self, index: u32) -> bool {
-        self.config.endpoint.is_none() || self.confirmed_index.is_none_or(|seen| newer_by(index, seen) >= 0)
+        self.config.endpoint.is_none() || self.sessions.is_newest(index)
     }
 
     /// The peer was heard from `source`; true when that is news.
@@ -224,26 +224,29 @@ impl<E: Engine> Peer<E> {
         let Some(endpoint) = self.endpoint else { return };
         self.next_attempt = None;
         self.delayed = None;
-        if let Some(len) = self
-            .engine(gate, private_key)
-            .initiate(force, out.reserve(MIN_OUT))
-        {
+        let buffer = out.reserve(MIN_OUT);
+        if let Some(len) = self.engine(gate, private_key).initiate(force, buffer) {
+            self.note_initiation(&buffer[..len], now);
             out.commit(len, endpoint);
-            self.note_initiation(now);
         }
     }
 
-    /// Notes that a handshake initiation was made. Retries do not move the moment since which an answer is awaited.
-    pub(super) fn note_initiation(&mut self, now: Instant) {
+    /// Notes that this handshake initiation was made. Retries do not move the moment since which an answer is awaited.
+    pub(super) fn note_initiation(&mut self, initiation: &[u8], now: Instant) {
+        self.sessions.note_initiation(initiation);
         self.unanswered_since.get_or_insert(now);
         self.moments.asked = Some(now);
     }
 
-    /// Notes that something authentic arrived on the session with this local index; true when the session is new.
-    pub(super) fn confirm(&mut self, index: u32, now: Instant) -> bool {
-        let newer = self.confirmed_index.is_none_or(|seen| newer_by(index, seen) > 0);
+    /// Notes that something authentic arrived on the session with this local index, an answer to our handshake or data; true when
+    /// the session is new.
+    pub(super) fn confirm(&mut self, index: u32, is_answer: bool, now: Instant) -> bool {
+        let newer = if is_answer {
+            self.sessions.prove_by_answer(index)
+        } else {
+            self.sessions.prove_by_data(index)
+        };
         if newer {
-            self.confirmed_index = Some(index);
             self.last_handshake = Some(now);
             self.failed_attempts = 0;
             self.rested = self.resting;
@@ -265,10 +268,4 @@ impl<E: Engine> Peer<E> {
             dropped: self.dropped,
         }
     }
-}
-
-/// By how many sessions the one with this local index is newer than that with the other. The low 8 bits count sessions and wrap,
-/// so it is a matter of signed distance.
-fn newer_by(index: u32, other: u32) -> i8 {
-    (index.wrapping_sub(other) as u8).cast_signed()
 }

@@ -21,7 +21,9 @@ impl<E: Engine> Node<E> {
             return;
         };
         let engine = peer.engine(&self.gate, &self.private_key);
-        if let Some(len) = engine.initiate(true, out.reserve(MIN_OUT)) {
+        let buffer = out.reserve(MIN_OUT);
+        if let Some(len) = engine.initiate(true, buffer) {
+            peer.sessions.note_initiation(&buffer[..len]);
             out.commit(len, endpoint);
             peer.moments.asked = Some(now);
             // Not noted as unanswered: the peer does not count as silent because it is not there.

@@ -120,11 +120,10 @@ impl<E: Engine> Peer<E> {
         let buffer = out.reserve(MIN_OUT);
         if let Some(len) = engine.seal(&[], buffer) {
             // The session may be gone, after a sleep.
-            let is_initiation = Message::parse(&buffer[..len]) == Some(Message::Initiation);
-            out.commit(len, endpoint);
-            if is_initiation {
-                self.note_initiation(now);
+            if Message::parse(&buffer[..len]) == Some(Message::Initiation) {
+                self.note_initiation(&buffer[..len], now);
             }
+            out.commit(len, endpoint);
         }
     }
 }

@@ -135,7 +135,7 @@ impl<E: Engine> Node<E> {
                         peer.try_elsewhere();
                         let jitter = self.rng.random_range(Duration::ZERO..RETRY_JITTER);
                         peer.delayed = Some((now + jitter, buffer[..len].to_vec()));
-                        peer.note_initiation(now);
+                        peer.note_initiation(&buffer[..len], now);
                     } else if let Some(endpoint) = peer.endpoint {
                         peer.sent_at = now;
                         out.commit(len, endpoint);

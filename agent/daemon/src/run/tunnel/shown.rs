@@ -1,5 +1,6 @@
 //! The tunnel's status as the core and `orfe status` have it.
 
+use jiff::{SignedDuration, Timestamp};
 use orfe_protocol::observed::{CarrierStatus, PathStatus, TunnelStatus};
 use orfe_tunnel_core::path::Report;
 
@@ -10,6 +11,8 @@ use super::{host, obstacle, phase, wall};
 const RTT_NEWS: f64 = 0.25;
 /// And loss when it differs by so many percent: one request of the minute's twelve.
 const LOSS_NEWS: f64 = 8.0;
+/// And a handshake when it was so much later than the one that was told. A tunnel that is well has one each two minutes.
+const HANDSHAKE_NEWS: SignedDuration = SignedDuration::from_mins(1);
 
 impl Keeper<'_> {
     /// What is to be told now, close to what was told last: times of the wall clock are computed from those of the
@@ -43,13 +46,12 @@ impl Keeper<'_> {
         let since = told
             .filter(|told| told.phase == phase)
             .map_or_else(|| wall(state.since), |told| told.since);
-        let handshake = state.last_handshake.map(wall);
-        let told_handshake = told.and_then(|told| told.last_handshake_at);
         TunnelStatus {
-            last_handshake_at: match (told_handshake, handshake) {
-                (Some(told), Some(now)) if now.duration_since(told).abs().as_secs() < 1 => Some(told),
-                (_, now) => now,
-            },
+            last_handshake_at: handshake_to_tell(
+                told.filter(|told| told.phase == phase)
+                    .and_then(|told| told.last_handshake_at),
+                state.last_handshake.map(wall),
+            ),
             endpoint: state.endpoint.and_then(|endpoint| self.rungs.shown(endpoint)),
             addresses: self.desired.addresses.clone(),
             carrier,
@@ -62,6 +64,15 @@ impl Keeper<'_> {
             congestion_control: state.congestion_control.as_ref().map(ToString::to_string),
             ..TunnelStatus::new(phase, since, state.stack)
         }
+    }
+}
+
+/// When the last handshake was, as it was told in this phase, unless it was a minute later or more (or the clock was set). The
+/// ladder asks by handshakes, several in a minute where it has doubts, and every word of them goes to the registry.
+fn handshake_to_tell(told: Option<Timestamp>, now: Option<Timestamp>) -> Option<Timestamp> {
+    match (told, now) {
+        (Some(told), Some(now)) if now.duration_since(told).abs() < HANDSHAKE_NEWS => Some(told),
+        (_, now) => now,
     }
 }
 
@@ -81,5 +92,30 @@ fn worth_telling(told: Option<PathStatus>, now: Option<Report>) -> Option<PathSt
             Some(told)
         }
         (_, now) => now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_is_news_once_in_a_minute_at_most() {
+        let at = |seconds| Some(Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds));
+        for (told, now, expected) in [
+            (None, None, None),
+            (None, at(7), at(7)),
+            (at(7), at(7), at(7)),
+            (at(7), at(8), at(7)),
+            (at(7), at(66), at(7)),
+            (at(7), at(67), at(67)),
+            (at(7), at(127), at(127)),
+            // The clock was set.
+            (at(1_000), at(7), at(7)),
+            // The tunnel was made anew.
+            (at(7), None, None),
+        ] {
+            assert_eq!(handshake_to_tell(told, now), expected, "{told:?}, {now:?}");
+        }
     }
 }
