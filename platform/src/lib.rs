@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config_file`] | configuration files in TOML, and what is wrong with them where |
 //! | [`private`] | folders and files that only their owner may read, written whole or not at all |
+//! | [`log_filter`] | what a program logs, checked before it starts |
 //! | [`lock`] | one process for each state folder |
 //! | [`signals`] | being asked to stop |
 //! | [`network`] | which network this machine is on, and word of its changes and of resumes |
@@ -19,6 +20,7 @@
 
 pub mod config_file;
 pub mod lock;
+pub mod log_filter;
 pub mod network;
 pub mod paths;
 pub mod ports;

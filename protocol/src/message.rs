@@ -102,6 +102,8 @@ pub enum RefusedReason {
     /// The Noise key belongs to no device; enrol first.
     UnknownDevice,
     DeviceRevoked,
+    /// The device would be granted more tags than one may have.
+    TooManyTags,
     /// The message did not fit this moment of the session.
     Protocol,
     /// The registry cannot do it now; try again.

@@ -17,6 +17,8 @@ use orfe_protocol::observed::ObservedState;
 use orfe_protocol::tag::Tags;
 use serde::{Deserialize, Serialize};
 
+pub use orfe_store::TAGS_MAX;
+
 pub use self::gateway::{GatewayAnswer, OldKeyView, ROTATION_MAX_S, RotateKey, TcpView};
 pub use self::join_code::{
     CreateJoinCode, CreatedJoinCode, JOIN_CODE_TTL_MAX_S, JOIN_CODE_USES_MAX, JoinCodeList, JoinCodeView,
@@ -31,10 +33,6 @@ pub const VERSION: u32 = 1;
 
 /// Longest note, in characters.
 pub const NOTE_MAX: usize = 200;
-
-/// Most tags that a join code gives, or that a device is granted. Coder has no bound, but tags travel in one URL and in one
-/// variable of the provisioner's environment, and each is [`TAG_PART_MAX`](orfe_protocol::tag::TAG_PART_MAX) twice at most.
-pub const TAGS_MAX: usize = 32;
 
 /// A request that no registry would carry out, whatever it knows. The CLI finds it before it asks, the registry before it
 /// acts.

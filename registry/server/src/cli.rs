@@ -19,9 +19,9 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use orfe_platform::log_filter::{self, NotALogFilter};
 use orfe_platform::paths::{Environment, Places};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 
 use self::args::{
     ConfigCommand, CreateArgs, DashboardCommand, DeviceCommand, Format, GatewayCommand, JoinCodeCommand,
@@ -128,9 +128,8 @@ struct VersionAnswer {
     orfe_registry: &'static str,
 }
 
-/// A filter that cannot be parsed would be none.
-fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
-    EnvFilter::try_new(text).map(|_| text.to_owned())
+fn log_filter(text: &str) -> Result<String, NotALogFilter> {
+    log_filter::check(text).map(|()| text.to_owned())
 }
 
 impl Cli {

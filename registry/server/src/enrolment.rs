@@ -97,6 +97,10 @@ fn refusal(reason: ClaimRefusal) -> Refused {
             RefusedReason::DeviceRevoked,
             "this device was revoked; join with a new join code and new keys",
         ),
+        ClaimRefusal::TooManyTags => (
+            RefusedReason::TooManyTags,
+            "with the code's tags this device would have more than a device may be granted",
+        ),
     };
     refused(reason, message)
 }

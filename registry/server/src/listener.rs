@@ -14,6 +14,7 @@ use axum::Router;
 use axum::extract::Request;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use orfe_tunnel::AcceptFailures;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -36,9 +37,6 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What HTTP buffers before a request's head must be whole.
 const HTTP_BUFFER: usize = 16 * 1024;
-
-/// Pause after an error of `accept`, such as too many open files, which the next call would meet as well.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Address of the other end of a connection, as the routes see it.
 #[derive(Debug, Clone, Copy)]
@@ -68,12 +66,12 @@ pub(crate) async fn serve(
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let failures = AcceptFailures::default();
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         let (stream, source) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(error = crate::chain(&error), "no connection could be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                failures.pause_after(&error).await;
                 continue;
             }
         };

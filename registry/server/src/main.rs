@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use orfe_registry::cli::{Cli, Failure};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // Before anything else: the gateway's namespaces are made by this program started again, while it has one thread.
@@ -34,10 +33,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 /// Logs go to standard error; standard output is for what a command was asked for.
 fn start_logging(cli: &Cli) {
-    let filter =
-        EnvFilter::try_new(cli.log_filter()).unwrap_or_else(|_| EnvFilter::new("info,boringtun=off"));
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(cli.log_filter())
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

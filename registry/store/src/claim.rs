@@ -15,7 +15,7 @@ use sqlx::{Row as _, SqliteConnection};
 use crate::address::{AddressTable, DEVICE_ADDRESSES, lowest_free};
 use crate::column;
 use crate::database::{Store, commit};
-use crate::device::{self, Device, Devices, Identity};
+use crate::device::{self, Device, Devices, Identity, TAGS_MAX};
 use crate::error::StoreError;
 use crate::join_code::{JoinCodeRow, hash_text};
 
@@ -53,6 +53,8 @@ pub enum ClaimRefusal {
     WireGuardKeyTaken,
     #[error("the device with this key was revoked")]
     DeviceRevoked,
+    #[error("with the code's tags the device would have more than {TAGS_MAX}")]
+    TooManyTags,
 }
 
 /// Why a claim got no device.
@@ -68,7 +70,7 @@ impl Devices<'_> {
     /// Enrols a device, or answers again what was answered before.
     ///
     /// A device that is enrolled already and comes with another good code keeps its name, id, address and granted
-    /// tags; a key that the code names gets the code's value.
+    /// tags; a key that the code names gets the code's value. It may come to have [`TAGS_MAX`] at the most.
     pub async fn claim(&self, request: &ClaimRequest, now: Timestamp) -> Result<Device, ClaimError> {
         let store: &Store = self.0;
         let mut transaction = store.change(WHAT).await?;
@@ -109,7 +111,7 @@ impl Claiming<'_> {
             Some(device) if device.join_code == code.id => Ok(self.again(device).await?),
             Some(device) => {
                 self.use_code().await?;
-                Ok(self.anew(device, &code).await?)
+                self.anew(device, &code).await
             }
             None => {
                 self.use_code().await?;
@@ -190,10 +192,16 @@ impl Claiming<'_> {
         Ok(device)
     }
 
-    async fn anew(self, mut device: Device, code: &JoinCodeRow) -> Result<Device, StoreError> {
+    async fn anew(self, mut device: Device, code: &JoinCodeRow) -> Result<Device, ClaimError> {
         device.wireguard_key = self.request.wireguard_key;
         // What was granted since, or by an admin, is nobody's to lose by a new way in; `device tag` takes tags away.
-        device.tags = device.tags.overlaid(&code.tags);
+        let tags = device.tags.overlaid(&code.tags);
+        let (had, has) = (device.tags.iter().count(), tags.iter().count());
+        // Who has too many of an earlier version's finds a new way in all the same, with a code that adds none.
+        if has > TAGS_MAX && has > had {
+            return Err(ClaimRefusal::TooManyTags.into());
+        }
+        device.tags = tags;
         device.join_code = code.id;
         self.update(&device).await?;
         Ok(device)

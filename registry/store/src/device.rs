@@ -16,6 +16,10 @@ use crate::column::{self, Columns};
 use crate::database::{Store, commit};
 use crate::error::{ErrorContext, StoreError};
 
+/// Most tags that a join code gives, or that a device is granted. Coder has no bound, but tags travel in one URL and in one
+/// variable of the provisioner's environment, and each is [`TAG_PART_MAX`](orfe_protocol::tag::TAG_PART_MAX) twice at most.
+pub const TAGS_MAX: usize = 32;
+
 /// A device of the fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Device {

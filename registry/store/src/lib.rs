@@ -31,7 +31,7 @@ mod site;
 pub use address::{DEVICE_ADDRESSES, JOIN_ADDRESSES, PEER_ADDRESSES, POLICY_ADDRESSES};
 pub use claim::{ClaimError, ClaimRefusal, ClaimRequest};
 pub use database::Store;
-pub use device::{Device, Devices};
+pub use device::{Device, Devices, TAGS_MAX};
 pub use error::StoreError;
 pub use join_code::{JoinCodeRow, JoinCodes, NewJoinCode};
 pub use peer::{NewPeer, Peer, PeerError, Peers};

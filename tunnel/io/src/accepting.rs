@@ -9,16 +9,16 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// For so long it is told of once: who brings it about by many connections must not fill the log, too.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// The failures of one listener.
+/// The failures of one listener, of the proxies here and of those who listen elsewhere in the same process.
 #[derive(Debug, Default)]
-pub(crate) struct AcceptFailures {
+pub struct AcceptFailures {
     /// A std mutex, because it is held for one look and never across an await.
     told: Mutex<Option<Instant>>,
 }
 
 impl AcceptFailures {
     /// Tells of a failure, if none was told of lately, and waits until the next attempt makes sense.
-    pub(crate) async fn pause_after(&self, error: &io::Error) {
+    pub async fn pause_after(&self, error: &io::Error) {
         if self.may_tell(Instant::now()) {
             tracing::warn!(%error, "could not accept a connection");
         }

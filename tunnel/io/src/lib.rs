@@ -28,6 +28,7 @@ pub mod udp;
 
 use std::process::ExitCode;
 
+pub use accepting::AcceptFailures;
 pub use bridge::BridgeAddress;
 pub use client::{
     HostOptions, ParseTcpStackError, Phase, SplitDns, TcpStack, Tunnel, TunnelConfig, TunnelDialer,

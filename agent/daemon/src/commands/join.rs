@@ -283,6 +283,9 @@ fn refusal(refused: &Refused) -> Failure {
         }
         RefusedReason::WeakKey => "remove `wireguard.key` and `noise.key` from the state folder",
         RefusedReason::DeviceRevoked => "an admin revoked this machine; ask for a new join code",
+        RefusedReason::TooManyTags => {
+            "ask the registry's admin for a code with fewer tags, or to take some of this device's away: `orfe-registry device tag`"
+        }
         RefusedReason::Unavailable => "try again in a moment",
         RefusedReason::UnknownDevice | RefusedReason::Protocol | RefusedReason::Unknown => {
             "the registry's log says more"

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orfe_platform::private::{self, PrivateFileError};
+use orfe_tunnel::AcceptFailures;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -21,9 +22,6 @@ const CLIENTS_MAX: usize = 32;
 
 /// How long a client may take to say what it wants; then its place is free again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Pause after a client could not be taken.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +106,7 @@ impl Server {
     /// Serves clients until `stop`.
     pub(crate) async fn run(self, services: Services, tasks: TaskTracker, stop: CancellationToken) {
         let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+        let failures = AcceptFailures::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -116,9 +115,7 @@ impl Server {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Most likely out of file descriptors, which does not pass within a moment.
-                    tracing::warn!(%error, "the control socket cannot take a client");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    failures.pause_after(&error).await;
                     continue;
                 }
             };

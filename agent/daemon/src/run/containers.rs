@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use orfe_protocol::desired::Tunnel;
 use orfe_tunnel::proxy::Outlet;
 use tokio::sync::watch;
@@ -36,6 +37,7 @@ use self::forwarder::Spec;
 use self::host_gateway::HostGatewayKeeper;
 use crate::config;
 use crate::control::status::{Containers, ContainersState, HostGateway};
+use crate::state::Identity;
 
 /// How often it is looked whether container and network are still there.
 const LOOK: Duration = Duration::from_secs(30);
@@ -68,8 +70,10 @@ pub(super) struct ContainersTask {
     network: String,
     /// The image that is configured.
     image: Option<String>,
-    /// The device's name, which tells forwarders of several agents on one machine apart.
+    /// The device's name.
     device: String,
+    /// The forwarder's, which tells those of several agents on one machine apart.
+    container: String,
     desired: watch::Receiver<Option<Tunnel>>,
     told: watch::Sender<Option<Containers>>,
     door: DoorKeeper,
@@ -105,7 +109,7 @@ impl ContainersTask {
     /// A task for the agent with this state folder.
     pub(super) fn new(
         config: &config::Containers,
-        device: String,
+        identity: &Identity,
         state: &Path,
         outlet: Outlet,
         desired: watch::Receiver<Option<Tunnel>>,
@@ -121,7 +125,8 @@ impl ContainersTask {
         Self {
             network: config.network.value.clone(),
             image: config.image.value.clone(),
-            device,
+            device: identity.name.to_string(),
+            container: container_of(identity),
             desired,
             told,
             door: DoorKeeper {
@@ -198,7 +203,7 @@ impl ContainersTask {
         };
         let found = async {
             made.clone()?;
-            Ok((bridge?, engine.host_gateway(&container_of(&self.device)).await?))
+            Ok((bridge?, engine.host_gateway(&self.container).await?))
         };
         let reason = match found.await {
             Ok((bridge, address)) => keeper.ensure(bridge, address, &wanted.ports).await.err(),
@@ -230,7 +235,7 @@ impl ContainersTask {
         let spec = Spec {
             network_name: &self.network,
             network: &network,
-            container: &container_of(&self.device),
+            container: &self.container,
             device: &self.device,
             names: &wanted.names,
             ports: &wanted.ports,
@@ -268,9 +273,9 @@ impl ContainersTask {
     /// Takes the container away and closes what listens.
     async fn leave(&mut self) {
         if std::mem::take(&mut self.is_up) {
-            let container = container_of(&self.device);
+            let container = &self.container;
             let removed = timeout(REMOVE_WITHIN, async {
-                Box::pin(async { engine::connect().await?.remove(&container).await }).await
+                Box::pin(async { engine::connect().await?.remove(container).await }).await
             });
             match removed.await {
                 Ok(Ok(())) => {}
@@ -287,9 +292,15 @@ impl ContainersTask {
     }
 }
 
-/// Name of the forwarder's container.
-fn container_of(device: &str) -> String {
-    format!("orfe-forwarder-{device}")
+/// Name of the forwarder's container. Two registries may give two agents of one machine the same name, so the end of the id, which
+/// is its random part, stands there, too.
+fn container_of(identity: &Identity) -> String {
+    let [.., a, b, c, d] = *identity.device.as_bytes();
+    format!(
+        "orfe-forwarder-{}-{}",
+        identity.name,
+        HEXLOWER.encode(&[a, b, c, d])
+    )
 }
 
 /// Says what changed.

@@ -71,7 +71,7 @@ pub(super) async fn tag(
         .filter_map(|(key, value)| Tag::new(key, value).ok())
         .collect();
     let tags = kept.overlaid(&request.set);
-    // A device that has more, by several codes, can still be rid of some.
+    // A device that has more, by several codes of an earlier version, can still be rid of some.
     if !request.set.is_empty() {
         api::check_tags(&tags)?;
     }

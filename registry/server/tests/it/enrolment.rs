@@ -4,7 +4,7 @@ use orfe_protocol::join_code::{JoinSecret, SpkiPin};
 use orfe_protocol::key::WireGuardPublicKey;
 use orfe_protocol::message::{FromRegistry, RefusedReason};
 use orfe_protocol::{close, id::Revision};
-use orfe_registry::api::JoinCodeList;
+use orfe_registry::api::{JoinCodeList, TAGS_MAX};
 use rcgen::PublicKeyData as _;
 
 use crate::agent::{Agent, Identity};
@@ -139,6 +139,28 @@ async fn what_is_wrong_with_a_code_is_told_to_whoever_has_its_secret() {
         RefusedReason::JoinCodeExpired
     );
     assert_eq!(site.devices().await.devices.len(), 1);
+    site.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn joining_again_with_too_many_tags_is_told_why() {
+    let site = Site::new().await;
+    let identity = Identity::new();
+    let code = async |prefix: &str| {
+        let flags: Vec<String> = (0..TAGS_MAX)
+            .map(|number| format!("--tag={prefix}{number}=x"))
+            .collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        site.join_code(&flags).await
+    };
+    let mut agent = Agent::connect(&site, &identity).await;
+    agent.claim(&identity, &code("a").await).await.unwrap();
+    assert_eq!(
+        refused(&site, &identity, &code("b").await).await,
+        RefusedReason::TooManyTags
+    );
+    let device = &site.devices().await.devices[0];
+    assert_eq!(device.granted_tags.iter().count(), TAGS_MAX);
     site.registry.shutdown().await;
 }
 

@@ -17,3 +17,5 @@ mod program;
 mod sessions;
 mod site;
 mod tunnel;
+#[cfg(target_os = "linux")]
+mod wireguard_tools;

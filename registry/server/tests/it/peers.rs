@@ -1,8 +1,6 @@
 //! People's peers, from the command line to the gateway, and what a change of tags does to a device.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use orfe_protocol::desired::DesiredState;
@@ -18,7 +16,7 @@ use crate::agent::Agent;
 use crate::site::{PATIENCE, Site};
 
 /// An echo server behind the gateway, and a policy that names it.
-async fn site() -> Site {
+pub(crate) async fn site() -> Site {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -49,7 +47,7 @@ async fn site() -> Site {
 }
 
 /// What a line of a configuration says.
-fn value<'a>(conf: &'a str, key: &str) -> &'a str {
+pub(crate) fn value<'a>(conf: &'a str, key: &str) -> &'a str {
     let line = conf
         .lines()
         .find_map(|line| line.strip_prefix(&format!("{key} = ")));
@@ -96,7 +94,7 @@ async fn reaches(tunnel: &Tunnel, destination: &str) -> bool {
     tokio::time::timeout(PATIENCE, exchange).await.is_ok()
 }
 
-async fn peers(site: &Site) -> PeerList {
+pub(crate) async fn peers(site: &Site) -> PeerList {
     serde_json::from_str(&site.cli(&["peer", "list", "--json"]).await.unwrap()).unwrap()
 }
 
@@ -281,60 +279,7 @@ async fn no_peer_is_added_whose_file_cannot_be_made() {
     site.registry.shutdown().await;
 }
 
-/// The real tools read what we write.
-#[tokio::test]
-#[allow(clippy::print_stderr, reason = "a skipped stage is for who runs the tests")]
-async fn wireguard_tools_read_the_configuration() {
-    if Command::new("wg").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: no `wg` on this machine (Debian: wireguard-tools)");
-        return;
-    }
-    let site = site().await;
-    let conf = site
-        .cli(&["peer", "add", "alice", "--preshared-key", "--no-qr"])
-        .await
-        .unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("alice.conf");
-    let mut options = std::fs::OpenOptions::new();
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.create_new(true).write(true).open(&path).unwrap();
-    file.write_all(conf.as_bytes()).unwrap();
-    let stripped = Command::new("wg-quick").arg("strip").arg(&path).output().unwrap();
-    assert!(
-        stripped.status.success(),
-        "{}",
-        String::from_utf8_lossy(&stripped.stderr)
-    );
-    let text = String::from_utf8(stripped.stdout).unwrap();
-    for key in [
-        "PrivateKey",
-        "PublicKey",
-        "PresharedKey",
-        "Endpoint",
-        "AllowedIPs",
-    ] {
-        assert_eq!(value(&text, key), value(&conf, key));
-    }
-    // Comments stay.
-    let has = |key: &str| text.lines().any(|line| line.starts_with(key));
-    assert!(!has("DNS") && !has("Address"), "{text}");
-    // `wg pubkey` takes the private key for what it is.
-    let mut pubkey = Command::new("wg")
-        .arg("pubkey")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let private = value(&conf, "PrivateKey").as_bytes();
-    pubkey.stdin.take().unwrap().write_all(private).unwrap();
-    let public = String::from_utf8(pubkey.wait_with_output().unwrap().stdout).unwrap();
-    let listed = peers(&site).await.peers[0].wireguard_public_key.to_string();
-    assert_eq!(public.trim(), listed);
-    site.registry.shutdown().await;
-}
-
-async fn desired(agent: &mut Agent) -> DesiredState {
+pub(crate) async fn desired(agent: &mut Agent) -> DesiredState {
     match agent.hear().await {
         FromRegistry::Desired(desired) => *desired,
         other => panic!("{other:?}"),

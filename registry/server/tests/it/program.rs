@@ -323,7 +323,15 @@ fn what_is_wrong_on_the_way_in_has_its_exit_code() {
     let twice = ["join-code", "create", "--tag", "owner=a", "--tag", "owner=b"];
     assert_eq!(run(&twice).status.code(), Some(2));
     assert_eq!(run(&["serve", "--listen", "nowhere"]).status.code(), Some(2));
-    assert_eq!(run(&["--log", "==", "device", "list"]).status.code(), Some(2));
+    for filter in ["==", "infoo"] {
+        let output = run(&["--log", filter, "device", "list"]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("levels are off, error, warn, info, debug, trace"),
+            "{said}"
+        );
+    }
     assert_eq!(run(&[]).status.code(), Some(2));
 
     // A folder that cannot be made, for whomever.

@@ -1,12 +1,13 @@
 //! Enrolment: who gets in, who does not, and that a refusal costs nothing.
 
 use std::collections::BTreeSet;
+use std::slice;
 
 use jiff::Timestamp;
 use orfe_protocol::id::JoinCodeId;
 use orfe_protocol::join_code::JoinSecret;
 use orfe_protocol::name::{DEVICE_NAME_MAX, DeviceName};
-use orfe_store::{ClaimError, ClaimRefusal, ClaimRequest, DEVICE_ADDRESSES, Device, Store};
+use orfe_store::{ClaimError, ClaimRefusal, ClaimRequest, DEVICE_ADDRESSES, Device, Store, TAGS_MAX};
 
 use crate::fixture::{Code, Fixture, at, granted};
 
@@ -216,6 +217,47 @@ async fn who_joins_again_keeps_the_granted_tags_but_for_those_that_the_code_name
         "location=lab,owner=carol,team=a,type=laptop"
     );
     assert_eq!(store.devices().list().await.unwrap(), [renewed]);
+}
+
+#[tokio::test]
+async fn joining_again_gives_no_more_tags_than_a_device_may_have() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let tags =
+        |numbers: std::ops::Range<usize>| numbers.map(|number| format!("t{number}=x")).collect::<Vec<_>>();
+    let code = async |numbers: std::ops::Range<usize>| {
+        let tags = tags(numbers);
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        fixture.code_with(1, &tags).await
+    };
+    let claimed = claim(store, &code(0..TAGS_MAX).await.claim(1), at(0))
+        .await
+        .unwrap();
+
+    // One more key is too many, and burns nothing; the same keys are not.
+    let one_more = code(TAGS_MAX..TAGS_MAX + 1).await;
+    let refused = claim(store, &one_more.claim(1), at(1)).await;
+    assert_eq!(refused, Err(ClaimRefusal::TooManyTags));
+    assert_eq!(uses(store, &one_more).await, 0);
+    assert_eq!(store.devices().list().await.unwrap(), slice::from_ref(&claimed));
+    let same = claim(store, &code(0..TAGS_MAX).await.claim(1), at(2))
+        .await
+        .unwrap();
+    assert_eq!(same.tags, claimed.tags);
+
+    // Who has more already is not kept out by a code that adds none.
+    let more = tags(0..TAGS_MAX + 5)
+        .iter()
+        .map(|tag| tag.parse().unwrap())
+        .collect();
+    assert!(store.devices().set_tags(same.id, &more).await.unwrap());
+    let again = claim(store, &code(0..1).await.claim(1), at(3)).await.unwrap();
+    assert_eq!(again.tags, more);
+    assert_eq!(
+        claim(store, &one_more.claim(1), at(4)).await.unwrap().tags,
+        more,
+        "no key of it is new"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -11,10 +11,17 @@ use crate::engine::{self, Engine};
 use crate::fleet::{Fleet, PATIENCE, PSK};
 
 pub(crate) const CODER: &str = "coder.demo.internal";
-/// The forwarder of the fleet's device.
-pub(crate) const FORWARDER: &str = "orfe-forwarder-box";
 pub(crate) const HEALTHZ: &str =
     "GET /healthz HTTP/1.1\r\nHost: coder.demo.internal\r\nConnection: close\r\n\r\n";
+
+/// Name of the one forwarder that the engine has.
+pub(crate) fn forwarder(engine: &Engine) -> String {
+    let filter = "label=orfe.role=forwarder";
+    let name = engine.answer(&["ps", "-a", "--filter", filter, "--format", "{{.Names}}"]);
+    assert!(name.starts_with("orfe-forwarder-box-"), "{name}");
+    assert_eq!(name.lines().count(), 1, "{name}");
+    name
+}
 
 /// A TLS client in a container on `network`, which says `request` and prints the answer until it ends or for five seconds.
 pub(crate) fn ask(engine: &Engine, network: &str, host: &str, request: &str) -> Output {
@@ -115,8 +122,31 @@ async fn an_ordinary_container_reaches_coder_by_its_own_name_and_nobody_else_doe
     fleet.stop_agent();
     let left = engine.answer(&["ps", "-aq", "--filter", "label=orfe.role=forwarder"]);
     assert_eq!(left, "", "the forwarder stayed");
+    // One of an earlier version that was killed, and one of another agent whose device has the same name.
+    let own = fleet.path("state/containers").display().to_string();
+    for (name, folder) in [("orfe-forwarder-box", own.as_str()), ("another", "/elsewhere")] {
+        let volume = format!("{folder}:/run/orfe:ro");
+        let role = "orfe.role=forwarder";
+        engine.answer(&[
+            "create", "--name", name, "--label", role, "-v", &volume, "client", "none",
+        ]);
+    }
     fleet.start_agent();
     wait_for_answer(&engine, "the page from the agent's next life").await;
+    let names = engine.answer(&[
+        "ps",
+        "-a",
+        "--format",
+        "{{.Names}}",
+        "--filter",
+        "label=orfe.role=forwarder",
+    ]);
+    let others: Vec<&str> = names
+        .lines()
+        .filter(|name| !name.starts_with("orfe-forwarder-box-"))
+        .collect();
+    assert_eq!(others, ["another"], "{names}");
+    engine.answer(&["rm", "another"]);
     engine.restart();
     wait_for_answer(&engine, "the page from the engine's next life").await;
 }
@@ -124,7 +154,7 @@ async fn an_ordinary_container_reaches_coder_by_its_own_name_and_nobody_else_doe
 fn only_containers_of_the_network_get_in(engine: &Engine) {
     let format = "{{(index .NetworkSettings.Networks \"orfe\").IPAddress}}";
     let address: IpAddr = engine
-        .answer(&["inspect", "--format", format, FORWARDER])
+        .answer(&["inspect", "--format", format, &forwarder(engine)])
         .parse()
         .unwrap();
     // A name that policy does not have goes nowhere, though the forwarder is asked for it.
@@ -135,7 +165,7 @@ fn only_containers_of_the_network_get_in(engine: &Engine) {
         let answer = from_namespace(&engine.host, address, bind);
         assert!(!answer.contains("CONNECTION ESTABLISHED"), "{bind:?}: {answer}");
     }
-    let said = text(&engine.docker(&["logs", FORWARDER]));
+    let said = text(&engine.docker(&["logs", &forwarder(engine)]));
     assert!(
         said.contains("it does not come from the network's containers"),
         "{said}"
@@ -156,7 +186,7 @@ fn only_containers_of_the_network_get_in(engine: &Engine) {
 }
 
 fn the_forwarder_has_no_rights(engine: &Engine) {
-    let shown = engine.answer(&["inspect", FORWARDER]);
+    let shown = engine.answer(&["inspect", &forwarder(engine)]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
     let (host, config) = (&shown[0]["HostConfig"], &shown[0]["Config"]);
     assert_eq!(host["ReadonlyRootfs"], true);

@@ -10,7 +10,7 @@ use orfe_test_support::process::ProcessGuard;
 use orfe_test_support::wait::wait_for;
 use serde_json::Value;
 
-use crate::containers::{CODER, FORWARDER, HEALTHZ, ask_with, from_namespace, from_namespace_to, text};
+use crate::containers::{CODER, HEALTHZ, ask_with, forwarder, from_namespace, from_namespace_to, text};
 use crate::engine::{self, Engine, ip};
 use crate::fleet::{Fleet, PATIENCE};
 use crate::lab::Lab;
@@ -207,7 +207,7 @@ fn seat(fleet: &Fleet) -> (u16, String) {
 }
 
 fn inspect(engine: &Engine) -> Value {
-    let shown: Value = serde_json::from_str(&engine.answer(&["inspect", FORWARDER])).unwrap();
+    let shown: Value = serde_json::from_str(&engine.answer(&["inspect", &forwarder(engine)])).unwrap();
     shown[0].clone()
 }
 
@@ -322,7 +322,7 @@ fn only_the_credential_opens(engine: &Engine, port: u16, credential: &str) {
     assert_eq!(shown["HostConfig"]["ExtraHosts"], serde_json::json!([host]));
     // It stands in the environment alone: not among the arguments, in no label and in no log.
     assert_eq!(shown.to_string().matches(credential).count(), 1);
-    let said = text(&engine.docker(&["logs", FORWARDER]));
+    let said = text(&engine.docker(&["logs", &forwarder(engine)]));
     assert!(!said.contains(credential), "{said}");
 
     // From a container of the network, which has the way: as a stranger, with a wrong credential, and with the right one.

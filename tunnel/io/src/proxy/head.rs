@@ -30,11 +30,11 @@ pub(super) struct Request {
 
 pub(super) enum Kind {
     Connect,
-    Forward(Forward),
+    Forward(ForwardedRequest),
 }
 
 /// A request in absolute-form, ready to be written for the next hop.
-pub(super) struct Forward {
+pub(super) struct ForwardedRequest {
     method: String,
     /// Scheme and authority as they came, for a next hop that is a proxy.
     origin: String,
@@ -91,7 +91,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, Refusal> {
     if upgrade && !matches!(fields.body, Body::Length(0)) {
         return Err(Refusal::BadRequest("a request for an upgrade has no body"));
     }
-    let forward = Forward {
+    let forward = ForwardedRequest {
         method: method.to_owned(),
         origin: origin.to_owned(),
         path,
@@ -108,7 +108,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, Refusal> {
     })
 }
 
-impl Forward {
+impl ForwardedRequest {
     /// The head for the destination itself.
     pub(super) fn origin_form(&self) -> Vec<u8> {
         self.written("", None)

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::body::Body;
 use super::connections::{CloseReason, Tracked};
-use super::head::{Forward, Kind, Request};
+use super::head::{ForwardedRequest, Kind, Request};
 use super::lookup;
 use super::reach::{self, Destination};
 use super::receive::{HeadError, read_head};
@@ -149,7 +149,7 @@ enum Saying<'r> {
     /// This to the client.
     Established(Vec<u8>),
     /// This request to the destination.
-    Forward(&'r Forward),
+    Forward(&'r ForwardedRequest),
 }
 
 async fn carry<D>(
@@ -193,7 +193,7 @@ where
 async fn carry_forward<D>(
     client: &mut BufReader<TcpStream>,
     destination: &mut BufReader<D>,
-    forward: &Forward,
+    forward: &ForwardedRequest,
     way: &Way,
     tracked: &Tracked,
 ) -> CloseReason

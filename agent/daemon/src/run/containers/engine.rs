@@ -13,7 +13,7 @@ use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, NetworkCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    RemoveContainerOptionsBuilder,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use orfe_hardware::Root;
@@ -85,6 +85,7 @@ impl Engine {
             }
             self.remove(spec.container).await?;
         }
+        self.remove_others(&body).await?;
         let options = CreateContainerOptionsBuilder::new().name(spec.container).build();
         self.docker
             .create_container(Some(options), body)
@@ -94,6 +95,29 @@ impl Engine {
             .start_container(spec.container, None)
             .await
             .map_err(|error| failed("the forwarder cannot be started", &error))
+    }
+
+    /// Removes forwarders of other names that lead to the same door: an earlier version made them, or the device was another then.
+    /// They would go on bearing Coder's names.
+    async fn remove_others(&self, body: &ContainerCreateBody) -> Result<(), Trouble> {
+        let cannot = |error: Error| failed("other forwarders cannot be looked at", &error);
+        let role = HashMap::from([("label".to_owned(), vec![format!("{ROLE}=forwarder")])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&role)
+            .build();
+        let others = self.docker.list_containers(Some(options)).await.map_err(cannot)?;
+        for other in others.into_iter().filter_map(|other| other.id) {
+            let found = absent(self.docker.inspect_container(&other, None).await).map_err(cannot)?;
+            if found.is_some_and(|found| leads_to_same_door(&found, body)) {
+                tracing::info!(
+                    container = other,
+                    "removing this device's forwarder of another name"
+                );
+                self.remove(&other).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the forwarder; one that is not there is as good.
@@ -225,6 +249,18 @@ fn is_as_wanted(found: &ContainerInspectResponse, body: &ContainerCreateBody) ->
     running && wanted.map(String::as_str) == label(found, SPEC)
 }
 
+/// The same mounted folder, or the same credential; no two agents share either.
+fn leads_to_same_door(found: &ContainerInspectResponse, body: &ContainerCreateBody) -> bool {
+    let host = found.host_config.as_ref();
+    let config = found.config.as_ref();
+    let folder = body.host_config.as_ref().and_then(|host| host.binds.as_ref());
+    let credential = body.env.as_ref().and_then(|variables| variables.first());
+    let mounted = host.and_then(|host| host.binds.as_ref());
+    let told = config.and_then(|config| config.env.as_ref());
+    folder.is_some_and(|folder| mounted == Some(folder))
+        || credential.is_some_and(|credential| told.is_some_and(|told| told.contains(credential)))
+}
+
 fn label<'a>(found: &'a ContainerInspectResponse, name: &str) -> Option<&'a str> {
     let labels = found.config.as_ref()?.labels.as_ref()?;
     labels.get(name).map(String::as_str)
@@ -270,7 +306,50 @@ fn said(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::{ContainerConfig, HostConfig};
+
     use super::*;
+
+    #[test]
+    fn a_forwarder_of_another_name_is_known_by_its_door() {
+        let mounting = |folder: &str| {
+            Some(HostConfig {
+                binds: Some(vec![format!("{folder}:/run/orfe:ro")]),
+                ..HostConfig::default()
+            })
+        };
+        let variables = |credential: &str| Some(vec![format!("ORFE_DOOR_CREDENTIAL={credential}")]);
+        let found = |host_config, env| ContainerInspectResponse {
+            host_config,
+            config: Some(ContainerConfig {
+                env,
+                ..ContainerConfig::default()
+            }),
+            ..ContainerInspectResponse::default()
+        };
+        let by_socket = ContainerCreateBody {
+            host_config: mounting("/var/lib/orfe/containers"),
+            ..ContainerCreateBody::default()
+        };
+        let own = found(mounting("/var/lib/orfe/containers"), None);
+        let of_another = found(mounting("/home/alice/orfe/containers"), None);
+        assert!(leads_to_same_door(&own, &by_socket));
+        assert!(!leads_to_same_door(&of_another, &by_socket));
+
+        let by_port = ContainerCreateBody {
+            host_config: Some(HostConfig::default()),
+            env: variables("one"),
+            ..ContainerCreateBody::default()
+        };
+        let own = found(Some(HostConfig::default()), variables("one"));
+        let of_another = found(Some(HostConfig::default()), variables("two"));
+        assert!(leads_to_same_door(&own, &by_port));
+        assert!(!leads_to_same_door(&of_another, &by_port));
+        assert!(!leads_to_same_door(
+            &ContainerInspectResponse::default(),
+            &by_port
+        ));
+    }
 
     #[test]
     fn a_missing_engine_is_told_with_where_it_was_looked_for_and_what_to_do() {

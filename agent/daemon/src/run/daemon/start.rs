@@ -182,7 +182,7 @@ impl Daemon {
         }
         let task = ContainersTask::new(
             &self.config.containers,
-            self.identity.name.to_string(),
+            &self.identity,
             self.state.path(),
             Outlet::new(
                 Limits::default(),

@@ -10,7 +10,7 @@ fn lines(lines: &[&str]) -> Vec<u8> {
     format!("{}\r\n\r\n", lines.join("\r\n")).into_bytes()
 }
 
-fn forward(head: &[&str]) -> Forward {
+fn forward(head: &[&str]) -> ForwardedRequest {
     match parse(&lines(head)).expect("valid").kind {
         Kind::Forward(forward) => forward,
         Kind::Connect => panic!("CONNECT"),
