@@ -12,6 +12,7 @@
 //! | `host` | TUN mode: routes, bridges, names |
 //! | `obstacle` | what stands in the way, in words: no network, a captive portal, blocked UDP |
 
+mod bridges;
 mod host;
 mod keep;
 mod memory;

@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::bridges::LetIn;
 use super::host::HostChoice;
 use super::memory::Memory;
 use super::rungs::{Rungs, resolve};
@@ -53,7 +54,7 @@ pub(super) struct Keeper<'a> {
     /// In TUN mode, where the registry is, networks that therefore have no route, and bridges that are let in.
     registry: Vec<IpAddr>,
     pub(super) refused: Vec<AllowedIp>,
-    bridges: Vec<String>,
+    bridges: LetIn,
     letting_in: Job<Result<Option<String>, TunnelError>>,
     /// What TUN mode leaves open, for want of a packet filter.
     pub(super) unguarded: Option<String>,
@@ -103,7 +104,7 @@ impl<'a> Keeper<'a> {
             rounds: 0,
             registry,
             refused,
-            bridges,
+            bridges: LetIn::new(bridges),
             letting_in: None,
             lost_at: None,
             told: None,
@@ -159,10 +160,15 @@ impl<'a> Keeper<'a> {
                         return;
                     }
                 }
-                _ = bridges.tick(), if self.letting_in.is_none() => self.let_bridges_in(),
+                _ = bridges.tick(), if self.ends.host.is_some() && self.letting_in.is_none() => {
+                    self.let_bridges_in(Instant::now());
+                }
                 outcome = job(&mut self.letting_in) => match outcome {
                     Ok(unguarded) => self.unguarded = unguarded,
-                    Err(error) => tracing::warn!(%error, "bridges are not let into the tunnel"),
+                    Err(error) => {
+                        tracing::warn!(%error, "bridges are not let into the tunnel");
+                        self.bridges.note_failure(Instant::now());
+                    }
                 },
                 portal = job(&mut self.diagnosing) => self.portal = portal,
             }
@@ -321,17 +327,14 @@ impl<'a> Keeper<'a> {
     }
 
     /// Lets containers of new bridges in, and forgets bridges that are gone.
-    fn let_bridges_in(&mut self) {
+    fn let_bridges_in(&mut self, now: Instant) {
         let Some(choice) = &self.ends.host else {
             return;
         };
-        let bridges = choice.bridges();
-        if bridges == self.bridges {
-            return;
+        if let Some(bridges) = self.bridges.next(choice.bridges(), now) {
+            tracing::info!(?bridges, "containers of these bridges may use the tunnel");
+            self.letting_in = Some(Box::pin(self.tunnel.set_bridges(bridges)));
         }
-        tracing::info!(?bridges, "containers of these bridges may use the tunnel");
-        self.letting_in = Some(Box::pin(self.tunnel.set_bridges(bridges.clone())));
-        self.bridges = bridges;
     }
 
     /// The way over the WebSocket is open, be it anew: the gateway is to learn at once where we are.

@@ -31,7 +31,7 @@ use super::segment::{Fields, Heading};
 use super::window::Window;
 
 /// While so many segments are in flight none follows that is shorter than it could be: what is known of a segment takes some
-/// 90 bytes, which no pool counts, and an application that writes byte by byte would have as many of them as the window has bytes.
+/// 80 bytes, which no pool counts, and an application that writes byte by byte would have as many of them as the window has bytes.
 const MANY: usize = 64;
 /// Duplicate acknowledgements that mean a loss (RFC 5681, section 3.2).
 const DUPLICATES: u32 = 3;

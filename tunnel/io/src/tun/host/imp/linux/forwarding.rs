@@ -20,8 +20,10 @@ pub(in crate::tun::host) fn allow(
     bridges: &[String],
     journal: &mut Journal,
 ) -> Result<Option<String>, HostTunnelError> {
+    let stood = journal.has(&table(device));
     if let Err(error) = install(device, bridges, journal)? {
-        return if bridges.is_empty() {
+        // One that stands goes on guarding the device: it is replaced as a whole, or not.
+        return if bridges.is_empty() && !stood {
             let reason = unguarded(device, &error, forwards_at_all());
             tracing::warn!("{reason}");
             Ok(Some(reason))
@@ -70,9 +72,8 @@ fn install(
     bridges: &[String],
     journal: &mut Journal,
 ) -> Result<io::Result<()>, HostTunnelError> {
-    let name = table_of(device);
-    let rules = rules(&name, device, bridges);
-    let table = Change::Table { name };
+    let rules = rules(&table_of(device), device, bridges);
+    let table = table(device);
     let stood = journal.has(&table);
     journal.note(table.clone())?;
     let made = run("nft", &["-f", "-"], &rules);
@@ -84,6 +85,12 @@ fn install(
         journal.forget(&table)?;
     }
     Ok(made)
+}
+
+fn table(device: &str) -> Change {
+    Change::Table {
+        name: table_of(device),
+    }
 }
 
 /// What a person is told about a device without rules.
