@@ -52,8 +52,8 @@ fn holder(pid: Option<u32>) -> String {
 /// The right to work on a state folder; given back on drop or when the process ends.
 #[derive(Debug)]
 pub struct StateLock {
-    /// Holds the lock for as long as it is open. Children do not inherit it (close-on-exec).
-    _file: File,
+    /// Holds the lock. Programs that are started do not inherit it (close-on-exec).
+    file: File,
 }
 
 impl StateLock {
@@ -79,7 +79,14 @@ impl StateLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed("write"))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // Closing it alone would not do: a program that another thread starts has it, too, until it is that program.
+        let _ = self.file.unlock();
     }
 }
 
@@ -94,6 +101,16 @@ fn read_pid(file: &mut File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_back_is_free_though_a_child_has_it_for_a_moment_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = StateLock::acquire(folder.path()).unwrap();
+        let of_child = lock.file.try_clone().unwrap();
+        drop(lock);
+        StateLock::acquire(folder.path()).unwrap();
+        drop(of_child);
+    }
 
     #[test]
     fn second_is_refused_and_told_who_holds_it() {

@@ -46,7 +46,7 @@ pub(super) struct Journal {
     path: PathBuf,
     changes: Vec<Change>,
     /// Held as long as the journal is open; the system gives it back whatever happens to us.
-    _lock: File,
+    lock: File,
 }
 
 impl Journal {
@@ -75,7 +75,7 @@ impl Journal {
         let mut journal = Self {
             path,
             changes: Vec::new(),
-            _lock: lock,
+            lock,
         };
         for line in String::from_utf8_lossy(&text).lines() {
             match line.parse() {
@@ -149,6 +149,13 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Closing it alone would not do: a program that another thread starts has it, too, until it is that program.
+        let _ = self.lock.unlock();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +187,17 @@ mod tests {
         assert!(!journal.has(&dns));
         assert_eq!(std::fs::read_to_string(state.join(FILE)).unwrap(), "");
         assert!(Journal::exists(&state));
+    }
+
+    #[test]
+    fn what_is_given_back_is_free_though_a_child_has_it_for_a_moment_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let first = Journal::open(&state).unwrap();
+        let of_child = first.lock.try_clone().unwrap();
+        drop(first);
+        Journal::open(&state).unwrap();
+        drop(of_child);
     }
 
     #[test]
