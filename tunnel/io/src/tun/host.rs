@@ -287,7 +287,7 @@ impl Drop for HostTunnel {
     fn drop(&mut self) {
         // The device goes before what guards it.
         self.path.stop_blocking();
-        // It goes, so that a change which was to be made meanwhile is not.
+        // The journal is taken, so that a change which was to be made meanwhile is not.
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut journal) = journal {
             journal.undo();

@@ -20,8 +20,11 @@ pub(in crate::tun::host) fn allow(
     bridges: &[String],
     journal: &mut Journal,
 ) -> Result<Option<String>, HostTunnelError> {
-    let stood = journal.has(&table(device));
-    if let Err(error) = install(device, bridges, journal)? {
+    let table = Change::Table {
+        name: table_of(device),
+    };
+    let stood = journal.has(&table);
+    if let Err(error) = install(&table, stood, &rules(device, bridges), journal)? {
         // One that stands goes on guarding the device: it is replaced as a whole, or not.
         return if bridges.is_empty() && !stood {
             let reason = unguarded(device, &error, forwards_at_all());
@@ -66,31 +69,23 @@ pub(in crate::tun::host) fn replace(
     allow(device, bridges, journal)
 }
 
-/// Makes the table, or makes it anew; what the packet filter says when it does not.
+/// Makes the table by these rules, or makes it anew where it `stood`; what the packet filter says when it does not.
 fn install(
-    device: &str,
-    bridges: &[String],
+    table: &Change,
+    stood: bool,
+    rules: &str,
     journal: &mut Journal,
 ) -> Result<io::Result<()>, HostTunnelError> {
-    let rules = rules(&table_of(device), device, bridges);
-    let table = table(device);
-    let stood = journal.has(&table);
     journal.note(table.clone())?;
-    let made = run("nft", &["-f", "-"], &rules);
+    let made = run("nft", &["-f", "-"], rules);
     if let Err(error) = &made
         && !stood
         && error.kind() != io::ErrorKind::TimedOut
     {
         // All of it or nothing: there is nothing to take back, and nobody who could.
-        journal.forget(&table)?;
+        journal.forget(table)?;
     }
     Ok(made)
-}
-
-fn table(device: &str) -> Change {
-    Change::Table {
-        name: table_of(device),
-    }
 }
 
 /// What a person is told about a device without rules.
@@ -150,7 +145,8 @@ fn table_of(device: &str) -> String {
 ///
 /// From the device come answers, what is asked of this host by ICMP, and errors that belong to no connection that is known
 /// here; no redirects and no advertisements of routers. There are no neighbours to find behind it.
-fn rules(name: &str, device: &str, bridges: &[String]) -> String {
+fn rules(device: &str, bridges: &[String]) -> String {
+    let name = table_of(device);
     let names: Vec<String> = bridges.iter().map(|bridge| format!("\"{bridge}\"")).collect();
     let bridges = names.join(", ");
     // An empty set is no set to nft.
@@ -200,7 +196,7 @@ mod tests {
 
     fn rules_for(bridges: &[&str]) -> String {
         let bridges: Vec<String> = bridges.iter().map(|bridge| (*bridge).to_owned()).collect();
-        rules(&table_of("orfe0"), "orfe0", &bridges)
+        rules("orfe0", &bridges)
     }
 
     #[test]
