@@ -3,6 +3,7 @@
 //!
 //! Needs root, `/dev/net/tun` and `ip`; wireguard-go and `nft` for some. What is missing is said, and that test is skipped.
 
+mod ends;
 mod lab;
 
 use std::fs;
@@ -15,7 +16,8 @@ use orfe_test_support::lab::namespace;
 use orfe_test_support::lab::program::Program;
 use serde_json::json;
 
-use self::lab::{End, Keys, Lab, Outer, WireguardGo};
+use self::ends::{End, Keys, WireguardGo};
+use self::lab::{Lab, Outer};
 
 /// One way through the lab.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +77,9 @@ fn tcp_passes_both_ways_in_every_combination() {
 
 #[test]
 fn wireguard_go_is_at_the_other_end() {
-    let Some(binary) = lab::wireguard_go() else { return };
+    let Some(binary) = ends::wireguard_go() else {
+        return;
+    };
     let Some(lab) = Lab::new("wggo", 2) else { return };
     let (left, right) = (Keys::new(), Keys::new());
     let _left = End::start(&lab, 0, &way_config(&lab, PLAIN, 0, &left, &right), true);

@@ -45,9 +45,9 @@ pub(super) struct Forwarders {
     stop: CancellationToken,
 }
 
-/// One connection to be forwarded.
+/// A connection of a peer, to be forwarded.
 #[derive(Debug)]
-pub(super) struct Forward {
+pub(super) struct PeerConnection {
     pub(super) flow: Flow,
     /// Tells this attempt from another with the same flow.
     pub(super) attempt: u64,
@@ -84,9 +84,9 @@ impl Forwarders {
     }
 
     /// Starts a task; cancelling the token ends it.
-    pub(super) fn start(&self, forward: Forward) -> CancellationToken {
+    pub(super) fn start(&self, connection: PeerConnection) -> CancellationToken {
         let handle = self.handle.clone();
-        self.spawn(async move { run(forward, &handle).await })
+        self.spawn(async move { run(connection, &handle).await })
     }
 
     /// Starts a task for datagrams; it ends with its queue, too.
@@ -125,14 +125,14 @@ impl Forwarders {
     }
 }
 
-async fn run(forward: Forward, handle: &Handle<Command>) {
-    let Forward {
+async fn run(wanted: PeerConnection, handle: &Handle<Command>) {
+    let PeerConnection {
         flow,
         attempt,
         device,
         name,
         by,
-    } = forward;
+    } = wanted;
     let upstream = match by {
         By::Dns { policy, access } => {
             match admit(flow, attempt, handle).await {

@@ -8,7 +8,7 @@ use orfe_protocol::desired::Tunnel as Desired;
 use orfe_protocol::name::HostName;
 use orfe_tunnel::{AllowedIp, HostOptions, SplitDns};
 
-use super::allowed_ips;
+use super::start::allowed_ips;
 use crate::config::{Bridges, Config, TunnelMode};
 
 /// Name of the device. There is one of it in a network namespace, and so one agent in TUN mode.

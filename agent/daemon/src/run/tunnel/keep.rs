@@ -1,8 +1,6 @@
 //! Keeps one tunnel: carries out what the ladder says, and tells the ladder and the core what is seen.
 
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use orfe_core::agent::Input;
@@ -16,12 +14,13 @@ use orfe_tunnel_core::path::Report;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::bridges::LetIn;
 use super::host::HostChoice;
 use super::memory::Memory;
 use super::rungs::{Rungs, resolve};
+use super::waits::{Job, at, bridge_news, job, signal};
 use super::{Ends, host, obstacle};
 
 /// A rung that was lost for this long took the connections through it with it.
@@ -29,9 +28,6 @@ const CUT_AFTER: Duration = Duration::from_secs(3);
 
 /// How often it is looked for new bridges in TUN mode: a container's first steps take longer.
 const BRIDGES_EVERY: Duration = Duration::from_secs(2);
-
-/// Something that runs beside the loop, one of its kind at a time.
-type Job<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// One tunnel with its ladder.
 pub(super) struct Keeper<'a> {
@@ -378,40 +374,4 @@ fn refused(ends: &Ends, desired: &Desired, rungs: &Rungs, registry: &[IpAddr]) -
     }
     let outer = [rungs.destinations().as_slice(), registry].concat();
     host::networks(desired, &outer).1
-}
-
-async fn at(timer: Option<Instant>) {
-    match timer {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn signal(watch: &mut Option<NetworkWatch>) -> NetworkSignal {
-    match watch {
-        Some(watch) => watch.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The job's outcome; the job is taken away with it.
-async fn job<T>(job: &mut Job<T>) -> T {
-    let outcome = match job {
-        Some(job) => job.await,
-        None => std::future::pending().await,
-    };
-    *job = None;
-    outcome
-}
-
-/// Waits for news of the bridge's connection; true when it is open now. A bridge that is gone has no news.
-async fn bridge_news(bridge: &mut Option<watch::Receiver<BridgeState>>) -> bool {
-    let Some(state) = bridge else {
-        return std::future::pending().await;
-    };
-    if state.changed().await.is_err() {
-        *bridge = None;
-        return false;
-    }
-    *state.borrow_and_update() == BridgeState::Open
 }

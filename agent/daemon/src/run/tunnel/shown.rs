@@ -1,11 +1,14 @@
 //! The tunnel's status as the core and `orfe status` have it.
 
+use std::time::Instant;
+
 use jiff::{SignedDuration, Timestamp};
-use orfe_protocol::observed::{CarrierStatus, PathStatus, TunnelStatus};
+use orfe_protocol::observed::{CarrierStatus, PathStatus, TunnelPhase, TunnelStatus};
+use orfe_tunnel::Phase;
 use orfe_tunnel_core::path::Report;
 
 use super::keep::Keeper;
-use super::{host, obstacle, phase, wall};
+use super::{host, obstacle};
 
 /// A round trip is told anew when it is a quarter more or less than the one that was told.
 const RTT_NEWS: f64 = 0.25;
@@ -93,6 +96,21 @@ fn worth_telling(told: Option<PathStatus>, now: Option<Report>) -> Option<PathSt
         }
         (_, now) => now,
     }
+}
+
+const fn phase(phase: Phase) -> TunnelPhase {
+    match phase {
+        Phase::Connecting => TunnelPhase::Connecting,
+        Phase::Up => TunnelPhase::Up,
+        Phase::Resting => TunnelPhase::Resting,
+        Phase::Down => TunnelPhase::Down,
+    }
+}
+
+/// The wall clock's time at an instant of the monotonic clock.
+fn wall(instant: Instant) -> Timestamp {
+    let ago = SignedDuration::try_from(instant.elapsed()).unwrap_or(SignedDuration::ZERO);
+    Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{Entry, GatewayFront, MAX_CONNECTIONS_PER_PEER, MAX_DIALLING, Stage};
 use crate::gateway::counters::Peer;
 use crate::gateway::policy::{Service, Target, Transport};
 use crate::gateway::segment::{Kind, Segment};
-use crate::gateway::upstream::{By, Forward};
+use crate::gateway::upstream::{By, PeerConnection};
 use crate::netstack::{Accepted, Ends, Flow, Number};
 
 impl GatewayFront {
@@ -163,7 +163,7 @@ impl GatewayFront {
                 access: peer.access.clone(),
             },
         };
-        let cancel = self.forwarders.start(Forward {
+        let cancel = self.forwarders.start(PeerConnection {
             flow,
             attempt,
             device: Arc::clone(&peer.name),
