@@ -35,7 +35,8 @@
 //! | 1.7 s | to the rung that was lost; then a pause and the next round |
 //!
 //! Where something comes in all the same, the doubt begins later, after 1.2 s with a dozen connections under way; the third question
-//! opens what takes time to open, and a fourth is waited for. A question that was just answered adds 1 s, and 3 s at most.
+//! opens what takes time to open, and a fourth is waited for. A question that was just answered adds 1 s, and 3 s at most. The more
+//! connections there are whose repeats do not coincide, the later: the module `doubt` has figures.
 
 mod doubt;
 mod steps;
