@@ -26,6 +26,7 @@ mod start;
 mod waits;
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -157,9 +158,9 @@ async fn keep(
 ) -> bool {
     let mut unwanted = pin!(unwanted);
     let mut rungs = Rungs::new(&desired.gateway, ends.registry.clone());
-    let (tunnel, registry) = tokio::select! {
-        started = start(ends, desired, &mut rungs) => started,
-        another = &mut unwanted => return another,
+    let (tunnel, registry) = match start(ends, desired, &mut rungs, unwanted.as_mut()).await {
+        ControlFlow::Continue(started) => started,
+        ControlFlow::Break(another) => return another,
     };
     ends.dialer.send_replace(Some(Arc::new(tunnel.dialer())));
     let started = Instant::now();
@@ -178,5 +179,86 @@ async fn keep(
             another = unwanted => another,
         },
         None => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use orfe_protocol::desired::Gateway;
+    use orfe_protocol::id::InstanceId;
+    use orfe_protocol::key::{NoisePrivateKey, WireGuardPublicKey};
+
+    use super::*;
+
+    /// A gateway that nobody is at.
+    pub(super) fn desired() -> Desired {
+        Desired {
+            addresses: vec!["100.64.0.7".parse().unwrap()],
+            gateway: Gateway {
+                public_key: WireGuardPublicKey::from_bytes([9; 32]),
+                endpoints: vec!["127.0.0.1:9".into()],
+                websocket: None,
+                addresses: vec!["100.64.0.1".parse().unwrap()],
+                registry: None,
+                instance: InstanceId::from_bytes([1; 16]),
+            },
+            keepalive_s: 25,
+            names: std::collections::BTreeMap::new(),
+            networks: vec![],
+            dns_suffixes: vec![],
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_is_unwanted_while_it_starts_is_ended_before_anything_else() {
+        // The one thread that blocks is held, and so is the start of the tunnel.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let holding = tokio::task::spawn_blocking(move || held.recv().is_err());
+
+            let folder = tempfile::tempdir().unwrap();
+            let (dialer, mut dialers) = watch::channel(None);
+            let (inputs, mut told) = mpsc::channel(16);
+            let (_desires, desired) = watch::channel(Some(desired()));
+            let task = TunnelTask {
+                desired,
+                networks: folder.path().join("networks.json"),
+                ends: Ends {
+                    key: PrivateKey::generate(),
+                    tcp_stack: TcpStack::Smoltcp,
+                    host: None,
+                    registry: RegistryAddress {
+                        url: "https://orfe.example.com".parse().unwrap(),
+                        key: NoisePrivateKey::generate().unwrap().public_key(),
+                        spki_pin: None,
+                        proxy: None,
+                    },
+                    dialer,
+                    inputs,
+                },
+            };
+            let stop = CancellationToken::new();
+            let mut running = pin!(task.run(stop.clone()));
+            assert!(running.as_mut().now_or_never().is_none(), "it starts");
+            assert!(matches!(told.try_recv(), Ok(Input::Tunnel(Some(_)))));
+            stop.cancel();
+            assert!(
+                running.as_mut().now_or_never().is_none(),
+                "the start is waited for"
+            );
+            assert!(!dialers.has_changed().unwrap());
+
+            drop(release);
+            assert!(holding.await.unwrap());
+            running.await;
+            dialers.changed().await.expect("the tunnel came");
+            assert!(dialers.borrow().is_none(), "and went");
+        });
     }
 }

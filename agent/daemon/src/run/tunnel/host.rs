@@ -147,29 +147,10 @@ pub(in crate::run) async fn clean_host(state: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use orfe_protocol::desired::{Gateway, NamedDestination};
-    use orfe_protocol::id::InstanceId;
-    use orfe_protocol::key::WireGuardPublicKey;
+    use orfe_protocol::desired::NamedDestination;
 
+    use super::super::tests::desired;
     use super::*;
-
-    fn desired() -> Desired {
-        Desired {
-            addresses: vec!["100.64.0.7".parse().unwrap()],
-            gateway: Gateway {
-                public_key: WireGuardPublicKey::from_bytes([9; 32]),
-                endpoints: vec![],
-                websocket: None,
-                addresses: vec!["100.64.0.1".parse().unwrap()],
-                registry: None,
-                instance: InstanceId::from_bytes([1; 16]),
-            },
-            keepalive_s: 25,
-            names: std::collections::BTreeMap::new(),
-            networks: vec![],
-            dns_suffixes: vec![],
-        }
-    }
 
     #[test]
     fn dockers_bridges_are_known_by_their_names() {

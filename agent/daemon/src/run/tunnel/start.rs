@@ -4,13 +4,15 @@
 //! is tried ever less often and told once, because a person has to change that.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use orfe_core::agent::Input;
 use orfe_protocol::desired::Tunnel as Desired;
 use orfe_protocol::observed::{TunnelPhase, TunnelStart, TunnelStatus};
-use orfe_tunnel::{AllowedIp, PublicKey, Tunnel, TunnelConfig, TunnelError, TunnelPeer};
+use orfe_tunnel::{AllowedIp, HostOptions, PublicKey, Tunnel, TunnelConfig, TunnelError, TunnelPeer};
 use tokio::time::sleep;
 
 use super::rungs::{Rungs, resolve};
@@ -20,8 +22,14 @@ use crate::failure::{self, Failure};
 /// Longest wait before a tunnel that the system refuses is started again.
 const REFUSED_RETRY_MAX: Duration = Duration::from_mins(1);
 
-/// Starts the tunnel; tries until it works. Gives also where the registry was then, in TUN mode.
-pub(super) async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> (Tunnel, Vec<IpAddr>) {
+/// Starts the tunnel; tries until it works. Gives also where the registry was then, in TUN mode. Breaks with what `unwanted`
+/// gives, but not while an attempt is under way: a tunnel that comes of it is given though it is unwanted by then.
+pub(super) async fn start(
+    ends: &Ends,
+    desired: &Desired,
+    rungs: &mut Rungs,
+    mut unwanted: Pin<&mut impl Future<Output = bool>>,
+) -> ControlFlow<bool, (Tunnel, Vec<IpAddr>)> {
     let since = Timestamp::now();
     let mut failures = Failures::default();
     loop {
@@ -32,38 +40,83 @@ pub(super) async fn start(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> 
             mode: ends.mode(),
             ..TunnelStatus::new(failures.phase(), since, ends.wanted_stack())
         };
-        let _ = ends.inputs.send(Input::Tunnel(Some(Box::new(waiting)))).await;
-        rungs.resolved(resolve(rungs.names()).await);
-        let failed = if rungs.counts().iter().all(|addresses| *addresses == 0) {
-            NotStarted::Unresolved(format!(
-                "no name of the gateway resolves: {}",
-                desired.gateway.endpoints.join(", ")
-            ))
-        } else {
-            let config = config(ends, desired);
-            let registry = ends.registry_addresses().await;
-            let outer = [rungs.destinations(), registry.clone()].concat();
-            let name = ends.registry.url.host_str();
-            let host = ends
-                .host
-                .as_ref()
-                .map(|choice| choice.options(desired, &outer, name));
-            // Making a namespace or a device blocks for as long as the system takes.
-            let starting = tokio::task::spawn_blocking(move || match host {
-                Some(host) => Tunnel::start_on_host(config, host),
-                None => Tunnel::start(config),
-            });
-            NotStarted::Refused(match starting.await {
-                Ok(Ok(tunnel)) => return (tunnel, registry),
-                Ok(Err(error)) => describe(error),
-                Err(error) => format!("starting the tunnel was cut short: {error}"),
-            })
+        let prepared = tokio::select! {
+            prepared = async {
+                let _ = ends.inputs.send(Input::Tunnel(Some(Box::new(waiting)))).await;
+                Attempt::prepare(ends, desired, rungs).await
+            } => prepared,
+            another = &mut unwanted => return ControlFlow::Break(another),
+        };
+        let failed = match prepared {
+            Ok(attempt) => match attempt.start().await {
+                Ok(started) => return ControlFlow::Continue(started),
+                Err(refused) => refused,
+            },
+            Err(unresolved) => unresolved,
         };
         // Once, and not with every attempt: nobody may look for days.
         if failures.is_news(&failed) {
             tracing::warn!("{}; this is tried again by itself", failed.text());
         }
-        sleep(failures.add(failed)).await;
+        tokio::select! {
+            () = sleep(failures.add(failed)) => {}
+            another = &mut unwanted => return ControlFlow::Break(another),
+        }
+    }
+}
+
+/// What one attempt is made with.
+struct Attempt {
+    config: TunnelConfig,
+    /// In TUN mode.
+    host: Option<HostOptions>,
+    /// Where the registry is, in TUN mode.
+    registry: Vec<IpAddr>,
+}
+
+impl Attempt {
+    async fn prepare(ends: &Ends, desired: &Desired, rungs: &mut Rungs) -> Result<Self, NotStarted> {
+        rungs.resolved(resolve(rungs.names()).await);
+        if rungs.counts().iter().all(|addresses| *addresses == 0) {
+            return Err(NotStarted::Unresolved(format!(
+                "no name of the gateway resolves: {}",
+                desired.gateway.endpoints.join(", ")
+            )));
+        }
+        let registry = ends.registry_addresses().await;
+        let outer = [rungs.destinations(), registry.clone()].concat();
+        let name = ends.registry.url.host_str();
+        let host = ends
+            .host
+            .as_ref()
+            .map(|choice| choice.options(desired, &outer, name));
+        Ok(Self {
+            config: config(ends, desired),
+            host,
+            registry,
+        })
+    }
+
+    /// Has to be waited for: nothing stops what has begun, and while it goes on it holds what the next attempt needs, such as
+    /// the lock on the changes to this host. Each program that is run for it has its deadline.
+    async fn start(self) -> Result<(Tunnel, Vec<IpAddr>), NotStarted> {
+        let Self {
+            config,
+            host,
+            registry,
+        } = self;
+        // Making a namespace or a device blocks for as long as the system takes.
+        let starting = tokio::task::spawn_blocking(move || match host {
+            Some(host) => Tunnel::start_on_host(config, host),
+            None => Tunnel::start(config),
+        });
+        match starting.await {
+            Ok(Ok(tunnel)) => Ok((tunnel, registry)),
+            Ok(Err(error)) => Err(NotStarted::Refused(describe(error))),
+            Err(error) => Err(NotStarted::Refused(format!(
+                "starting the tunnel was cut short: {error}"
+            ))),
+        }
     }
 }
 
