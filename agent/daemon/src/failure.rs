@@ -96,12 +96,17 @@ impl From<orfe_platform::private::PrivateFileError> for Failure {
 
 /// The failure and its causes in one line, for the log and for a provisioner's status.
 pub(crate) fn one_line(failure: &Failure) -> String {
-    let causes = std::iter::successors(std::error::Error::source(failure), |cause| cause.source());
-    let text = causes.fold(failure.to_string(), |text, cause| format!("{text}: {cause}"));
+    let text = with_causes(failure);
     match &failure.hint {
         Some(hint) => format!("{text} ({hint})"),
         None => text,
     }
+}
+
+/// The error and its causes in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// What stands on the terminal.

@@ -71,7 +71,7 @@ pub struct HostTunnelConfig {
 #[non_exhaustive]
 pub enum HostTunnelError {
     /// The device could not be made.
-    #[error("TUN device `{name}` cannot be made: {source}; {}", imp::DEVICE_NEEDS)]
+    #[error("TUN device `{name}` cannot be made, which needs {}", imp::DEVICE_NEEDS)]
     Device {
         /// Its name.
         name: String,
@@ -89,9 +89,7 @@ pub enum HostTunnelError {
         endpoint: IpAddr,
     },
     /// A route was refused.
-    #[error(
-        "route to {network} through `{device}` cannot be set: {source}; is there another tunnel to the same network?"
-    )]
+    #[error("route to {network} through `{device}` cannot be set")]
     Route {
         /// The network.
         network: AllowedIp,
@@ -124,21 +122,25 @@ pub enum HostTunnelError {
         reason: String,
     },
     /// The journal cannot be kept, and without it nothing is changed.
-    #[error("journal of changes to this host: {source}")]
+    #[error("no journal of changes to this host can be kept")]
     Journal {
         /// What the system said.
         #[from]
         source: journal::JournalError,
     },
     /// The threads could not be started.
-    #[error("the data path cannot be started: {0}")]
+    #[error("the data path cannot be started")]
     Start(#[source] io::Error),
 }
 
 impl HostTunnelError {
     /// What a person can do about it, where the error does not say so itself.
     pub fn hint(&self) -> Option<&'static str> {
-        matches!(self, Self::Device { .. }).then_some(imp::DEVICE_HINT)
+        match self {
+            Self::Device { .. } => Some(imp::DEVICE_HINT),
+            Self::Route { .. } => Some("look whether another tunnel leads to the same network"),
+            _ => None,
+        }
     }
 }
 

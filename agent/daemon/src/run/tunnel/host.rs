@@ -10,6 +10,7 @@ use orfe_tunnel::{AllowedIp, HostOptions, SplitDns};
 
 use super::start::allowed_ips;
 use crate::config::{Bridges, Config, TunnelMode};
+use crate::failure::with_causes;
 
 /// Name of the device. There is one of it in a network namespace, and so one agent in TUN mode.
 const DEVICE: &str = "orfe0";
@@ -139,7 +140,11 @@ pub(in crate::run) async fn clean_host(state: &Path) {
     match tokio::task::spawn_blocking(move || orfe_tunnel::tun::host::clean_up(&state)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(%error, "what an earlier life changed on this host may still be there");
+            let error = with_causes(&error);
+            tracing::warn!(
+                error,
+                "what an earlier life changed on this host may still be there"
+            );
         }
         Err(error) => tracing::warn!(%error, "taking back changes to this host was cut short"),
     }

@@ -22,6 +22,7 @@ use super::memory::Memory;
 use super::rungs::{Rungs, resolve};
 use super::waits::{Job, at, bridge_news, job, signal};
 use super::{Ends, host, obstacle};
+use crate::failure::with_causes;
 
 /// A rung that was lost for this long took the connections through it with it.
 const CUT_AFTER: Duration = Duration::from_secs(3);
@@ -162,7 +163,7 @@ impl<'a> Keeper<'a> {
                 outcome = job(&mut self.letting_in) => match outcome {
                     Ok(unguarded) => self.unguarded = unguarded,
                     Err(error) => {
-                        tracing::warn!(%error, "bridges are not let into the tunnel");
+                        tracing::warn!(error = with_causes(&error), "bridges are not let into the tunnel");
                         self.bridges.note_failure(Instant::now());
                     }
                 },

@@ -230,6 +230,8 @@ pub(super) fn allowed_ips(desired: &Desired) -> Vec<AllowedIp> {
 
 #[cfg(test)]
 mod tests {
+    use orfe_tunnel::tun::host::{HostTunnelError, clean_up};
+
     use super::*;
 
     fn refused(reason: &str) -> NotStarted {
@@ -282,5 +284,52 @@ mod tests {
         );
         let unhinted = told(None);
         assert!(unhinted.contains("(leave the choice to the agent"), "{unhinted}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_refused_device_is_told_with_its_cause_once() {
+        let refused = HostTunnelError::Device {
+            name: "orfe0".into(),
+            source: std::io::Error::from_raw_os_error(1),
+        };
+        assert_eq!(
+            describe(TunnelError::Host(refused)),
+            "the tunnel cannot be started: TUN mode cannot be set up: TUN device `orfe0` cannot be made, which needs /dev/net/tun and \
+             CAP_NET_ADMIN: Operation not permitted (os error 1) (run the agent as root or give its service the capability \
+             CAP_NET_ADMIN; or choose `orfe run --tunnel userspace`)"
+        );
+    }
+
+    #[test]
+    fn a_refused_route_is_told_with_its_cause_once() {
+        let refused = HostTunnelError::Route {
+            network: "10.0.0.0/8".parse().unwrap(),
+            device: "orfe0".into(),
+            source: std::io::Error::other("it is there already"),
+        };
+        assert_eq!(
+            describe(TunnelError::Host(refused)),
+            "the tunnel cannot be started: TUN mode cannot be set up: route to 10.0.0.0/8 through `orfe0` cannot be set: it is there \
+             already (look whether another tunnel leads to the same network)"
+        );
+    }
+
+    #[test]
+    fn a_journal_that_another_process_has_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name| folder.path().join(name);
+        orfe_platform::private::write(&path("tun-changes"), b"").unwrap();
+        let lock = orfe_platform::private::open_append(&path("tun-changes.lock")).unwrap();
+        lock.lock().unwrap();
+        let busy = clean_up(folder.path()).unwrap_err();
+        assert_eq!(
+            describe(TunnelError::Host(busy)),
+            format!(
+                "the tunnel cannot be started: TUN mode cannot be set up: no journal of changes to this host can be kept: {} is held by \
+                 another process; only one tunnel on this host can use it",
+                path("tun-changes.lock").display()
+            )
+        );
     }
 }

@@ -31,7 +31,7 @@ pub enum JournalError {
     #[error(transparent)]
     File(#[from] PrivateFileError),
     /// The lock cannot be made.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be locked", path.display())]
     Lock {
         /// The lock.
         path: PathBuf,

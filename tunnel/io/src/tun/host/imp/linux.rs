@@ -15,8 +15,7 @@ use crate::tun::device::Interface;
 use crate::tun::host::change::Change;
 use crate::tun::host::program::run;
 
-pub(in crate::tun::host) const DEVICE_NEEDS: &str =
-    "it needs /dev/net/tun and CAP_NET_ADMIN. Userspace mode needs neither";
+pub(in crate::tun::host) const DEVICE_NEEDS: &str = "/dev/net/tun and CAP_NET_ADMIN";
 pub(in crate::tun::host) const DEVICE_HINT: &str = "run the agent as root or give its service the capability CAP_NET_ADMIN; or choose `orfe run --tunnel userspace`";
 pub(in crate::tun::host) const DNS_REMEDY: &str = "Leave `dns` out, or run systemd-resolved";
 pub(in crate::tun::host) const FORWARDING_REMEDY: &str = "Leave the bridges out, or install nftables";

@@ -15,7 +15,7 @@ use crate::tun::host::journal::Journal;
 use crate::tun::host::program::run;
 use crate::tun::host::{HostTunnelError, SplitDns};
 
-pub(in crate::tun::host) const DEVICE_NEEDS: &str = "it needs root. Userspace mode does not";
+pub(in crate::tun::host) const DEVICE_NEEDS: &str = "root";
 pub(in crate::tun::host) const DEVICE_HINT: &str =
     "run the agent as root; or choose `orfe run --tunnel userspace`";
 pub(in crate::tun::host) const DNS_REMEDY: &str = "Leave `dns` out, or remove what is in the way";

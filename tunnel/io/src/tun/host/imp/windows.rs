@@ -16,8 +16,7 @@ use crate::tun::host::journal::Journal;
 use crate::tun::host::program::run;
 use crate::tun::host::{HostTunnelError, SplitDns};
 
-pub(in crate::tun::host) const DEVICE_NEEDS: &str =
-    "it needs an administrator, and wintun.dll beside the program. Userspace mode needs neither";
+pub(in crate::tun::host) const DEVICE_NEEDS: &str = "an administrator, and wintun.dll beside the program";
 pub(in crate::tun::host) const DEVICE_HINT: &str = "run the agent as a service or an administrator, with the wintun.dll for this processor from https://www.wintun.net beside it; or choose `orfe run --tunnel userspace`";
 pub(in crate::tun::host) const DNS_REMEDY: &str = "Leave `dns` out";
 
